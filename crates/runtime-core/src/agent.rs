@@ -1,0 +1,280 @@
+//! What the agent room understands. The room itself is the crate `agent-client`.
+
+use crate::{
+    error::Fault,
+    hypervisor::{Accelerator, GuestEndpoint, HostEndpoint},
+    ids::{ContainerNumber, EpochMs, ProcessId},
+    kit::Gone,
+};
+use actix::{WeakRecipient, prelude::*};
+use serde::{Deserialize, Serialize};
+
+/// Where the agent is, and how patient to be with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSpec {
+    pub control: HostEndpoint,
+    pub accelerator: Accelerator,
+    /// The number of the last exit that is on record; 0 for a new guest.
+    pub exits_recorded: u64,
+}
+
+/// What the agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentDetails {
+    pub version: String,
+    /// It speaks hutch.agent.v1; else it is a stock Kata agent.
+    pub speaks_hutch: bool,
+    pub supports_seccomp: bool,
+}
+
+/// The root file system of a container, as the guest finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestRootfs {
+    /// Path below the share.
+    Share(String),
+    Block {
+        serial: String,
+        fs_type: FsType,
+        read_only: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsType {
+    Ext4,
+    Erofs,
+}
+
+/// A mount of config.json whose source is on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMount {
+    /// Index into config.json's mounts.
+    pub index: u32,
+    /// Path below the share.
+    pub share_path: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitReason {
+    Exited,
+    Signaled,
+    Oom,
+    VmLost,
+    AgentLost,
+    RelayLost,
+}
+
+impl ExitReason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Signaled => "signaled",
+            Self::Oom => "oom",
+            Self::VmLost => "vm-lost",
+            Self::AgentLost => "agent-lost",
+            Self::RelayLost => "relay-lost",
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code, or 128 + signal.
+    pub code: u32,
+    pub reason: ExitReason,
+    /// One line for a person; empty when there is nothing to add.
+    pub detail: String,
+    pub at: EpochMs,
+}
+
+/// An exit that the guest keeps until it is confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestExit {
+    /// Counts from 1 within one guest, without gaps.
+    pub seq: u64,
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    pub status: ExitStatus,
+}
+
+/// A process that the guest knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestProcess {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    pub state: GuestProcessState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestProcessState {
+    Created,
+    Running,
+    Exited,
+}
+
+/// One line of `hutch ps`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestPid {
+    pub pid: u32,
+    pub command: String,
+}
+
+/// Command: reach the agent and keep the link open. Answered at the first answer of the agent,
+/// or when the boot's patience is spent. The guest calls containers by their number in decimal.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<AgentDetails, Fault>")]
+pub struct Open(pub LinkSpec);
+
+/// Command: prepare the guest: mount the share, set name, clock and entropy.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct CreateSandbox {
+    pub sandbox: String,
+    pub hostname: String,
+    /// The guest has a share to mount.
+    pub share: bool,
+    /// Host clock; `None`: leave the guest's clock alone.
+    pub now: Option<EpochMs>,
+    pub entropy: Vec<u8>,
+}
+
+/// Command: create a container; its init waits for [`StartContainer`].
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct CreateContainer {
+    pub container: ContainerNumber,
+    /// The bundle's config.json, byte for byte.
+    pub config_json: Vec<u8>,
+    pub rootfs: GuestRootfs,
+    pub mounts: Vec<GuestMount>,
+    pub stream: Option<GuestEndpoint>,
+}
+
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct StartContainer {
+    pub container: ContainerNumber,
+}
+
+/// Command: a further process. Answered when its program runs.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Exec {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    /// An OCI process object, byte for byte.
+    pub process_json: Vec<u8>,
+    pub stream: Option<GuestEndpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignalTarget {
+    Process(ProcessId),
+    /// Every process of the container.
+    All,
+}
+
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Signal {
+    pub container: ContainerNumber,
+    pub target: SignalTarget,
+    pub signal: u32,
+}
+
+/// Command: remove a container; what is left of it is killed. One that is unknown is already so.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct RemoveContainer {
+    pub container: ContainerNumber,
+}
+
+/// Query: everything that the guest knows.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<Vec<GuestProcess>, Fault>")]
+pub struct ListProcesses;
+
+/// Query: the pids of a container.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<Vec<GuestPid>, Fault>")]
+pub struct GetPids {
+    pub container: ContainerNumber,
+}
+
+/// Event, told down: this exit and all before it are on record; the guest may forget them.
+#[derive(Message, Debug, Clone, Copy, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct ExitRecorded {
+    pub seq: u64,
+}
+
+/// Event, told to the sandbox.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub enum Notice {
+    /// Told again after a redial until [`ExitRecorded`] covers it.
+    Exited(GuestExit),
+    /// The link was lost and could not be opened again in time; the guest is given up.
+    Lost { why: Fault },
+}
+
+/// Event, told to the sandbox when the actor itself ended.
+#[derive(Message, Debug, Clone, Copy, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct RoomGone(pub Gone);
+
+/// The room's address, without its type.
+#[derive(Clone)]
+pub struct Address {
+    pub open: Recipient<Open>,
+    pub create_sandbox: Recipient<CreateSandbox>,
+    pub create_container: Recipient<CreateContainer>,
+    pub start_container: Recipient<StartContainer>,
+    pub exec: Recipient<Exec>,
+    pub signal: Recipient<Signal>,
+    pub remove_container: Recipient<RemoveContainer>,
+    pub list: Recipient<ListProcesses>,
+    pub pids: Recipient<GetPids>,
+    pub exit_recorded: Recipient<ExitRecorded>,
+}
+
+impl<A> From<Addr<A>> for Address
+where
+    A: Actor<Context = Context<A>>
+        + Handler<Open>
+        + Handler<CreateSandbox>
+        + Handler<CreateContainer>
+        + Handler<StartContainer>
+        + Handler<Exec>
+        + Handler<Signal>
+        + Handler<RemoveContainer>
+        + Handler<ListProcesses>
+        + Handler<GetPids>
+        + Handler<ExitRecorded>,
+{
+    fn from(room: Addr<A>) -> Self {
+        Self {
+            open: room.clone().recipient(),
+            create_sandbox: room.clone().recipient(),
+            create_container: room.clone().recipient(),
+            start_container: room.clone().recipient(),
+            exec: room.clone().recipient(),
+            signal: room.clone().recipient(),
+            remove_container: room.clone().recipient(),
+            list: room.clone().recipient(),
+            pids: room.clone().recipient(),
+            exit_recorded: room.recipient(),
+        }
+    }
+}
+
+/// Whom the room tells.
+#[derive(Clone)]
+pub struct Parent {
+    pub notices: WeakRecipient<Notice>,
+    pub gone: WeakRecipient<RoomGone>,
+}

@@ -1,0 +1,45 @@
+//! What the host itself lends a sandbox: a folder, cgroups, and news of host processes.
+//!
+//! A port: the driver is the crate `host`. Each call may be repeated; a thing that is already so
+//! is no error.
+
+use crate::{
+    error::Fault,
+    ids::{HostProcess, SandboxUid},
+    kit::Work,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A cgroup by its path below the root of every hierarchy: `/hutch/<uid>/vmm`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cgroup(pub String);
+
+/// What a sandbox occupies on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PremisesSpec {
+    pub uid: SandboxUid,
+    /// `<root>/s/<uid>`
+    pub folder: PathBuf,
+    /// The VMM's cgroup.
+    pub vmm: Cgroup,
+    /// Where virtiofsd and other helpers of the VM live.
+    pub helpers: Cgroup,
+}
+
+/// The port to the host.
+pub trait Premises {
+    /// Makes the folder (0700) and the cgroups.
+    fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;
+
+    /// Kills every member of the cgroups, takes away every mount below the folder, removes folder
+    /// and cgroups. Every step runs; the errors are joined. Needs nothing but the spec.
+    fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;
+
+    /// Answers when the process has ended; at once when it is gone already.
+    fn ended(&self, process: HostProcess) -> Work<()>;
+
+    /// Sends SIGKILL to exactly this process; one that is gone is already so.
+    fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>>;
+}
