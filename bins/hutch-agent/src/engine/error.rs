@@ -1,0 +1,166 @@
+//! What can go wrong in the engine, and of which kind it is.
+//!
+//! A message names the object and the step, never its source: the chain is joined once, where
+//! an answer or a log line is made of it.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, io};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("container {id:?} exists already")]
+    ContainerExists { id: String },
+    #[error("container {id:?} does not exist")]
+    NoContainer { id: String },
+    #[error("process {exec_id:?} of container {id:?} exists already")]
+    ProcessExists { id: String, exec_id: String },
+    #[error("container {id:?} has no process {exec_id:?}")]
+    NoProcess { id: String, exec_id: String },
+    #[error("container {id:?} is {state}")]
+    State { id: String, state: &'static str },
+    #[error("parse {what}")]
+    Parse {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Asked for something that can never be done as it stands.
+    #[error("{what}: {why}")]
+    Invalid { what: String, why: String },
+    /// Asked for something that this guest cannot give.
+    #[error("{what}: not supported in the guest")]
+    Unsupported { what: String },
+    /// The program of a process cannot be run.
+    #[error("{0}")]
+    Program(ProgramFault),
+    /// The process ended before it was set up, without a word.
+    #[error("process ended while it was set up")]
+    Died,
+    #[error("{step}")]
+    Io {
+        step: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a program cannot be run, in the words that callers of OCI runtimes look for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProgramFault {
+    /// A bare name that no folder of PATH holds.
+    NotInPath {
+        name: String,
+    },
+    Missing {
+        path: String,
+    },
+    Forbidden {
+        path: String,
+    },
+    Directory {
+        path: String,
+    },
+    /// It is there and may be run, and the kernel does not run it.
+    Refused {
+        path: String,
+        errno: i32,
+    },
+}
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    NotFound,
+    AlreadyExists,
+    Invalid,
+    /// Not in the state for this.
+    Denied,
+    Unsupported,
+    Internal,
+}
+
+impl Error {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::ContainerExists { .. } | Self::ProcessExists { .. } => Kind::AlreadyExists,
+            Self::NoContainer { .. } | Self::NoProcess { .. } => Kind::NotFound,
+            Self::State { .. } => Kind::Denied,
+            Self::Parse { .. } | Self::Invalid { .. } | Self::Program(_) => Kind::Invalid,
+            Self::Unsupported { .. } => Kind::Unsupported,
+            Self::Died | Self::Io { .. } => Kind::Internal,
+        }
+    }
+}
+
+impl fmt::Display for ProgramFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInPath { name } => {
+                write!(f, "exec: {name:?}: executable file not found in $PATH")
+            }
+            Self::Missing { path } => {
+                write!(f, "exec: {path:?}: stat {path}: no such file or directory")
+            }
+            Self::Forbidden { path } => write!(f, "exec: {path:?}: permission denied"),
+            Self::Directory { path } => write!(f, "exec: {path:?}: is a directory"),
+            Self::Refused { path, errno } => write!(f, "exec {path}: {}", cause(*errno)),
+        }
+    }
+}
+
+/// What the kernel's number means, without the number.
+pub(crate) fn cause(errno: i32) -> String {
+    nix::errno::Errno::from_raw(errno).desc().to_lowercase()
+}
+
+/// Says what was being done when a system call failed.
+pub(crate) trait Doing<T> {
+    /// # Errors
+    /// The failure, with its step.
+    fn doing(self, step: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            step: step(),
+            source: source.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_told_in_the_words_that_callers_look_for() {
+        let bare = ProgramFault::NotInPath { name: "foo".into() };
+        let path = ProgramFault::Missing {
+            path: "/foo".into(),
+        };
+        let file = ProgramFault::Forbidden {
+            path: "/etc/passwd".into(),
+        };
+        let format = ProgramFault::Refused {
+            path: "/x".into(),
+            errno: libc::ENOEXEC,
+        };
+
+        assert_eq!(
+            bare.to_string(),
+            r#"exec: "foo": executable file not found in $PATH"#
+        );
+        assert_eq!(
+            path.to_string(),
+            r#"exec: "/foo": stat /foo: no such file or directory"#
+        );
+        assert_eq!(
+            file.to_string(),
+            r#"exec: "/etc/passwd": permission denied"#
+        );
+        assert_eq!(format.to_string(), "exec /x: exec format error");
+    }
+}

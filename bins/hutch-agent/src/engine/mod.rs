@@ -1,0 +1,22 @@
+//! The container engine: makes containers and processes inside the guest.
+//!
+//! ```text
+//!   agent (threads) ── request, fds ──► spawner (one thread) ── clone, CLONE_PARENT ──► process
+//!      ▲   └──────────── plan ────────────────────────────────────────────────────────────►│
+//!      └────────────────── pid from the spawner; ready, or the error, from the process ◄───┘
+//! ```
+//!
+//! Config is parsed, checked and lowered to a plan in the agent; the spawner only forks; the
+//! process does what the plan says and becomes the user's program. It may not decide when a
+//! container lives or dies, speak with the host, or reap: that is the agent's.
+
+mod api;
+#[expect(clippy::module_inception, reason = "the main type of the room")]
+mod engine;
+mod error;
+
+pub use api::{
+    CreatePlan, Created, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo, Roots, Target,
+};
+pub use engine::Engine;
+pub use error::{Error, Kind, ProgramFault, Result};

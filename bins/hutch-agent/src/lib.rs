@@ -1,0 +1,3 @@
+//! The library of the guest's first process.
+
+pub mod engine;
