@@ -1,1 +1,73 @@
-fn main() {}
+//! Builds, tests and measures everything: `cargo xtask --help`.
+//!
+//! Depends on no C library: it is what installs them.
+
+mod build;
+mod cache;
+mod command;
+mod image;
+mod kernel;
+#[cfg(test)]
+mod scratch;
+mod setup;
+mod workspace;
+
+use anyhow::Result;
+use cache::Cache;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use workspace::Workspace;
+
+/// Builds, tests and measures Hutch.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install the Debian packages that are missing (as root), or print the command that does
+    Setup,
+    /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
+    GuestKernel,
+    /// Build the static agent and the initramfs around it, into the cache; prints its path
+    GuestImage,
+    /// Build all binaries (release; agent and relay static) and print their paths
+    Build,
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(verb: Verb) -> Result<ExitCode> {
+    let workspace = Workspace::find();
+    match verb {
+        Verb::Setup => setup::ensure(setup::ALL)?,
+        Verb::GuestKernel => {
+            let kernel = kernel::ensure(&workspace, &Cache::open()?)?;
+            println!("{}", kernel.vmlinux().display());
+        }
+        Verb::GuestImage => {
+            setup::ensure(&[setup::PROGRAMS])?;
+            let agent = build::agent(&workspace)?;
+            println!("{}", image::ensure(&Cache::open()?, &agent)?.display());
+        }
+        Verb::Build => {
+            setup::ensure(&[setup::PROGRAMS])?;
+            let built = build::all(&workspace)?;
+            for path in [built.hutch, built.hutchd, built.relay, built.agent] {
+                println!("{}", path.display());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

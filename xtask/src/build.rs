@@ -1,0 +1,118 @@
+//! Builds our own binaries: those of the host as cargo links them, those that stand alone as static programs.
+
+use crate::{command, workspace::Workspace};
+use anyhow::{Context, Result};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// The only one with std installed everywhere we build; static through crt-static, so no musl target is needed.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Between the flags in `CARGO_ENCODED_RUSTFLAGS`, so that a path may hold blanks.
+const FLAG_SEPARATOR: &str = "\x1f";
+/// Where Debian's libseccomp-dev puts libseccomp.a.
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+
+/// What was built, by path.
+pub struct Binaries {
+    pub hutch: PathBuf,
+    pub hutchd: PathBuf,
+    pub relay: PathBuf,
+    pub agent: PathBuf,
+}
+
+/// All binaries, release profile.
+pub fn all(workspace: &Workspace) -> Result<Binaries> {
+    eprintln!("building hutch and hutchd");
+    command::run(
+        workspace
+            .cargo()
+            .args(["build", "--release", "--locked"])
+            .args(["--package", "hutch", "--package", "hutchd"]),
+    )?;
+    let host = workspace.target().join("release");
+    Ok(Binaries {
+        hutch: host.join("hutch"),
+        hutchd: host.join("hutchd"),
+        relay: standalone(workspace, "hutch-relay", &[])?,
+        agent: agent(workspace)?,
+    })
+}
+
+/// PID 1 of the guest.
+pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
+    standalone(workspace, "hutch-agent", AGENT_FEATURES)
+}
+
+/// Without it a seccomp profile could not be applied.
+const AGENT_FEATURES: &[&str] = &["libseccomp"];
+
+/// A static program whose bytes do not depend on where the checkout or cargo's folder lie.
+fn standalone(workspace: &Workspace, package: &str, features: &[&str]) -> Result<PathBuf> {
+    eprintln!("building {package} (static)");
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["build", "--release", "--locked"])
+        .args(["--target", STATIC_TARGET, "--package", package])
+        .env("CARGO_ENCODED_RUSTFLAGS", static_flags(workspace)?)
+        .env_remove("RUSTFLAGS")
+        .env("LIBSECCOMP_LINK_TYPE", "static")
+        .env("LIBSECCOMP_LIB_PATH", LIBRARIES);
+    if !features.is_empty() {
+        cargo.args(["--features", &features.join(",")]);
+    }
+    command::run(&mut cargo)?;
+    Ok(workspace
+        .target()
+        .join(STATIC_TARGET)
+        .join("release")
+        .join(package))
+}
+
+fn static_flags(workspace: &Workspace) -> Result<OsString> {
+    let cargo_home = match std::env::var_os("CARGO_HOME") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::home_dir()
+            .context("find cargo's folder: no home directory; set CARGO_HOME")?
+            .join(".cargo"),
+    };
+    let mut flags = OsString::from("-Ctarget-feature=+crt-static");
+    flags.push(FLAG_SEPARATOR);
+    flags.push("-Cstrip=symbols");
+    for (from, to) in [
+        (workspace.root(), "/hutch"),
+        (&workspace.target(), "/target"),
+        (&cargo_home, "/cargo"),
+    ] {
+        flags.push(FLAG_SEPARATOR);
+        flags.push(remap(from, to));
+    }
+    Ok(flags)
+}
+
+fn remap(from: &Path, to: &str) -> OsString {
+    let mut flag = OsString::from("--remap-path-prefix=");
+    flag.push(from);
+    flag.push("=");
+    flag.push(to);
+    flag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_of_this_machine_is_remapped() {
+        let workspace = Workspace::find();
+
+        let flags = static_flags(&workspace).unwrap().into_string().unwrap();
+
+        let flags: Vec<&str> = flags.split(FLAG_SEPARATOR).collect();
+        let root = workspace.root().display();
+        assert_eq!(flags[0], "-Ctarget-feature=+crt-static");
+        assert!(flags.contains(&format!("--remap-path-prefix={root}=/hutch").as_str()));
+        assert!(flags.iter().any(|flag| flag.ends_with("=/cargo")));
+    }
+}
