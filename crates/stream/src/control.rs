@@ -16,6 +16,7 @@ use crate::{
     frame::{
         Channel, Encoder, Frame, Hello, Nonce, PAYLOAD_MAX, Padding, Resume, VERSION, Welcome,
     },
+    outgoing::Outgoing,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,45 +37,16 @@ pub enum ControlEvent {
 #[error("control stream has no session yet")]
 pub struct NotEstablished;
 
-/// Bytes on their way out.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Outgoing {
-    fn pending(&self) -> &[u8] {
-        &self.bytes[self.sent..]
-    }
-
-    fn sent(&mut self, count: usize) {
-        self.sent += count;
-        assert!(
-            self.sent <= self.bytes.len(),
-            "only what was pending is sent"
-        );
-        if self.sent == self.bytes.len() {
-            self.clear();
-        }
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.sent = 0;
-    }
-
-    /// As many frames as the bytes need. `offset` counts the bytes of the session.
-    fn data(&mut self, encoder: &Encoder, offset: &mut u64, bytes: &[u8]) {
-        for piece in bytes.chunks(PAYLOAD_MAX) {
-            let frame = Frame::Data {
-                channel: Channel::Control,
-                offset: *offset,
-                bytes: piece,
-            };
-            encoder.encode(&frame, &mut self.bytes);
-            *offset += piece.len() as u64;
-        }
+/// As many frames as the bytes need. `offset` counts the bytes of the session.
+fn write_data(out: &mut Outgoing, encoder: &Encoder, offset: &mut u64, bytes: &[u8]) {
+    for piece in bytes.chunks(PAYLOAD_MAX) {
+        let frame = Frame::Data {
+            channel: Channel::Control,
+            offset: *offset,
+            bytes: piece,
+        };
+        encoder.encode(&frame, &mut out.bytes);
+        *offset += piece.len() as u64;
     }
 }
 
@@ -167,7 +139,7 @@ impl ControlHost {
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), NotEstablished> {
         match &mut self.state {
             HostState::Established { sent, .. } => {
-                self.outgoing.data(&self.encoder, sent, bytes);
+                write_data(&mut self.outgoing, &self.encoder, sent, bytes);
                 Ok(())
             }
             HostState::Greeting | HostState::Failed => Err(NotEstablished),
@@ -276,7 +248,7 @@ impl ControlGuest {
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), NotEstablished> {
         match &mut self.state {
             GuestState::Established { encoder, sent, .. } => {
-                self.outgoing.data(encoder, sent, bytes);
+                write_data(&mut self.outgoing, encoder, sent, bytes);
                 Ok(())
             }
             GuestState::Waiting | GuestState::Lost => Err(NotEstablished),

@@ -331,7 +331,7 @@ mod tests {
             data(b""),
             Frame::End {
                 channel: Channel::Stderr,
-                offset: u64::MAX,
+                offset: 1 << 62,
             },
             Frame::Ack {
                 channel: Channel::Stdout,

@@ -38,6 +38,9 @@ pub(crate) const EXIT: u8 = 10;
 pub(crate) const EXIT_ACK: u8 = 11;
 pub(crate) const RESYNC: u8 = 12;
 
+/// No stream gets this far; sums of offsets below it cannot overflow.
+const OFFSET_MAX: u64 = 1 << 62;
+
 const NONCE_LEN: usize = 16;
 const HELLO_LEN: usize = 36;
 const WELCOME_LEN: usize = 60;
@@ -353,8 +356,15 @@ impl Welcome {
         }
     }
 
-    fn read(payload: &[u8]) -> Self {
-        Self {
+    fn read(payload: &[u8]) -> Result<Self, Fault> {
+        if [20, 28, 36, 44, 52]
+            .map(|at| u64_at(payload, at))
+            .iter()
+            .any(|&offset| offset > OFFSET_MAX)
+        {
+            return Err(Fault::WrongValue { kind: WELCOME });
+        }
+        Ok(Self {
             nonce: nonce_of(payload),
             version: u16_at(payload, 16),
             stdin_ended: u16_at(payload, 18) & STDIN_ENDED != 0,
@@ -363,7 +373,7 @@ impl Welcome {
             stdout_from: u64_at(payload, 36),
             stderr_from: u64_at(payload, 44),
             signals_received: u64_at(payload, 52),
-        }
+        })
     }
 }
 
@@ -393,11 +403,15 @@ impl Header {
         if checked < least || checked > most {
             return Err(Fault::WrongLength { kind, length });
         }
+        let offset = u64_at(bytes, 8);
+        if offset > OFFSET_MAX {
+            return Err(Fault::WrongValue { kind });
+        }
         Ok(Self {
             kind,
             channel,
             length: checked,
-            offset: u64_at(bytes, 8),
+            offset,
         })
     }
 
@@ -419,7 +433,7 @@ impl Header {
         let (channel, offset) = (self.channel, self.offset);
         Ok(match self.kind {
             HELLO => Frame::Hello(Hello::read(payload)?),
-            WELCOME => Frame::Welcome(Welcome::read(payload)),
+            WELCOME => Frame::Welcome(Welcome::read(payload)?),
             DATA => Frame::Data {
                 channel,
                 offset,

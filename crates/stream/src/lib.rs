@@ -13,11 +13,17 @@
 //! - `frame`: what a frame is, and how it is written.
 //! - `decoder`: how frames are found again in a stream of bytes, at the host and in the guest.
 //! - `control`: both ends of the control stream, which carries the agent protocol.
+//! - `guest`, `reader`: the two ends of a process's stdio stream, over `half`, the two halves of one
+//!   channel.
 
 pub mod control;
 pub mod decoder;
 pub mod fault;
 pub mod frame;
+pub mod guest;
+mod half;
+mod outgoing;
+pub mod reader;
 
 pub use control::{ControlEvent, ControlGuest, ControlHost, NotEstablished};
 pub use decoder::{GuestDecoder, HostDecoder};
@@ -26,3 +32,6 @@ pub use frame::{
     Channel, Encoder, FRAME_MAX, Frame, Hello, Nonce, PAYLOAD_MAX, Padding, Resume, VERSION,
     Welcome, Winsize,
 };
+pub use guest::{DRAIN_MAX, GuestEnd, Outputs, Request, SIGNALS_MAX};
+pub use half::WINDOW;
+pub use reader::{Reader, SignalsFull, StdinFrom};
