@@ -1,3 +1,14 @@
-//! The library of the guest's first process.
+//! PID 1 of the guest: brings the guest up, reaps, and answers the host over one control stream.
+//!
+//! What is decided without the world is in `table` and `exits`; everything else performs.
+//! Containers are made by `engine`, which is handed everything it needs.
 
+pub mod channel;
+pub mod cmdline;
 pub mod engine;
+pub mod error;
+pub mod init;
+pub mod log;
+pub mod ports;
+pub mod serve;
+pub mod service;

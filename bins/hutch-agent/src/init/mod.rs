@@ -1,0 +1,67 @@
+//! The first moments of PID 1: mounts, knobs, loopback, then the agent proper.
+//!
+//! Whatever happens here ends visibly: the guest is switched off, and why is on its console.
+
+mod mounts;
+mod network;
+pub mod power;
+
+use crate::{
+    cmdline::Options,
+    error::{Doing, Error},
+    log::{self, Level},
+    serve,
+};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use std::{fs, panic, process::ExitCode};
+
+/// Descriptors that a process may open, as container engines give them on a host.
+const NOFILE: u64 = 1_048_576;
+
+/// What differs from the kernel's own choice, and why.
+const KNOBS: [(&str, &str); 3] = [
+    // A kernel that went wrong must be seen to be gone, not limp on.
+    ("/proc/sys/kernel/panic_on_oops", "1"),
+    // Our own lines are few, and each matters.
+    ("/proc/sys/kernel/printk_devkmsg", "on"),
+    // As on a host of containers: programs that map much must not fail.
+    ("/proc/sys/vm/max_map_count", "262144"),
+];
+
+/// Runs the agent as PID 1. Does not return while the guest lives.
+pub fn run() -> ExitCode {
+    panic::set_hook(Box::new(|panicked| {
+        log::write(Level::Fatal, format_args!("{panicked}"));
+        power::off();
+    }));
+    match start() {
+        Ok(()) => crate::note!("the sandbox ended"),
+        Err(error) => log::write(Level::Fatal, format_args!("{}", error.chain())),
+    }
+    power::off()
+}
+
+fn start() -> Result<(), Error> {
+    mounts::set_up()?;
+    log::to_kernel();
+    let line = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
+    let options = Options::parse(&line)?;
+    for (path, value) in KNOBS {
+        // A kernel without the knob has nothing to turn.
+        let _ = fs::write(path, value);
+    }
+    raise_limits()?;
+    network::loopback_up()?;
+    serve::run(options)
+}
+
+/// Containers inherit these where their config.json sets none.
+fn raise_limits() -> Result<(), Error> {
+    for (resource, limit) in [
+        (Resource::RLIMIT_NOFILE, NOFILE),
+        (Resource::RLIMIT_NPROC, RLIM_INFINITY),
+    ] {
+        setrlimit(resource, limit, limit).doing(|| format!("raise {resource:?}"))?;
+    }
+    Ok(())
+}

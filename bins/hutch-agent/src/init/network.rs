@@ -1,0 +1,55 @@
+//! Brings the loopback device up; everything else of the network comes from the host's calls.
+
+use crate::error::{Doing, Error};
+use std::{
+    io, mem,
+    net::UdpSocket,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+pub fn loopback_up() -> Result<(), Error> {
+    // Any socket takes the request.
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .map(UdpSocket::from)
+    .doing(|| "bring up lo: socket".to_owned())?;
+    set_up(std::os::fd::AsFd::as_fd(&socket), b"lo").doing(|| "bring up lo".to_owned())
+}
+
+#[allow(unsafe_code)]
+fn set_up(socket: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    // SAFETY: zero is a valid ifreq: it holds integers and characters only.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is an ifreq as the call asks for, and outlives it.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_device_that_is_not_there_is_an_error_and_not_a_crash() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+
+        let failed = set_up(socket.as_fd(), b"hutch-none").unwrap_err();
+
+        assert!(matches!(
+            failed.raw_os_error(),
+            Some(libc::ENODEV | libc::EPERM)
+        ));
+    }
+}

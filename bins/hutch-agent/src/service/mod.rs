@@ -1,0 +1,19 @@
+//! The calls of the host: each is checked, done by the agent, and answered.
+
+mod health;
+mod status;
+
+use std::{collections::HashMap, sync::Arc};
+use ttrpc::r#async::Service;
+
+/// What this agent is, as `hutch-agent` reports it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The second service on the same link.
+pub const FEATURE: &str = "hutch.agent.v1";
+
+/// Every service, by its name.
+pub fn all() -> Vec<HashMap<String, Service>> {
+    vec![
+        protocols::asynchronous::health_ttrpc::create_health(Arc::new(health::Health)),
+    ]
+}
