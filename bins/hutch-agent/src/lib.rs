@@ -3,10 +3,12 @@
 //! What is decided without the world is in `table` and `exits`; everything else performs.
 //! Containers are made by `engine`, which is handed everything it needs.
 
+pub mod agent;
 pub mod channel;
 pub mod cmdline;
 pub mod engine;
 pub mod error;
+pub mod guest;
 pub mod init;
 pub mod log;
 pub mod ports;

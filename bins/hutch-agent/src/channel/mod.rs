@@ -5,9 +5,13 @@ mod pump;
 mod serial;
 mod vsock;
 
-use crate::{cmdline::{ChannelKind, Options}, error::Error, ports::Reactor};
+use crate::{
+    cmdline::{ChannelKind, Options},
+    error::Error,
+    ports::Reactor,
+};
 use std::{io, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use ttrpc::r#async::transport::{Listener, Socket};
 
 /// Connections that were made and not yet taken; one host makes them one by one.
@@ -18,18 +22,25 @@ const VSOCK_CONTROL: u32 = 1024;
 
 type Connections = mpsc::Sender<io::Result<Socket>>;
 
+/// An open way: its connections, and the task that ends once the server is gone and what it
+/// said has been sent.
+pub struct Way {
+    pub listener: Listener,
+    pub carrier: JoinHandle<()>,
+}
+
 /// Opens the way that the command line names.
 ///
 /// # Errors
 /// The way is not there: no such port, no vsock device.
-pub async fn open(options: Options, reactor: &Arc<Reactor>) -> Result<Listener, Error> {
+pub async fn open(options: Options, reactor: &Arc<Reactor>) -> Result<Way, Error> {
     let (made, taken) = mpsc::channel(CONNECTIONS);
-    match options.channel {
+    let carrier = match options.channel {
         ChannelKind::Serial => serial::open(reactor, made).await?,
         ChannelKind::Vsock => vsock::open(VSOCK_CONTROL, options.vsock_peer, made)?,
-    }
-    Ok(Listener::new(futures::stream::unfold(
-        taken,
-        |mut taken| async { Some((taken.recv().await?, taken)) },
-    )))
+    };
+    let listener = Listener::new(futures::stream::unfold(taken, |mut taken| async {
+        Some((taken.recv().await?, taken))
+    }));
+    Ok(Way { listener, carrier })
 }

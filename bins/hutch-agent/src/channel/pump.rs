@@ -42,6 +42,11 @@ impl Pump {
         }
     }
 
+    /// Whether the server is gone, and what it said has been sent.
+    pub fn over(&self) -> bool {
+        self.connections.is_closed() && self.session.is_none() && self.outgoing().is_empty()
+    }
+
     /// Whether more may be received: the server has taken what came before.
     pub fn hungry(&self) -> bool {
         self.session
@@ -79,7 +84,10 @@ impl Pump {
     pub async fn turn(&mut self) {
         let idle = self.control.outgoing().is_empty();
         let Some(session) = &mut self.session else {
-            return std::future::pending().await;
+            return match idle {
+                true => self.connections.closed().await,
+                false => std::future::pending().await,
+            };
         };
         let waiting = &session.inbox[session.taken..];
         let moved = select! {

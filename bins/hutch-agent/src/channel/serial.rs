@@ -6,25 +6,25 @@ use crate::{
     ports::{self, Port, Reactor},
 };
 use std::{io, sync::Arc};
-use tokio::select;
+use tokio::{select, task::JoinHandle};
 
 const CONTROL: &str = "hutch.control";
 
-/// Opens the control port; its connections arrive at `made` until the port is unplugged, which
-/// ends the agent.
-pub async fn open(reactor: &Arc<Reactor>, made: Connections) -> Result<(), Error> {
+/// Opens the control port; its connections arrive at `made` until the port is unplugged or the
+/// server has gone and had its last word.
+pub async fn open(reactor: &Arc<Reactor>, made: Connections) -> Result<JoinHandle<()>, Error> {
     let port = ports::open(CONTROL, reactor).await?;
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         let mut pump = Pump::new(made);
-        let ended = serve(&port, &mut pump).await;
-        crate::error!("port {CONTROL:?}: {}", ended.expect_err("ends only by an error"));
-    });
-    Ok(())
+        if let Err(error) = serve(&port, &mut pump).await {
+            crate::error!("port {CONTROL:?}: {error}");
+        }
+    }))
 }
 
-async fn serve(port: &Port, pump: &mut Pump) -> io::Result<std::convert::Infallible> {
+async fn serve(port: &Port, pump: &mut Pump) -> io::Result<()> {
     let mut buffer = vec![0; super::pump::BUFFER];
-    loop {
+    while !pump.over() {
         // Only an attempt that found nothing leaves a wake-up to wait for.
         while pump.hungry() {
             match port.try_read(&mut buffer)? {
@@ -47,4 +47,5 @@ async fn serve(port: &Port, pump: &mut Pump) -> io::Result<std::convert::Infalli
             () = pump.turn() => {}
         }
     }
+    Ok(())
 }

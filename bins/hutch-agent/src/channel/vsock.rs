@@ -10,31 +10,35 @@ use crate::{
     cmdline::VsockPeer,
     error::{Doing, Error},
 };
-use std::{
-    convert::Infallible,
-    io::{self, Cursor},
-};
+use std::io::{self, Cursor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, join},
     select,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_vsock::{
     VMADDR_CID_ANY, VMADDR_CID_HOST, VMADDR_CID_LOCAL, VsockAddr, VsockListener, VsockStream,
 };
 use ttrpc::r#async::transport::Socket;
 
-/// Listens on `port`; connections arrive at `made`.
-pub fn open(port: u32, peer: VsockPeer, made: Connections) -> Result<(), Error> {
+/// Listens on `port`; connections arrive at `made` until the server has gone.
+pub fn open(port: u32, peer: VsockPeer, made: Connections) -> Result<JoinHandle<()>, Error> {
     let listener = listen(port)?;
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
+        let mut served = JoinSet::new();
         loop {
-            match accept(&listener, peer).await {
-                Ok(peer) => drop(tokio::spawn(serve(peer, made.clone()))),
-                Err(error) => return crate::error!("vsock port {port}: {error}"),
+            select! {
+                biased;
+                () = made.closed() => break,
+                Some(_) = served.join_next() => {}
+                peer = accept(&listener, peer) => match peer {
+                    Ok(peer) => drop(served.spawn(serve(peer, made.clone()))),
+                    Err(error) => return crate::error!("vsock port {port}: {error}"),
+                },
             }
         }
-    });
-    Ok(())
+        served.join_all().await;
+    }))
 }
 
 /// # Errors
@@ -83,9 +87,9 @@ async fn serve(mut peer: VsockStream, made: Connections) {
     }
 }
 
-async fn framed(mut peer: VsockStream, pump: &mut Pump) -> io::Result<Infallible> {
+async fn framed(mut peer: VsockStream, pump: &mut Pump) -> io::Result<()> {
     let mut buffer = vec![0; super::pump::BUFFER];
-    loop {
+    while !pump.over() {
         let hungry = pump.hungry();
         let outgoing = pump.outgoing().to_vec();
         let (mut from_peer, mut to_peer) = peer.split();
@@ -99,4 +103,5 @@ async fn framed(mut peer: VsockStream, pump: &mut Pump) -> io::Result<Infallible
             () = pump.turn() => {}
         }
     }
+    Ok(())
 }

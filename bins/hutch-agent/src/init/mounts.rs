@@ -30,19 +30,54 @@ const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
 /// In the order in which they are mounted; each target is a folder of the one before or made.
 const MOUNTS: [Mount; 8] = [
-    Mount { kind: "proc", target: "proc", flags: NO_PROGRAMS, options: "" },
-    Mount { kind: "sysfs", target: "sys", flags: NO_PROGRAMS, options: "" },
-    Mount { kind: "devtmpfs", target: "dev", flags: MsFlags::MS_NOSUID, options: "mode=0755" },
+    Mount {
+        kind: "proc",
+        target: "proc",
+        flags: NO_PROGRAMS,
+        options: "",
+    },
+    Mount {
+        kind: "sysfs",
+        target: "sys",
+        flags: NO_PROGRAMS,
+        options: "",
+    },
+    Mount {
+        kind: "devtmpfs",
+        target: "dev",
+        flags: MsFlags::MS_NOSUID,
+        options: "mode=0755",
+    },
     Mount {
         kind: "devpts",
         target: "dev/pts",
         flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
         options: "gid=5,mode=0620,ptmxmode=0666",
     },
-    Mount { kind: "tmpfs", target: "dev/shm", flags: NO_DEVICES, options: "mode=1777" },
-    Mount { kind: "tmpfs", target: "run", flags: NO_DEVICES, options: "mode=0755" },
-    Mount { kind: "tmpfs", target: "tmp", flags: NO_DEVICES, options: "mode=1777" },
-    Mount { kind: "cgroup2", target: "sys/fs/cgroup", flags: NO_PROGRAMS, options: "nsdelegate" },
+    Mount {
+        kind: "tmpfs",
+        target: "dev/shm",
+        flags: NO_DEVICES,
+        options: "mode=1777",
+    },
+    Mount {
+        kind: "tmpfs",
+        target: "run",
+        flags: NO_DEVICES,
+        options: "mode=0755",
+    },
+    Mount {
+        kind: "tmpfs",
+        target: "tmp",
+        flags: NO_DEVICES,
+        options: "mode=1777",
+    },
+    Mount {
+        kind: "cgroup2",
+        target: "sys/fs/cgroup",
+        flags: NO_PROGRAMS,
+        options: "nsdelegate",
+    },
 ];
 
 pub fn set_up() -> Result<(), Error> {
@@ -69,14 +104,8 @@ fn mount_one(kind: &str, target: &Path, flags: MsFlags, options: &str) -> Result
 
 fn enter(root: &Path) -> Result<(), Error> {
     std::env::set_current_dir(root).doing(|| "enter the new root".to_owned())?;
-    mount(
-        Some("."),
-        "/",
-        None::<&str>,
-        MsFlags::MS_MOVE,
-        None::<&str>,
-    )
-    .doing(|| "move the new root".to_owned())?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .doing(|| "move the new root".to_owned())?;
     chroot(".").doing(|| "change to the new root".to_owned())?;
     std::env::set_current_dir("/").doing(|| "enter the new root".to_owned())
 }

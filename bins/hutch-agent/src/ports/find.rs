@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn a_port_is_found_by_its_whole_name() {
         let sys = tempfile::tempdir().unwrap();
-        for (device, name) in [("vport0p1", "hutch.control\n"), ("vport0p2", "hutch.stream.1\n")] {
+        for (device, name) in [
+            ("vport0p1", "hutch.control\n"),
+            ("vport0p2", "hutch.stream.1\n"),
+        ] {
             fs::create_dir(sys.path().join(device)).unwrap();
             fs::write(sys.path().join(device).join("name"), name).unwrap();
         }

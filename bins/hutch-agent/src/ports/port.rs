@@ -82,10 +82,7 @@ mod tests {
     use super::*;
     use nix::time::{ClockId, clock_gettime};
     use std::{
-        os::{
-            fd::OwnedFd,
-            unix::net::UnixStream,
-        },
+        os::{fd::OwnedFd, unix::net::UnixStream},
         time::Duration,
     };
     use tokio::time::timeout;

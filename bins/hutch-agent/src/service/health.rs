@@ -18,11 +18,7 @@ pub struct Health;
 
 #[async_trait]
 impl health_ttrpc::Health for Health {
-    async fn check(
-        &self,
-        _: &TtrpcContext,
-        _: CheckRequest,
-    ) -> ttrpc::Result<HealthCheckResponse> {
+    async fn check(&self, _: &TtrpcContext, _: CheckRequest) -> ttrpc::Result<HealthCheckResponse> {
         Ok(HealthCheckResponse {
             status: ServingStatus::SERVING.into(),
             ..HealthCheckResponse::default()

@@ -1,0 +1,5 @@
+//! What the guest as a whole has: clock, randomness, processors, memory. Each is one small
+//! reach into the kernel; nothing is remembered here.
+
+pub mod clock;
+pub mod hotplug;
