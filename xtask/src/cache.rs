@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_built_once_and_then_found() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let cache = Cache::at(scratch.path()).unwrap();
 
         let first = cache
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_failed_build_leaves_its_log_and_no_entry() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let cache = Cache::at(scratch.path()).unwrap();
 
         let error = cache
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_builder_left_does_not_get_into_the_entry() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let cache = Cache::at(scratch.path()).unwrap();
         let left = scratch.path().join(format!("tmp/thing-{}/out", key("a")));
         fs::create_dir_all(&left).unwrap();
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn two_builders_of_one_entry_build_it_once() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let cache = Cache::at(scratch.path()).unwrap();
         let builds = AtomicU32::new(0);
 
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn pruning_keeps_the_newest_entries() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let cache = Cache::at(scratch.path()).unwrap();
         let day = std::time::Duration::from_secs(86_400);
         for (age, name) in [(3, "a"), (1, "b"), (2, "c")] {
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_cache_path_that_make_would_split_is_refused_by_name() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
 
         let error = Cache::at(&scratch.path().join("a b")).err().unwrap();
 

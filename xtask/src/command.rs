@@ -12,6 +12,8 @@ use std::{
 
 /// Often enough to show that it lives, seldom enough for a log.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+/// Lines read but not yet logged; a slow disk then slows the command, not memory.
+const LINES_WAITING: usize = 1024;
 /// How much of a log an error carries.
 const TAIL_LINES: usize = 15;
 
@@ -55,8 +57,8 @@ pub fn read(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` printed what is not text", line(command)))
 }
 
-/// Runs it with all its output appended to `log`, and calls `progress` for a line to show every few seconds.
-/// `progress` sees each line of output once.
+/// Runs it with all its output going to `log`. `progress` sees each line of output once; `show` is called every few
+/// seconds with the time since the start.
 pub fn run_logged(
     command: &mut Command,
     log: &Path,
@@ -64,23 +66,24 @@ pub fn run_logged(
     mut show: impl FnMut(Duration),
 ) -> Result<()> {
     let mut file = append(log)?;
-    writeln!(file, "$ {}", line(command)).with_context(|| format!("write {}", log.display()))?;
+    let mut note =
+        |text: &str| writeln!(file, "{text}").with_context(|| format!("write {}", log.display()));
+    note(&format!("$ {}", line(command)))?;
+    let (output, input) = std::io::pipe().context("make a pipe")?;
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(append(log)?)
+        .stdout(input.try_clone().context("share a pipe")?)
+        .stderr(input)
         .spawn()
         .with_context(|| format!("start `{}`", line(command)))?;
-    let output = child.stdout.take().expect("stdout was asked for");
+    // The command keeps our ends of the pipe, and while one is open the output does not end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
 
-    let (lines, incoming) = mpsc::sync_channel::<String>(1024);
+    let (lines, incoming) = mpsc::sync_channel::<String>(LINES_WAITING);
     let reader = std::thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n') {
-            let Ok(line) = line else { return };
-            if lines
-                .send(String::from_utf8_lossy(&line).into_owned())
-                .is_err()
-            {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if lines.send(text).is_err() {
                 return;
             }
         }
@@ -91,7 +94,7 @@ pub fn run_logged(
         match incoming.recv_timeout(PROGRESS_PERIOD) {
             Ok(text) => {
                 progress(&text);
-                writeln!(file, "{text}").with_context(|| format!("write {}", log.display()))?;
+                note(&text)?;
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -158,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_logged_command_shows_its_lines_to_the_counter_and_its_end_in_the_error() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let log = scratch.path().join("log");
         let mut seen = Vec::new();
 
@@ -170,7 +173,7 @@ mod tests {
         )
         .unwrap_err();
 
-        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(seen, ["one", "two", "bad"]);
         assert!(error.to_string().contains("bad"), "{error}");
         let text = std::fs::read_to_string(&log).unwrap();
         for part in ["$ sh -c", "one", "two", "bad"] {

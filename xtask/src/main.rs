@@ -2,14 +2,19 @@
 //!
 //! Depends on no C library: it is what installs them.
 
+mod assets;
 mod build;
+mod bundle;
 mod cache;
 mod command;
+mod daemon;
 mod image;
 mod kernel;
-#[cfg(test)]
+mod programs;
+mod run;
 mod scratch;
 mod setup;
+mod wait;
 mod workspace;
 
 use anyhow::Result;
@@ -28,6 +33,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run a command in a container in a fresh VM; does all the set-up and building first
+    ///
+    /// Installs packages, builds kernel, image and programs into the cache (~/.cache/hutch, or HUTCH_CACHE), builds the
+    /// binaries, starts a daemon if none runs. Exits with the command's code. Example:
+    ///
+    ///   cargo xtask run -- /bin/sh -c 'echo hello from $(uname -r); exit 7'
+    Run(run::Arguments),
     /// Install the Debian packages that are missing (as root), or print the command that does
     Setup,
     /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
@@ -51,6 +63,7 @@ fn main() -> ExitCode {
 fn perform(verb: Verb) -> Result<ExitCode> {
     let workspace = Workspace::find();
     match verb {
+        Verb::Run(arguments) => return run::run(&workspace, &arguments),
         Verb::Setup => setup::ensure(setup::ALL)?,
         Verb::GuestKernel => {
             let kernel = kernel::ensure(&workspace, &Cache::open()?)?;

@@ -1,5 +1,6 @@
 //! A private folder that goes away by itself.
 
+use anyhow::{Context, Result};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         loop {
             let path = std::env::temp_dir().join(format!(
@@ -21,10 +22,12 @@ impl Scratch {
                 NEXT.fetch_add(1, Ordering::Relaxed)
             ));
             match fs::create_dir(&path) {
-                Ok(()) => return Self { path },
+                Ok(()) => return Ok(Self { path }),
                 // Left by a process that had our pid and was killed: take the next name.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("create {}: {error}", path.display()),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("create {}", path.display()));
+                }
             }
         }
     }

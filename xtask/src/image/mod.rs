@@ -70,7 +70,7 @@ mod tests {
         let bytes: Vec<Vec<u8>> = ["one", "another"]
             .into_iter()
             .map(|name| {
-                let scratch = Scratch::new();
+                let scratch = Scratch::new().unwrap();
                 let agent = scratch.path().join(name);
                 fs::write(&agent, b"\x7fELF agent").unwrap();
                 let cache = Cache::at(&scratch.path().join("cache")).unwrap();
@@ -85,7 +85,7 @@ mod tests {
     /// The kernel's own unpacker is the judge in e2e; cpio is the nearest one without a guest.
     #[test]
     fn cpio_reads_back_what_was_written() {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new().unwrap();
         let path = scratch.path().join("initrd");
         fs::write(&path, initramfs(b"agent")).unwrap();
         let Ok(output) = Command::new("cpio")
