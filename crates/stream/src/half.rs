@@ -58,7 +58,7 @@ impl SendHalf {
 
     pub fn room(&self) -> usize {
         match self.end {
-            SendEnd::Open => WINDOW.saturating_sub(self.unacked()) + self.skip,
+            SendEnd::Open => WINDOW.min(WINDOW.saturating_sub(self.unacked()) + self.skip),
             SendEnd::Untold | SendEnd::Told => 0,
         }
     }
