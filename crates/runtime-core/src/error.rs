@@ -79,6 +79,18 @@ impl Classify for Fault {
     }
 }
 
+/// An error with its causes, outermost first, as one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// Walks the sources of an error. Not a `From` impl: [`Fault`] is itself an error that classifies.
 pub fn fault(error: &impl Classify) -> Fault {
     let mut chain = vec![error.to_string()];

@@ -5,12 +5,17 @@
 //! touches nothing: no file, no socket, no process, no clock but tokio's.
 
 pub mod agent;
+pub mod clock;
+pub mod container;
 pub mod devices;
 pub mod error;
+pub mod host;
 pub mod hypervisor;
 pub mod ids;
 pub mod kit;
 pub mod network;
 pub mod premises;
+pub mod process;
 pub mod records;
 pub mod rooms;
+pub mod sandbox;

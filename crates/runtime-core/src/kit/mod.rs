@@ -4,10 +4,12 @@
 //! The only place that uses raw actix `spawn` or tokio `spawn_local`. Everything runs on one
 //! thread, so the order of events depends on nothing but their causes.
 
+mod ask;
 mod guard;
 mod room;
 mod shell;
 
+pub use ask::ask;
 pub use guard::{Gone, Guard};
 pub use room::{Outcome, Room, apply, command, outcome};
 pub use shell::{Batch, LINE_MAX, Machine, Shell, Waiter};

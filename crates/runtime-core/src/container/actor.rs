@@ -1,0 +1,424 @@
+//! The shell around [`Container`], and the parent of its processes.
+
+use super::{
+    Plant,
+    events::{Answer, Event, Notice, World},
+    machine::Container,
+    messages::{
+        ContainerNotice, ContainerView, Create, Exec, GetContainer, GetProcessView, GuestExited,
+        GuestGone, GuestReady, ProcessCommand, Retire, WaitProcess,
+    },
+    record::{ContainerRecord, ContainerSpec},
+};
+use crate::{
+    agent::ExitStatus,
+    error::{Fault, Kind},
+    hypervisor::StreamLease,
+    ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
+    kit::{self, Gone, Guard, Room, Shell},
+    premises::Premises,
+    process::{self, ProcessActor, ProcessNotice, ProcessRecord, ProcessView},
+    records::{Records, Rows, decode},
+};
+use actix::{WeakRecipient, prelude::*};
+use std::{collections::BTreeMap, rc::Rc};
+
+/// What every container of a sandbox is built with.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub uid: SandboxUid,
+    pub plant: Rc<dyn Plant>,
+    pub premises: Rc<dyn Premises>,
+    pub records: Rc<dyn Records>,
+    pub parent: WeakRecipient<ContainerNotice>,
+}
+
+pub struct ContainerActor {
+    shell: Shell<Container>,
+    around: Surroundings,
+    number: ContainerNumber,
+    processes: BTreeMap<ProcessId, Addr<ProcessActor>>,
+    /// Records of processes to rebuild; taken when the actor starts.
+    rebuild: Vec<ProcessRecord>,
+    _guard: Guard,
+}
+
+/// Private: the record of a process that panicked.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Rebuild {
+    process: ProcessId,
+    rows: Result<Rows, Fault>,
+}
+
+impl ContainerActor {
+    pub fn start_new(around: Surroundings, spec: ContainerSpec) -> Addr<Self> {
+        let machine = Container::new(around.uid, spec);
+        Self::build(around, machine, Vec::new()).start()
+    }
+
+    pub fn start_rebuilt(
+        around: Surroundings,
+        record: ContainerRecord,
+        processes: Vec<ProcessRecord>,
+    ) -> Addr<Self> {
+        let machine = Container::rebuilt(record, &processes);
+        Self::build(around, machine, processes).start()
+    }
+
+    fn build(around: Surroundings, machine: Container, rebuild: Vec<ProcessRecord>) -> Self {
+        let (parent, container) = (around.parent.clone(), machine.number());
+        let guard = Guard::new(move |how| {
+            if let Some(parent) = parent.upgrade() {
+                parent.do_send(ContainerNotice::Gone { container, how });
+            }
+        });
+        Self {
+            number: machine.number(),
+            shell: Shell::new(machine),
+            around,
+            processes: BTreeMap::new(),
+            rebuild,
+            _guard: guard,
+        }
+    }
+
+    fn surroundings(&self, ctx: &Context<Self>) -> process::Surroundings {
+        let plant: Rc<dyn Plant> = self.around.plant.clone();
+        process::Surroundings {
+            uid: self.around.uid,
+            container: self.number,
+            plant,
+            premises: self.around.premises.clone(),
+            records: self.around.records.clone(),
+            parent: ctx.address().recipient().downgrade(),
+        }
+    }
+
+    fn make_process(&mut self, process: ProcessId, json: Option<Vec<u8>>, ctx: &Context<Self>) {
+        if process == ProcessId::Init {
+            let container = self.shell.confirmed();
+            let attached = container.attached();
+            let attached = attached.expect("an init is made after its devices are attached");
+            self.around.plant.describe(container.spec(), attached);
+        }
+        let address = ProcessActor::start_new(self.surroundings(ctx), process.clone());
+        address.do_send(process::Make { json });
+        self.processes.insert(process, address);
+    }
+
+    fn attach(&self, op: OpId, ctx: &mut Context<Self>) {
+        let devices = self.shell.confirmed().spec().devices.clone();
+        let work = self.around.plant.attach(devices);
+        kit::complete(ctx, async move {
+            let outcome = work.await;
+            Event::Attached { op, outcome }
+        });
+    }
+
+    fn remove(&self, op: OpId, ctx: &mut Context<Self>) {
+        let attached = self.shell.confirmed().attached().cloned();
+        let work = self.around.plant.remove(self.number, attached);
+        kit::complete(ctx, async move {
+            let outcome = work.await;
+            Event::Removed { op, outcome }
+        });
+    }
+
+    fn find(&self, process: &ProcessId) -> Result<Addr<ProcessActor>, Fault> {
+        let known = self.processes.get(process).cloned();
+        known.ok_or_else(|| {
+            let id = &self.shell.confirmed().spec().id;
+            let what = format!("container \"{id}\" has no process \"{process}\"");
+            Fault::new(Kind::NotFound, what)
+        })
+    }
+}
+
+impl Actor for ContainerActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        for record in std::mem::take(&mut self.rebuild) {
+            let process = record.process.clone();
+            let address = ProcessActor::start_rebuilt(self.surroundings(ctx), record);
+            self.processes.insert(process, address);
+        }
+        kit::apply(self, Event::Resume, ctx);
+    }
+}
+
+impl Room for ContainerActor {
+    type Machine = Container;
+
+    fn shell(&mut self) -> &mut Shell<Container> {
+        &mut self.shell
+    }
+
+    fn records(&self) -> Rc<dyn Records> {
+        self.around.records.clone()
+    }
+
+    fn touch(&mut self, effect: World, ctx: &mut Context<Self>) {
+        match effect {
+            World::Attach { op } => self.attach(op, ctx),
+            World::MakeProcess { process, json } => self.make_process(process, json, ctx),
+            World::TellExit {
+                process,
+                seq,
+                status,
+            } => {
+                if let Some(address) = self.processes.get(&process) {
+                    address.do_send(process::Exited { seq, status });
+                }
+            }
+            World::TellGuestGone { status } => {
+                for address in self.processes.values() {
+                    let status = status.clone();
+                    address.do_send(process::GuestGone { status });
+                }
+            }
+            World::CloseProcesses { status } => {
+                for address in self.processes.values() {
+                    let status = status.clone();
+                    address.do_send(process::Close { status });
+                }
+            }
+            World::Forget { process } => {
+                self.processes.remove(&process);
+            }
+            World::Remove { op } => self.remove(op, ctx),
+        }
+    }
+
+    fn announce(&mut self, notice: Notice, _: &mut Context<Self>) {
+        if let Some(parent) = self.around.parent.upgrade() {
+            parent.do_send(ContainerNotice::News {
+                container: self.number,
+                notice,
+            });
+        }
+    }
+}
+
+crate::room!(ContainerActor);
+
+impl Handler<ProcessNotice> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: ProcessNotice, ctx: &mut Context<Self>) {
+        match notice {
+            ProcessNotice::News { process, notice } => {
+                kit::apply(self, Event::News { process, notice }, ctx);
+            }
+            ProcessNotice::Gone { process, how, .. } => match how {
+                Gone::Stopped => {}
+                Gone::Panicked => {
+                    tracing::error!(%process, "process room panicked; it is rebuilt from its record");
+                    let key = ProcessRecord::key(self.around.uid, self.number, &process);
+                    let scan = self.around.records.scan(key);
+                    let address = ctx.address().downgrade();
+                    kit::detach(async move {
+                        let rows = scan.await;
+                        if let Some(address) = address.upgrade() {
+                            address.do_send(Rebuild { process, rows });
+                        }
+                    });
+                }
+            },
+        }
+    }
+}
+
+impl Handler<Rebuild> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, Rebuild { process, rows }: Rebuild, ctx: &mut Context<Self>) {
+        let key = ProcessRecord::key(self.around.uid, self.number, &process);
+        let rows = rows.unwrap_or_default();
+        let row = rows.into_iter().find(|(found, _)| *found == key);
+        let record = row.and_then(|(_, bytes)| decode::<ProcessRecord>(&bytes).ok());
+        match record {
+            Some(record) => {
+                let address = ProcessActor::start_rebuilt(self.surroundings(ctx), record);
+                self.processes.insert(process, address);
+            }
+            // It panicked before its first record: it never came to be.
+            None => {
+                let why = Fault::new(Kind::Internal, "its room panicked before it was made");
+                let notice = process::Notice::Failed { why };
+                kit::apply(self, Event::News { process, notice }, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Create> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Create, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Create, ctx);
+    }
+}
+
+impl Handler<GuestReady> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: GuestReady, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::GuestReady, ctx);
+    }
+}
+
+impl Handler<GuestExited> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, exit: GuestExited, ctx: &mut Context<Self>) {
+        let GuestExited {
+            seq,
+            process,
+            status,
+        } = exit;
+        let event = Event::GuestExited {
+            seq,
+            process,
+            status,
+        };
+        kit::apply(self, event, ctx);
+    }
+}
+
+impl Handler<GuestGone> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, GuestGone { status }: GuestGone, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::GuestGone { status }, ctx);
+    }
+}
+
+impl Handler<Exec> for ContainerActor {
+    type Result = ResponseFuture<Result<StreamLease, Fault>>;
+
+    fn handle(&mut self, Exec { exec, json }: Exec, ctx: &mut Context<Self>) -> Self::Result {
+        let event = |waiter| Event::Exec { waiter, exec, json };
+        let answer = kit::command(self, event, ctx);
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Exec(lease) => lease,
+                Answer::Retired(_) => Err(Fault::new(
+                    Kind::Internal,
+                    "an exec was answered as a deletion",
+                )),
+            }
+        })
+    }
+}
+
+impl Handler<Retire> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, retire: Retire, ctx: &mut Context<Self>) -> Self::Result {
+        let Retire { force, guest, at } = retire;
+        let event = |waiter| Event::Retire {
+            waiter,
+            force,
+            guest,
+            at,
+        };
+        let answer = kit::command(self, event, ctx);
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Retired(outcome) => outcome,
+                Answer::Exec(_) => Err(Fault::new(
+                    Kind::Internal,
+                    "a deletion was answered as an exec",
+                )),
+            }
+        })
+    }
+}
+
+async fn sent<T>(
+    answer: impl Future<Output = Result<Result<T, Fault>, MailboxError>>,
+) -> Result<T, Fault> {
+    let gone = "the process's room is being rebuilt; ask again";
+    answer
+        .await
+        .unwrap_or_else(|_| Err(Fault::new(Kind::Unavailable, gone)))
+}
+
+impl Handler<ProcessCommand> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, command: ProcessCommand, _: &mut Context<Self>) -> Self::Result {
+        let target = match &command {
+            ProcessCommand::Begin => ProcessId::Init,
+            ProcessCommand::Kill(process, _)
+            | ProcessCommand::AttachRelay(process, _)
+            | ProcessCommand::RelayDone(process) => process.clone(),
+        };
+        let room = match self.find(&target) {
+            Ok(room) => room,
+            Err(why) => return Box::pin(async move { Err(why) }),
+        };
+        Box::pin(async move {
+            match command {
+                ProcessCommand::Begin => sent(room.send(process::Begin)).await,
+                ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,
+                ProcessCommand::AttachRelay(_, relay) => {
+                    sent(room.send(process::AttachRelay(relay))).await
+                }
+                ProcessCommand::RelayDone(_) => {
+                    room.do_send(process::RelayDone);
+                    Ok(())
+                }
+            }
+        })
+    }
+}
+
+impl Handler<WaitProcess> for ContainerActor {
+    type Result = ResponseFuture<Result<ExitStatus, Fault>>;
+
+    fn handle(&mut self, WaitProcess(process): WaitProcess, _: &mut Context<Self>) -> Self::Result {
+        let room = self.find(&process);
+        Box::pin(async move { sent(room?.send(process::Wait)).await })
+    }
+}
+
+impl Handler<GetProcessView> for ContainerActor {
+    type Result = ResponseFuture<Result<ProcessView, Fault>>;
+
+    fn handle(
+        &mut self,
+        GetProcessView(process): GetProcessView,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        let room = self.find(&process);
+        Box::pin(async move {
+            let gone = "the process's room is being rebuilt; ask again";
+            let view = room?.send(process::GetProcess).await;
+            view.map_err(|_| Fault::new(Kind::Unavailable, gone))
+        })
+    }
+}
+
+impl Handler<GetContainer> for ContainerActor {
+    type Result = ResponseFuture<ContainerView>;
+
+    fn handle(&mut self, _: GetContainer, _: &mut Context<Self>) -> Self::Result {
+        let container = self.shell.confirmed();
+        let (spec, state) = (container.spec().clone(), container.oci_state());
+        let init = self.processes.get(&ProcessId::Init).cloned();
+        Box::pin(async move {
+            let relay = match init {
+                Some(init) => init
+                    .send(process::GetProcess)
+                    .await
+                    .ok()
+                    .and_then(|p| p.relay),
+                None => None,
+            };
+            ContainerView { spec, state, relay }
+        })
+    }
+}

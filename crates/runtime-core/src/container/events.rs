@@ -1,0 +1,154 @@
+//! What a container hears, does and says.
+
+use super::machine::{EXECS_MAX, Force, Guest};
+use crate::{
+    agent::ExitStatus,
+    devices::Attached,
+    error::{Fault, Kind},
+    hypervisor::{BlockSpec, StreamLease},
+    ids::{EpochMs, ExecId, OpId, ProcessId},
+    kit::Waiter,
+    process,
+};
+
+#[derive(Debug)]
+pub enum Event {
+    Create,
+    Attached {
+        op: OpId,
+        outcome: Result<Attached, Fault>,
+    },
+    /// The guest is ready and has the container's block devices.
+    GuestReady,
+    Exec {
+        waiter: Waiter,
+        exec: ExecId,
+        json: Vec<u8>,
+    },
+    News {
+        process: ProcessId,
+        notice: process::Notice,
+    },
+    GuestExited {
+        seq: u64,
+        process: ProcessId,
+        status: ExitStatus,
+    },
+    GuestGone {
+        status: ExitStatus,
+    },
+    Retire {
+        waiter: Waiter,
+        force: Force,
+        guest: Guest,
+        at: EpochMs,
+    },
+    Removed {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    /// After a rebuild: take up what the record says.
+    Resume,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum World {
+    Attach {
+        op: OpId,
+    },
+    /// Start a process actor and tell it to come to be.
+    MakeProcess {
+        process: ProcessId,
+        json: Option<Vec<u8>>,
+    },
+    TellExit {
+        process: ProcessId,
+        seq: u64,
+        status: ExitStatus,
+    },
+    TellGuestGone {
+        status: ExitStatus,
+    },
+    CloseProcesses {
+        status: ExitStatus,
+    },
+    /// The actor of this process may go.
+    Forget {
+        process: ProcessId,
+    },
+    /// Remove it from the guest, and take its devices out.
+    Remove {
+        op: OpId,
+    },
+}
+
+/// What a container tells its sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Its devices are in the share; these are to be plugged in.
+    Attached {
+        blocks: Vec<BlockSpec>,
+    },
+    Created {
+        lease: StreamLease,
+    },
+    Failed {
+        why: Fault,
+    },
+    Started,
+    Stopped {
+        status: ExitStatus,
+    },
+    /// The exit that the guest numbered so is on record, or is not ours to record.
+    ExitRecorded {
+        seq: u64,
+    },
+    /// It is stopped, and nobody needs its streams any more.
+    Drained,
+    Retired,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Exec(Result<StreamLease, Fault>),
+    Retired(Result<(), Fault>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    Exec(Reason),
+    Retire(Reason),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    CannotExec { state: &'static str },
+    ExecExists(ExecId),
+    TooManyExecs,
+    CannotDelete { id: String, state: &'static str },
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            // runc's words.
+            Reason::CannotExec { state } => Self::new(
+                Kind::Denied,
+                format!("cannot exec in a container in the {state} state"),
+            ),
+            Reason::ExecExists(id) => Self::new(
+                Kind::AlreadyExists,
+                format!("exec with id \"{id}\" already exists"),
+            ),
+            Reason::TooManyExecs => Self::new(
+                Kind::Exhausted,
+                format!("a container has at most {EXECS_MAX} execs in its life"),
+            ),
+            // runc's words.
+            Reason::CannotDelete { id, state } => Self::new(
+                Kind::Denied,
+                format!("cannot delete container {id} that is not stopped: {state}"),
+            ),
+        }
+    }
+}

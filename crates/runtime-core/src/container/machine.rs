@@ -1,0 +1,513 @@
+//! A container as a pure machine.
+//!
+//! ```text
+//!       Create              Attached                  GuestReady          init Made
+//!  New ────────► Attaching ──────────► AwaitingGuest ───────────► Making ──────────► Created
+//!                    │ failed                │ GuestGone             │ init Failed       │ init Began
+//!                    ▼                       ▼                       ▼                   ▼
+//!                  Failed ◄──────────────────┴───────────────────────┘                Running
+//!                                                                                        │ init Exited
+//!       Closing ◄── Retire (created, stopped; any state with force) ◄──── Stopped ◄──────┘
+//!          │ every process closed        Removing ──► Retired
+//!          └───────────────────────────────▲
+//! ```
+//!
+//! Invariants:
+//! - A stopped container is final.
+//! - A retired container has no record, and none of its processes has one.
+//! - What the container's state is follows from its init's notices, which are on record.
+
+use super::events::{Answer, Denied, Event, Notice, Reason, World};
+use super::record::{ContainerRecord, ContainerSpec, ContainerState};
+use crate::{
+    agent::{ExitReason, ExitStatus},
+    devices::Attached,
+    error::{Fault, Kind},
+    hypervisor::StreamLease,
+    ids::{ContainerNumber, EpochMs, ExecId, OpId, ProcessId, SandboxUid},
+    kit::{Batch, Machine, Waiter},
+    process,
+    records::{self, Change},
+};
+use std::collections::BTreeMap;
+
+/// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; records of
+/// exited ones stay until the container is deleted.
+pub(super) const EXECS_MAX: usize = 4096;
+
+/// 128 + SIGKILL: the exit code of what we killed.
+const KILLED: u32 = 137;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    New,
+    Attaching { op: OpId },
+    AwaitingGuest,
+    Making,
+    Created,
+    Running,
+    Stopped(ExitStatus),
+    Failed,
+    Closing { waiter: Waiter, guest: Guest },
+    Removing { op: OpId, waiter: Waiter },
+    Retired,
+}
+
+/// What becomes of the guest when a container is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// It goes on; the container is removed from it.
+    Stays,
+    /// The whole VM goes; nothing needs to be removed from it.
+    Goes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Refuse while it runs.
+    No,
+    Yes,
+}
+
+/// A process of the container, as far as the container must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Member {
+    /// An exec whose caller waits for it to be made.
+    Making(Option<Waiter>),
+    Lives,
+    Exited,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    uid: SandboxUid,
+    spec: ContainerSpec,
+    state: State,
+    attached: Option<Attached>,
+    members: BTreeMap<ProcessId, Member>,
+    ops_issued: u64,
+}
+
+impl Container {
+    pub fn new(uid: SandboxUid, spec: ContainerSpec) -> Self {
+        Self {
+            uid,
+            spec,
+            state: State::New,
+            attached: None,
+            members: BTreeMap::new(),
+            ops_issued: 0,
+        }
+    }
+
+    /// From the records. One that was being created is undone by its sandbox.
+    pub fn rebuilt(record: ContainerRecord, processes: &[process::ProcessRecord]) -> Self {
+        let state = match record.state {
+            ContainerState::Creating => State::Failed,
+            ContainerState::Created => State::Created,
+            ContainerState::Running => State::Running,
+            ContainerState::Stopped(status) => State::Stopped(status),
+        };
+        let member = |p: &process::ProcessRecord| match &p.state {
+            process::ProcessState::Making => Member::Making(None),
+            process::ProcessState::Created | process::ProcessState::Running => Member::Lives,
+            process::ProcessState::Exited(_) => Member::Exited,
+        };
+        let members = processes.iter().map(|p| (p.process.clone(), member(p)));
+        Self {
+            state,
+            attached: record.attached,
+            members: members.collect(),
+            ..Self::new(record.uid, record.spec)
+        }
+    }
+
+    pub fn spec(&self) -> &ContainerSpec {
+        &self.spec
+    }
+
+    pub fn number(&self) -> ContainerNumber {
+        self.spec.number
+    }
+
+    pub fn attached(&self) -> Option<&Attached> {
+        self.attached.as_ref()
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// As the OCI runtime specification names it.
+    pub fn oci_state(&self) -> ContainerState {
+        match &self.state {
+            State::New | State::Attaching { .. } | State::AwaitingGuest | State::Making => {
+                ContainerState::Creating
+            }
+            State::Created => ContainerState::Created,
+            State::Running => ContainerState::Running,
+            State::Stopped(status) => ContainerState::Stopped(status.clone()),
+            State::Failed | State::Closing { .. } | State::Removing { .. } | State::Retired => {
+                ContainerState::Stopped(killed(self.spec.created))
+            }
+        }
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.ops_issued += 1;
+        OpId(self.ops_issued)
+    }
+
+    fn key(&self) -> String {
+        ContainerRecord::key(self.uid, self.spec.number)
+    }
+
+    fn record(&self) -> Change {
+        records::put(
+            self.key(),
+            &ContainerRecord {
+                uid: self.uid,
+                spec: self.spec.clone(),
+                state: self.oci_state(),
+                attached: self.attached.clone(),
+            },
+        )
+    }
+
+    fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
+        self.state = State::Failed;
+        batch.announce.push(Notice::Failed { why });
+    }
+
+    fn exec(
+        &mut self,
+        waiter: Waiter,
+        exec: ExecId,
+        json: Vec<u8>,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Reason> {
+        if !matches!(self.state, State::Created | State::Running) {
+            let state = self.state_name();
+            return Err(Reason::CannotExec { state });
+        }
+        let process = ProcessId::Exec(exec.clone());
+        if self.members.contains_key(&process) {
+            return Err(Reason::ExecExists(exec));
+        }
+        if self.members.len() > EXECS_MAX {
+            return Err(Reason::TooManyExecs);
+        }
+        self.members
+            .insert(process.clone(), Member::Making(Some(waiter)));
+        batch.world.push(World::MakeProcess {
+            process,
+            json: Some(json),
+        });
+        Ok(())
+    }
+
+    fn news(&mut self, process: ProcessId, notice: process::Notice, batch: &mut Batch<Self>) {
+        match (process, notice) {
+            (process, process::Notice::Made { lease }) => self.made(process, lease, batch),
+            (process, process::Notice::Failed { why }) => self.process_failed(process, why, batch),
+            (ProcessId::Init, process::Notice::Began) => {
+                if self.state == State::Created {
+                    self.state = State::Running;
+                    batch.records.push(self.record());
+                    batch.announce.push(Notice::Started);
+                }
+            }
+            (ProcessId::Exec(_), process::Notice::Began) => {}
+            (process, process::Notice::Exited { status, seq }) => {
+                self.exited(process, status, batch);
+                if let Some(seq) = seq {
+                    batch.announce.push(Notice::ExitRecorded { seq });
+                }
+            }
+            (ProcessId::Init, process::Notice::Drained) => {
+                if matches!(self.state, State::Stopped(_)) {
+                    batch.announce.push(Notice::Drained);
+                }
+            }
+            (ProcessId::Exec(_), process::Notice::Drained) => {}
+            (process, process::Notice::Closed) => {
+                self.members.remove(&process);
+                batch.world.push(World::Forget { process });
+                self.closed(batch);
+            }
+        }
+    }
+
+    fn made(&mut self, process: ProcessId, lease: StreamLease, batch: &mut Batch<Self>) {
+        let waiter = match self.members.insert(process.clone(), Member::Lives) {
+            Some(Member::Making(waiter)) => waiter,
+            Some(Member::Lives | Member::Exited) | None => None,
+        };
+        match (process, &self.state) {
+            (ProcessId::Init, State::Making) => {
+                self.state = State::Created;
+                batch.records.push(self.record());
+                batch.announce.push(Notice::Created { lease });
+            }
+            (ProcessId::Init, _) => {}
+            (ProcessId::Exec(_), _) => {
+                if let Some(waiter) = waiter {
+                    batch.replies.push((waiter, Answer::Exec(Ok(lease))));
+                }
+            }
+        }
+    }
+
+    fn process_failed(&mut self, process: ProcessId, why: Fault, batch: &mut Batch<Self>) {
+        let member = self.members.remove(&process);
+        batch.world.push(World::Forget {
+            process: process.clone(),
+        });
+        match (process, &self.state) {
+            (ProcessId::Init, State::Making) => self.fail(why, batch),
+            (ProcessId::Init, _) => {}
+            (ProcessId::Exec(_), _) => {
+                if let Some(Member::Making(Some(waiter))) = member {
+                    batch.replies.push((waiter, Answer::Exec(Err(why))));
+                }
+            }
+        }
+        self.closed(batch);
+    }
+
+    fn exited(&mut self, process: ProcessId, status: ExitStatus, batch: &mut Batch<Self>) {
+        if let Some(member) = self.members.get_mut(&process) {
+            *member = Member::Exited;
+        }
+        let lives = matches!(self.state, State::Created | State::Running);
+        if process == ProcessId::Init && lives {
+            self.state = State::Stopped(status.clone());
+            batch.records.push(self.record());
+            batch.announce.push(Notice::Stopped { status });
+        }
+    }
+
+    fn retire(
+        &mut self,
+        waiter: Waiter,
+        force: Force,
+        guest: Guest,
+        at: EpochMs,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Reason> {
+        match (&self.state, force) {
+            (State::Retired, _) => {
+                batch.replies.push((waiter, Answer::Retired(Ok(()))));
+                return Ok(());
+            }
+            (State::Closing { .. } | State::Removing { .. }, _)
+            | (
+                State::New
+                | State::Attaching { .. }
+                | State::AwaitingGuest
+                | State::Making
+                | State::Running,
+                Force::No,
+            ) => {
+                return Err(Reason::CannotDelete {
+                    id: self.spec.id.to_string(),
+                    state: self.state_name(),
+                });
+            }
+            (State::Created | State::Stopped(_) | State::Failed, Force::No)
+            | (
+                State::New
+                | State::Attaching { .. }
+                | State::AwaitingGuest
+                | State::Making
+                | State::Created
+                | State::Running
+                | State::Stopped(_)
+                | State::Failed,
+                Force::Yes,
+            ) => {}
+        }
+        self.state = State::Closing { waiter, guest };
+        let status = killed(at);
+        batch.world.push(World::CloseProcesses { status });
+        self.closed(batch);
+        Ok(())
+    }
+
+    /// Goes on with a retirement once no process is left.
+    fn closed(&mut self, batch: &mut Batch<Self>) {
+        let State::Closing { waiter, guest } = self.state else {
+            return;
+        };
+        if !self.members.is_empty() {
+            return;
+        }
+        match guest {
+            Guest::Stays => {
+                let op = self.next_op();
+                self.state = State::Removing { op, waiter };
+                batch.world.push(World::Remove { op });
+            }
+            Guest::Goes => self.retired(waiter, batch),
+        }
+    }
+
+    fn retired(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
+        self.state = State::Retired;
+        batch.records.push(records::delete(self.key()));
+        batch.replies.push((waiter, Answer::Retired(Ok(()))));
+        batch.announce.push(Notice::Retired);
+    }
+
+    fn removed(&mut self, waiter: Waiter, outcome: Result<(), Fault>, batch: &mut Batch<Self>) {
+        match outcome {
+            Ok(()) => self.retired(waiter, batch),
+            Err(why) => {
+                // It stays, stopped, so that the deletion can be asked for again.
+                self.state = State::Failed;
+                batch.replies.push((waiter, Answer::Retired(Err(why))));
+            }
+        }
+    }
+
+    fn guest_gone(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
+        match self.state {
+            State::Attaching { .. } | State::AwaitingGuest | State::New => {
+                self.fail(Fault::new(Kind::Aborted, status.detail), batch);
+            }
+            State::Removing { waiter, .. } => self.retired(waiter, batch),
+            State::Making
+            | State::Created
+            | State::Running
+            | State::Stopped(_)
+            | State::Failed
+            | State::Closing { .. } => batch.world.push(World::TellGuestGone { status }),
+            State::Retired => {}
+        }
+    }
+}
+
+fn killed(at: EpochMs) -> ExitStatus {
+    ExitStatus {
+        code: KILLED,
+        reason: ExitReason::Signaled,
+        detail: "killed when its container was deleted".to_owned(),
+        at,
+    }
+}
+
+impl Machine for Container {
+    type Event = Event;
+    type World = World;
+    type Notice = Notice;
+    type Answer = Answer;
+    type Denied = Denied;
+
+    fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
+        match (&self.state, event) {
+            (State::New, Event::Create) => {
+                let op = self.next_op();
+                self.state = State::Attaching { op };
+                batch.records.push(self.record());
+                batch.world.push(World::Attach { op });
+            }
+            (&State::Attaching { op }, Event::Attached { op: done, outcome }) if op == done => {
+                match outcome {
+                    Ok(attached) => {
+                        let blocks = attached.blocks.clone();
+                        self.attached = Some(attached);
+                        self.state = State::AwaitingGuest;
+                        batch.records.push(self.record());
+                        batch.announce.push(Notice::Attached { blocks });
+                    }
+                    Err(why) => self.fail(why, batch),
+                }
+            }
+            (State::AwaitingGuest, Event::GuestReady) => {
+                self.state = State::Making;
+                self.members.insert(ProcessId::Init, Member::Making(None));
+                batch.world.push(World::MakeProcess {
+                    process: ProcessId::Init,
+                    json: None,
+                });
+            }
+            (_, Event::Exec { waiter, exec, json }) => {
+                return self.exec(waiter, exec, json, batch).map_err(Denied::Exec);
+            }
+            (_, Event::News { process, notice }) => self.news(process, notice, batch),
+            (
+                _,
+                Event::GuestExited {
+                    seq,
+                    process,
+                    status,
+                },
+            ) => {
+                match self.members.contains_key(&process) {
+                    true => batch.world.push(World::TellExit {
+                        process,
+                        seq,
+                        status,
+                    }),
+                    // Of a process that was deleted meanwhile.
+                    false => batch.announce.push(Notice::ExitRecorded { seq }),
+                }
+            }
+            (_, Event::GuestGone { status }) => self.guest_gone(status, batch),
+            (
+                _,
+                Event::Retire {
+                    waiter,
+                    force,
+                    guest,
+                    at,
+                },
+            ) => {
+                return self
+                    .retire(waiter, force, guest, at, batch)
+                    .map_err(Denied::Retire);
+            }
+            (&State::Removing { op, waiter }, Event::Removed { op: done, outcome })
+                if op == done =>
+            {
+                self.removed(waiter, outcome, batch);
+            }
+            (State::Failed, Event::Resume) => {
+                let why = "the daemon was restarted while this container was being created";
+                let why = Fault::new(Kind::Aborted, why);
+                batch.announce.push(Notice::Failed { why });
+            }
+            // Stale completions, and news that changes nothing.
+            (
+                _,
+                Event::Create
+                | Event::Attached { .. }
+                | Event::GuestReady
+                | Event::Removed { .. }
+                | Event::Resume,
+            ) => {}
+        }
+        Ok(())
+    }
+
+    fn refuse(denied: Denied) -> Answer {
+        match denied {
+            Denied::Exec(reason) => Answer::Exec(Err(reason.into())),
+            Denied::Retire(reason) => Answer::Retired(Err(reason.into())),
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self.state {
+            State::New | State::Attaching { .. } | State::AwaitingGuest | State::Making => {
+                "creating"
+            }
+            State::Created => "created",
+            State::Running => "running",
+            State::Stopped(_) => "stopped",
+            State::Failed => "failed",
+            State::Closing { .. } | State::Removing { .. } => "deleting",
+            State::Retired => "deleted",
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What the container room understands.
+
+use super::{
+    events::Notice,
+    machine::{Force, Guest},
+    record::{ContainerSpec, ContainerState},
+};
+use crate::{
+    agent::ExitStatus,
+    error::Fault,
+    hypervisor::StreamLease,
+    ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId},
+    kit::Gone,
+    process::{Kill, ProcessView},
+};
+use actix::prelude::*;
+
+/// Command, told by the sandbox: come to be. What becomes of it is told as a notice.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Create;
+
+/// Event: the guest is ready, and has the container's block devices.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GuestReady;
+
+/// Command: a further process. Answered with its stream when its program runs.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<StreamLease, Fault>")]
+pub struct Exec {
+    pub exec: ExecId,
+    pub json: Vec<u8>,
+}
+
+/// A command for one of the container's processes, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub enum ProcessCommand {
+    /// For the init only.
+    Begin,
+    Kill(ProcessId, Kill),
+    AttachRelay(ProcessId, HostProcess),
+    RelayDone(ProcessId),
+}
+
+/// Query that waits: the exit of a process, once it is on record.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ExitStatus, Fault>")]
+pub struct WaitProcess(pub ProcessId);
+
+/// Query: the confirmed state of a process.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ProcessView, Fault>")]
+pub struct GetProcessView(pub ProcessId);
+
+/// Event, from the guest.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GuestExited {
+    pub seq: u64,
+    pub process: ProcessId,
+    pub status: ExitStatus,
+}
+
+/// Event: there is no guest any more.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct GuestGone {
+    pub status: ExitStatus,
+}
+
+/// Command: forget everything. Answered when no record of it is left.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Retire {
+    pub force: Force,
+    pub guest: Guest,
+    /// Host clock: when what still lives is killed.
+    pub at: EpochMs,
+}
+
+/// Query: the confirmed state.
+#[derive(Message, Debug)]
+#[rtype(result = "ContainerView")]
+pub struct GetContainer;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerView {
+    pub spec: ContainerSpec,
+    pub state: ContainerState,
+    /// Who stands for the init on the host.
+    pub relay: Option<HostProcess>,
+}
+
+/// Event, told to the sandbox.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub enum ContainerNotice {
+    News {
+        container: ContainerNumber,
+        notice: Notice,
+    },
+    Gone {
+        container: ContainerNumber,
+        how: Gone,
+    },
+}

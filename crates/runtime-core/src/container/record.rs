@@ -1,0 +1,74 @@
+//! A container's spec, and what the store keeps of it.
+
+use crate::{
+    agent::ExitStatus,
+    devices::{Attached, ContainerDevices},
+    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
+    records::{Record, UpgradeFailed},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// A container to create: every wish resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub number: ContainerNumber,
+    pub namespace: Namespace,
+    pub id: ContainerId,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// The bundle's config.json, byte for byte.
+    pub config_json: String,
+    pub oci_version: String,
+    pub annotations: BTreeMap<String, String>,
+    pub devices: ContainerDevices,
+    pub created: EpochMs,
+    pub owner_uid: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub uid: SandboxUid,
+    pub spec: ContainerSpec,
+    pub state: ContainerState,
+    pub attached: Option<Attached>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerState {
+    Creating,
+    Created,
+    Running,
+    Stopped(ExitStatus),
+}
+
+impl ContainerState {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+}
+
+impl ContainerRecord {
+    pub fn key(uid: SandboxUid, number: ContainerNumber) -> String {
+        format!("container/{uid}/{number}")
+    }
+
+    pub fn prefix(uid: SandboxUid) -> String {
+        format!("container/{uid}/")
+    }
+}
+
+impl Record for ContainerRecord {
+    const NAME: &'static str = "container record";
+    const VERSION: u32 = 1;
+
+    fn upgrade(from: u32, _: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
+        Err(UpgradeFailed { from })
+    }
+}

@@ -1,0 +1,71 @@
+//! What the host room understands; the daemon's interface is built on it.
+
+use super::machine::{Created, Name, Place};
+use crate::{
+    container::{ContainerSpec, ContainerView},
+    error::Fault,
+    ids::{Namespace, RequestKey, SandboxUid},
+    sandbox::{SandboxActor, SandboxView},
+};
+use actix::prelude::*;
+
+/// A container that a caller wishes for; number and sandbox are still open.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    pub spec: ContainerSpec,
+    /// A uid that was drawn for it, in case it gets a sandbox of its own.
+    pub uid: SandboxUid,
+    /// The id of a container whose sandbox it joins.
+    pub join: Option<String>,
+    /// A network namespace of the caller's.
+    pub netns: Option<std::path::PathBuf>,
+    /// The caller's cgroup path. May be empty.
+    pub cgroups_path: String,
+    pub hostname: String,
+}
+
+/// Command: create a container. Answered when its init waits for its start.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Created, Fault>")]
+pub struct CreateContainer {
+    pub key: Option<RequestKey>,
+    pub wish: Box<Wish>,
+}
+
+/// Query: where a container lives; by id, or by a unique prefix of one.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Located, Fault>")]
+pub struct Find {
+    pub namespace: Namespace,
+    pub id: String,
+}
+
+#[derive(Clone)]
+pub struct Located {
+    pub name: Name,
+    pub place: Place,
+    pub sandbox: Addr<SandboxActor>,
+}
+
+/// Query: all containers, or those of one namespace.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Listed>")]
+pub struct List {
+    pub namespace: Option<Namespace>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub uid: SandboxUid,
+    pub view: ContainerView,
+}
+
+/// Query: all sandboxes, with the ids of their containers.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<(SandboxView, Vec<Name>)>")]
+pub struct ListSandboxes;
+
+/// Command: no more creations; answered when none is in progress.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Drain;

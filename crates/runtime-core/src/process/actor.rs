@@ -1,0 +1,302 @@
+//! The shell around [`Process`].
+
+use super::{
+    Plant,
+    events::{Answer, Event, Notice, World},
+    machine::{Process, State},
+    messages::{
+        AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make, ProcessNotice,
+        ProcessView, RelayDone, Wait,
+    },
+    record::ProcessRecord,
+};
+use crate::{
+    agent::{Exec, ExitStatus, Signal, SignalTarget},
+    error::{Fault, Kind},
+    ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
+    kit::{self, Guard, Room, Shell, Waiter},
+    premises::Premises,
+    records::Records,
+};
+use actix::{WeakRecipient, prelude::*};
+use std::rc::Rc;
+
+/// What every process of a sandbox is built with.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub uid: SandboxUid,
+    pub container: ContainerNumber,
+    pub plant: Rc<dyn Plant>,
+    pub premises: Rc<dyn Premises>,
+    pub records: Rc<dyn Records>,
+    pub parent: WeakRecipient<ProcessNotice>,
+}
+
+pub struct ProcessActor {
+    shell: Shell<Process>,
+    id: ProcessId,
+    around: Surroundings,
+    _guard: Guard,
+}
+
+impl ProcessActor {
+    pub fn start_new(around: Surroundings, id: ProcessId) -> Addr<Self> {
+        let machine = Process::new(around.uid, around.container, id);
+        Self::build(around, machine).start()
+    }
+
+    pub fn start_rebuilt(around: Surroundings, record: ProcessRecord) -> Addr<Self> {
+        Self::build(around, Process::rebuilt(record)).start()
+    }
+
+    fn build(around: Surroundings, machine: Process) -> Self {
+        let (parent, container, process) = (
+            around.parent.clone(),
+            around.container,
+            machine.id().clone(),
+        );
+        let id = process.clone();
+        let guard = Guard::new(move |how| {
+            if let Some(parent) = parent.upgrade() {
+                parent.do_send(ProcessNotice::Gone {
+                    container,
+                    process,
+                    how,
+                });
+            }
+        });
+        Self {
+            shell: Shell::new(machine),
+            id,
+            around,
+            _guard: guard,
+        }
+    }
+
+    fn exec(&self, op: OpId, exec: Exec, ctx: &mut Context<Self>) {
+        let work = self.around.plant.exec(exec);
+        kit::complete(ctx, async move {
+            let outcome = work.await;
+            Event::Made { op, outcome }
+        });
+    }
+
+    fn signal(
+        &self,
+        waiter: Option<Waiter>,
+        target: SignalTarget,
+        signal: u32,
+        ctx: &mut Context<Self>,
+    ) {
+        let work = self.around.plant.signal(Signal {
+            container: self.around.container,
+            target,
+            signal,
+        });
+        match waiter {
+            Some(waiter) => kit::complete(ctx, async move {
+                let outcome = work.await;
+                Event::Signaled { waiter, outcome }
+            }),
+            None => kit::detach(async move {
+                if let Err(why) = work.await {
+                    tracing::warn!(%why, "the process of a relay that is gone could not be killed");
+                }
+            }),
+        }
+    }
+}
+
+impl Actor for ProcessActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Resume, ctx);
+    }
+}
+
+impl Room for ProcessActor {
+    type Machine = Process;
+
+    fn shell(&mut self) -> &mut Shell<Process> {
+        &mut self.shell
+    }
+
+    fn records(&self) -> Rc<dyn Records> {
+        self.around.records.clone()
+    }
+
+    fn touch(&mut self, effect: World, ctx: &mut Context<Self>) {
+        let (plant, container) = (&self.around.plant, self.around.container);
+        match effect {
+            World::Lease { op } => {
+                let work = plant.lease();
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Leased { op, outcome }
+                });
+            }
+            World::Create { op, stream } => {
+                let work = plant.create(container, stream);
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Made { op, outcome }
+                });
+            }
+            World::Exec { op, stream, json } => {
+                let exec = Exec {
+                    container,
+                    process: self.id.clone(),
+                    process_json: json,
+                    stream: Some(stream),
+                };
+                self.exec(op, exec, ctx);
+            }
+            World::Start { op } => {
+                let work = plant.start(container);
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Begun { op, outcome }
+                });
+            }
+            World::Signal {
+                waiter,
+                target,
+                signal,
+            } => self.signal(waiter, target, signal, ctx),
+            World::WatchRelay { relay } => {
+                let work = self.around.premises.ended(relay);
+                kit::complete(ctx, async move {
+                    work.await;
+                    Event::RelayEnded { relay }
+                });
+            }
+            World::GiveBack { number } => kit::detach(plant.give_back(number)),
+        }
+    }
+
+    fn announce(&mut self, notice: Notice, _: &mut Context<Self>) {
+        if let Some(parent) = self.around.parent.upgrade() {
+            parent.do_send(ProcessNotice::News {
+                process: self.id.clone(),
+                notice,
+            });
+        }
+    }
+}
+
+crate::room!(ProcessActor);
+
+/// The answer of a command that is done or not.
+fn done(answer: Result<Answer, Fault>) -> Result<(), Fault> {
+    match answer? {
+        Answer::Done(outcome) => outcome,
+        Answer::Exit(_) => unreachable!("only a wait is answered with an exit"),
+    }
+}
+
+impl Handler<Make> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, Make { json }: Make, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Make { json }, ctx);
+    }
+}
+
+impl Handler<Begin> for ProcessActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: Begin, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Begin { waiter }, ctx);
+        Box::pin(async move { done(answer.await) })
+    }
+}
+
+impl Handler<Kill> for ProcessActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, Kill { signal, all }: Kill, ctx: &mut Context<Self>) -> Self::Result {
+        let event = |waiter| Event::Kill {
+            waiter,
+            signal,
+            all,
+        };
+        let answer = kit::command(self, event, ctx);
+        Box::pin(async move { done(answer.await) })
+    }
+}
+
+impl Handler<AttachRelay> for ProcessActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, AttachRelay(relay): AttachRelay, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::AttachRelay { waiter, relay }, ctx);
+        Box::pin(async move { done(answer.await) })
+    }
+}
+
+impl Handler<Wait> for ProcessActor {
+    type Result = ResponseFuture<Result<ExitStatus, Fault>>;
+
+    fn handle(&mut self, _: Wait, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Wait { waiter }, ctx);
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Exit(exit) => exit,
+                Answer::Done(_) => Err(Fault::new(
+                    Kind::Internal,
+                    "a wait was answered as a command",
+                )),
+            }
+        })
+    }
+}
+
+impl Handler<RelayDone> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, _: RelayDone, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::RelayDone, ctx);
+    }
+}
+
+impl Handler<Exited> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, Exited { seq, status }: Exited, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Exited { seq, status }, ctx);
+    }
+}
+
+impl Handler<GuestGone> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, GuestGone { status }: GuestGone, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::GuestGone { status }, ctx);
+    }
+}
+
+impl Handler<Close> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, Close { status }: Close, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Close { status }, ctx);
+    }
+}
+
+impl Handler<GetProcess> for ProcessActor {
+    type Result = MessageResult<GetProcess>;
+
+    fn handle(&mut self, _: GetProcess, _: &mut Context<Self>) -> Self::Result {
+        let process = self.shell.confirmed();
+        MessageResult(ProcessView {
+            process: self.id.clone(),
+            exit: match process.state() {
+                State::Exited(status) => Some(status.clone()),
+                _ => None,
+            },
+            relay: process.relay(),
+            lease: process.lease().cloned(),
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! What a process hears, does and says.
+
+use super::machine::WAITERS_MAX;
+use crate::{
+    agent::{ExitStatus, SignalTarget},
+    error::{Fault, Kind},
+    hypervisor::{GuestEndpoint, StreamLease},
+    ids::{HostProcess, OpId},
+    kit::Waiter,
+};
+
+#[derive(Debug)]
+pub enum Event {
+    /// For an exec: its process object.
+    Make {
+        json: Option<Vec<u8>>,
+    },
+    Leased {
+        op: OpId,
+        outcome: Result<StreamLease, Fault>,
+    },
+    Made {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    Begin {
+        waiter: Waiter,
+    },
+    Begun {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    Kill {
+        waiter: Waiter,
+        signal: u32,
+        all: bool,
+    },
+    Wait {
+        waiter: Waiter,
+    },
+    AttachRelay {
+        waiter: Waiter,
+        relay: HostProcess,
+    },
+    RelayEnded {
+        relay: HostProcess,
+    },
+    RelayDone,
+    Signaled {
+        waiter: Waiter,
+        outcome: Result<(), Fault>,
+    },
+    /// The guest says so; `seq` is its number.
+    Exited {
+        seq: u64,
+        status: ExitStatus,
+    },
+    /// There is no guest any more.
+    GuestGone {
+        status: ExitStatus,
+    },
+    /// It is being deleted; if it lives, it ends with this status.
+    Close {
+        status: ExitStatus,
+    },
+    /// After a rebuild: take up what the record says.
+    Resume,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum World {
+    Lease {
+        op: OpId,
+    },
+    Create {
+        op: OpId,
+        stream: GuestEndpoint,
+    },
+    Exec {
+        op: OpId,
+        stream: GuestEndpoint,
+        json: Vec<u8>,
+    },
+    Start {
+        op: OpId,
+    },
+    /// `waiter`: whose command this is; none when the relay is gone.
+    Signal {
+        waiter: Option<Waiter>,
+        target: SignalTarget,
+        signal: u32,
+    },
+    WatchRelay {
+        relay: HostProcess,
+    },
+    GiveBack {
+        number: u32,
+    },
+}
+
+/// What a process tells its container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    Made {
+        lease: StreamLease,
+    },
+    /// It never came to be; nothing of it is left on record.
+    Failed {
+        why: Fault,
+    },
+    Began,
+    /// On record; `seq` is set when the guest reported it.
+    Exited {
+        status: ExitStatus,
+        seq: Option<u64>,
+    },
+    /// Its output is drained and its relay is done.
+    Drained,
+    /// Its record is gone; nothing more is heard of it.
+    Closed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Done(Result<(), Fault>),
+    Exit(Result<ExitStatus, Fault>),
+}
+
+/// Which kind of answer the refusal becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    Command(Reason),
+    Wait(Reason),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    NotCreated { state: &'static str },
+    NotRunning { state: &'static str },
+    TooManyWaiters,
+    RelayAttached(HostProcess),
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::NotCreated { state } => Self::new(
+                Kind::Denied,
+                format!("cannot start a process in the {state} state"),
+            ),
+            // runc's words; callers look for them.
+            Reason::NotRunning { .. } => Self::new(Kind::Denied, "container not running"),
+            Reason::TooManyWaiters => Self::new(
+                Kind::Exhausted,
+                format!("{WAITERS_MAX} callers wait for this process already"),
+            ),
+            Reason::RelayAttached(relay) => Self::new(
+                Kind::AlreadyExists,
+                format!("a relay ({relay}) stands for this process already"),
+            ),
+        }
+    }
+}

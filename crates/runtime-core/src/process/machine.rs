@@ -1,0 +1,519 @@
+//! A process as a pure machine.
+//!
+//! ```text
+//!        Make           Leased            Made (init)         Begin            Begun
+//!  New ───────► Leasing ───────► Making ─────────────► Created ──────► Starting ───────► Running
+//!                  │                │ Made (exec) ────────────────────────────────────────►│
+//!                  └── failed ──► Failed ◄── failed            Exited, GuestGone           │
+//!                                             any state after Making ──────► Exited ◄──────┘
+//!                                                        any state ── Close ──► Closed
+//! ```
+//!
+//! Invariants:
+//! - The lease of a stream is on record before the guest hears of it.
+//! - An exit is on record before anyone is told: waiters, the container, the guest.
+//! - The first exit stands; a second one, or a start that answers late, changes nothing.
+//! - A closed process has no record and writes none.
+//! - A relay that ends while its process lives takes the process with it, as any runtime's child
+//!   would; with its sandbox's bytes drained, the stream is given back.
+
+use super::events::{Answer, Denied, Event, Notice, Reason, World};
+use super::record::{ProcessRecord, ProcessState};
+use crate::{
+    agent::{ExitStatus, SignalTarget},
+    error::{Fault, Kind},
+    hypervisor::StreamLease,
+    ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
+    kit::{Batch, Machine, Waiter},
+    records::{self, Change},
+};
+
+/// Waiters of one process; each holds a connection to the daemon, far below this.
+pub(super) const WAITERS_MAX: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    New,
+    Leasing { op: OpId, json: Option<Vec<u8>> },
+    Making { op: OpId },
+    Created,
+    Starting { op: OpId, waiter: Waiter },
+    Running,
+    Exited(ExitStatus),
+    Failed(Fault),
+    Closed,
+}
+
+/// Who stands for the process on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relay {
+    None,
+    Attached(HostProcess),
+    /// It has all output and the exit, or it is gone.
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    uid: SandboxUid,
+    container: ContainerNumber,
+    id: ProcessId,
+    state: State,
+    lease: Option<StreamLease>,
+    relay: Relay,
+    waiters: Vec<Waiter>,
+    ops_issued: u64,
+}
+
+impl Process {
+    pub fn new(uid: SandboxUid, container: ContainerNumber, id: ProcessId) -> Self {
+        Self {
+            uid,
+            container,
+            id,
+            state: State::New,
+            lease: None,
+            relay: Relay::None,
+            waiters: Vec::new(),
+            ops_issued: 0,
+        }
+    }
+
+    /// From the record. A process that was being made is not rebuilt: its container undoes it.
+    pub fn rebuilt(record: ProcessRecord) -> Self {
+        let state = match record.state {
+            ProcessState::Making => State::Failed(Fault::new(
+                Kind::Aborted,
+                "the daemon was restarted while this process was being made",
+            )),
+            ProcessState::Created => State::Created,
+            ProcessState::Running => State::Running,
+            ProcessState::Exited(status) => State::Exited(status),
+        };
+        Self {
+            state,
+            lease: record.lease,
+            relay: record.relay.map_or(Relay::None, Relay::Attached),
+            ..Self::new(record.uid, record.container, record.process)
+        }
+    }
+
+    pub fn id(&self) -> &ProcessId {
+        &self.id
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn lease(&self) -> Option<&StreamLease> {
+        self.lease.as_ref()
+    }
+
+    pub fn relay(&self) -> Option<HostProcess> {
+        match self.relay {
+            Relay::Attached(relay) => Some(relay),
+            Relay::None | Relay::Done => None,
+        }
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.ops_issued += 1;
+        OpId(self.ops_issued)
+    }
+
+    fn record(&self) -> Change {
+        let state = match &self.state {
+            State::New
+            | State::Leasing { .. }
+            | State::Making { .. }
+            | State::Failed(_)
+            | State::Closed => ProcessState::Making,
+            State::Created => ProcessState::Created,
+            State::Starting { .. } | State::Running => ProcessState::Running,
+            State::Exited(status) => ProcessState::Exited(status.clone()),
+        };
+        let record = ProcessRecord {
+            uid: self.uid,
+            container: self.container,
+            process: self.id.clone(),
+            state,
+            lease: self.lease.clone(),
+            relay: self.relay(),
+        };
+        records::put(
+            ProcessRecord::key(self.uid, self.container, &self.id),
+            &record,
+        )
+    }
+
+    fn leased(&mut self, json: Option<Vec<u8>>, lease: StreamLease, batch: &mut Batch<Self>) {
+        let op = self.next_op();
+        let stream = lease.guest.clone();
+        self.lease = Some(lease);
+        self.state = State::Making { op };
+        batch.records.push(self.record());
+        batch.world.push(match json {
+            None => World::Create { op, stream },
+            Some(json) => World::Exec { op, stream, json },
+        });
+    }
+
+    fn made(&mut self, batch: &mut Batch<Self>) {
+        self.state = match self.id {
+            ProcessId::Init => State::Created,
+            ProcessId::Exec(_) => State::Running,
+        };
+        batch.records.push(self.record());
+        let lease = self.lease.clone();
+        let lease = lease.expect("a process is made with its lease");
+        batch.announce.push(Notice::Made { lease });
+    }
+
+    fn failed(&mut self, why: Fault, batch: &mut Batch<Self>) {
+        if let Some(lease) = self.lease.take() {
+            batch.world.push(World::GiveBack {
+                number: lease.number,
+            });
+        }
+        self.state = State::Failed(why.clone());
+        let key = ProcessRecord::key(self.uid, self.container, &self.id);
+        batch.records.push(records::delete(key));
+        batch.announce.push(Notice::Failed { why });
+    }
+
+    /// The first exit stands.
+    fn exited(&mut self, status: ExitStatus, seq: Option<u64>, batch: &mut Batch<Self>) {
+        match &self.state {
+            State::Making { .. } => {
+                // The guest is faster than its own answer: it was made, and is over.
+                let lease = self.lease.clone();
+                let lease = lease.expect("a process is made with its lease");
+                batch.announce.push(Notice::Made { lease });
+            }
+            State::Starting { waiter, .. } => {
+                let waiter = *waiter;
+                batch.replies.push((waiter, Answer::Done(Ok(()))));
+                batch.announce.push(Notice::Began);
+            }
+            State::New | State::Leasing { .. } | State::Created | State::Running => {}
+            State::Exited(_) | State::Failed(_) | State::Closed => {
+                // Told again after a redial: confirm it again.
+                let known = match &self.state {
+                    State::Exited(known) => known.clone(),
+                    _ => status,
+                };
+                batch.announce.push(Notice::Exited { status: known, seq });
+                return;
+            }
+        }
+        self.state = State::Exited(status.clone());
+        batch.records.push(self.record());
+        for waiter in self.waiters.drain(..) {
+            batch
+                .replies
+                .push((waiter, Answer::Exit(Ok(status.clone()))));
+        }
+        batch.announce.push(Notice::Exited { status, seq });
+        if self.relay == Relay::Done {
+            batch.announce.push(Notice::Drained);
+        }
+    }
+
+    fn relay_done(&mut self, batch: &mut Batch<Self>) {
+        if self.relay == Relay::Done {
+            return;
+        }
+        self.relay = Relay::Done;
+        if matches!(self.state, State::Exited(_)) {
+            batch.announce.push(Notice::Drained);
+            if let (ProcessId::Exec(_), Some(lease)) = (&self.id, self.lease.take()) {
+                batch.world.push(World::GiveBack {
+                    number: lease.number,
+                });
+            }
+        }
+        batch.records.push(self.record());
+    }
+
+    fn relay_ended(&mut self, batch: &mut Batch<Self>) {
+        let lives = matches!(
+            self.state,
+            State::Created | State::Starting { .. } | State::Running
+        );
+        self.relay_done(batch);
+        if lives {
+            let target = match self.id {
+                ProcessId::Init => SignalTarget::All,
+                ProcessId::Exec(_) => SignalTarget::Process(self.id.clone()),
+            };
+            batch.world.push(World::Signal {
+                waiter: None,
+                target,
+                signal: 9,
+            });
+        }
+    }
+
+    fn kill(
+        &self,
+        waiter: Waiter,
+        signal: u32,
+        all: bool,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Reason> {
+        match &self.state {
+            State::Created | State::Starting { .. } | State::Running => {
+                let target = match all {
+                    true => SignalTarget::All,
+                    false => SignalTarget::Process(self.id.clone()),
+                };
+                batch.world.push(World::Signal {
+                    waiter: Some(waiter),
+                    target,
+                    signal,
+                });
+                Ok(())
+            }
+            State::New
+            | State::Leasing { .. }
+            | State::Making { .. }
+            | State::Exited(_)
+            | State::Failed(_)
+            | State::Closed => Err(Reason::NotRunning {
+                state: self.state_name(),
+            }),
+        }
+    }
+
+    fn wait(&mut self, waiter: Waiter, batch: &mut Batch<Self>) -> Result<(), Reason> {
+        match &self.state {
+            State::Exited(status) => {
+                let status = status.clone();
+                batch.replies.push((waiter, Answer::Exit(Ok(status))));
+            }
+            State::Failed(why) => {
+                let why = why.clone();
+                batch.replies.push((waiter, Answer::Exit(Err(why))));
+            }
+            State::Closed => {
+                let why = Fault::new(Kind::NotFound, "the process was deleted");
+                batch.replies.push((waiter, Answer::Exit(Err(why))));
+            }
+            State::New
+            | State::Leasing { .. }
+            | State::Making { .. }
+            | State::Created
+            | State::Starting { .. }
+            | State::Running => {
+                if self.waiters.len() == WAITERS_MAX {
+                    return Err(Reason::TooManyWaiters);
+                }
+                self.waiters.push(waiter);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_relay(
+        &mut self,
+        waiter: Waiter,
+        relay: HostProcess,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Reason> {
+        match self.relay {
+            Relay::Attached(known) if known != relay => return Err(Reason::RelayAttached(known)),
+            Relay::Attached(_) => {}
+            Relay::None | Relay::Done => {
+                self.relay = Relay::Attached(relay);
+                batch.records.push(self.record());
+                batch.world.push(World::WatchRelay { relay });
+            }
+        }
+        batch.replies.push((waiter, Answer::Done(Ok(()))));
+        Ok(())
+    }
+
+    fn close(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
+        if let State::Starting { waiter, .. } = self.state {
+            batch.replies.push((waiter, Answer::Done(Ok(()))));
+        }
+        let status = match &self.state {
+            State::Exited(known) => known.clone(),
+            _ => status,
+        };
+        for waiter in self.waiters.drain(..) {
+            batch
+                .replies
+                .push((waiter, Answer::Exit(Ok(status.clone()))));
+        }
+        if let Some(lease) = self.lease.take() {
+            let number = lease.number;
+            batch.world.push(World::GiveBack { number });
+        }
+        self.state = State::Closed;
+        let key = ProcessRecord::key(self.uid, self.container, &self.id);
+        batch.records.push(records::delete(key));
+        batch.announce.push(Notice::Closed);
+    }
+
+    fn resume(&mut self, batch: &mut Batch<Self>) {
+        if let State::Failed(why) = &self.state {
+            let why = why.clone();
+            let target = SignalTarget::Process(self.id.clone());
+            batch.world.push(World::Signal {
+                waiter: None,
+                target,
+                signal: 9,
+            });
+            self.failed(why, batch);
+        }
+        match (self.relay, &self.state) {
+            (Relay::Attached(relay), _) => batch.world.push(World::WatchRelay { relay }),
+            // Done before the rebuild, or never there: nobody is left to read its streams.
+            (Relay::None | Relay::Done, State::Exited(_)) => {
+                self.relay = Relay::Done;
+                batch.announce.push(Notice::Drained);
+            }
+            (Relay::None | Relay::Done, _) => {}
+        }
+    }
+}
+
+impl Machine for Process {
+    type Event = Event;
+    type World = World;
+    type Notice = Notice;
+    type Answer = Answer;
+    type Denied = Denied;
+
+    fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
+        match (&self.state, event) {
+            // Answered, but nothing is recorded any more.
+            (State::Closed, Event::Begin { .. }) => {
+                let state = self.state_name();
+                return Err(Denied::Command(Reason::NotCreated { state }));
+            }
+            (State::Closed, Event::AttachRelay { .. }) => {
+                let state = self.state_name();
+                return Err(Denied::Command(Reason::NotRunning { state }));
+            }
+            (
+                State::Closed,
+                Event::RelayEnded { .. }
+                | Event::RelayDone
+                | Event::GuestGone { .. }
+                | Event::Close { .. }
+                | Event::Resume,
+            ) => {}
+            (_, Event::Close { status }) => self.close(status, batch),
+            (State::New, Event::Make { json }) => {
+                let op = self.next_op();
+                self.state = State::Leasing { op, json };
+                batch.world.push(World::Lease { op });
+            }
+            (State::Leasing { op, json }, Event::Leased { op: done, outcome }) if *op == done => {
+                let json = json.clone();
+                match outcome {
+                    Ok(lease) => self.leased(json, lease, batch),
+                    Err(why) => self.failed(why, batch),
+                }
+            }
+            (&State::Making { op }, Event::Made { op: done, outcome }) if op == done => {
+                match outcome {
+                    Ok(()) => self.made(batch),
+                    Err(why) => self.failed(why, batch),
+                }
+            }
+            (State::Created, Event::Begin { waiter }) => {
+                let op = self.next_op();
+                self.state = State::Starting { op, waiter };
+                batch.records.push(self.record());
+                batch.world.push(World::Start { op });
+            }
+            (_, Event::Begin { .. }) => {
+                let state = self.state_name();
+                return Err(Denied::Command(Reason::NotCreated { state }));
+            }
+            (&State::Starting { op, waiter }, Event::Begun { op: done, outcome }) if op == done => {
+                match outcome {
+                    Ok(()) => {
+                        self.state = State::Running;
+                        batch.announce.push(Notice::Began);
+                    }
+                    Err(_) => {
+                        self.state = State::Created;
+                        batch.records.push(self.record());
+                    }
+                }
+                batch.replies.push((waiter, Answer::Done(outcome)));
+            }
+            (
+                _,
+                Event::Kill {
+                    waiter,
+                    signal,
+                    all,
+                },
+            ) => {
+                return self
+                    .kill(waiter, signal, all, batch)
+                    .map_err(Denied::Command);
+            }
+            (_, Event::Wait { waiter }) => {
+                return self.wait(waiter, batch).map_err(Denied::Wait);
+            }
+            (_, Event::AttachRelay { waiter, relay }) => {
+                return self
+                    .attach_relay(waiter, relay, batch)
+                    .map_err(Denied::Command);
+            }
+            (_, Event::RelayEnded { relay }) if self.relay == Relay::Attached(relay) => {
+                self.relay_ended(batch);
+            }
+            (_, Event::RelayDone) => self.relay_done(batch),
+            (_, Event::Signaled { waiter, outcome }) => {
+                batch.replies.push((waiter, Answer::Done(outcome)));
+            }
+            (_, Event::Exited { seq, status }) => self.exited(status, Some(seq), batch),
+            (State::Leasing { .. } | State::Making { .. }, Event::GuestGone { status }) => {
+                let why = Fault::new(Kind::Aborted, status.detail);
+                self.lease = None;
+                self.failed(why, batch);
+            }
+            (State::Exited(_) | State::Failed(_) | State::New, Event::GuestGone { .. }) => {}
+            (_, Event::GuestGone { status }) => self.exited(status, None, batch),
+            (_, Event::Resume) => self.resume(batch),
+            // Stale completions, a relay that was replaced, a second Make.
+            (
+                _,
+                Event::Make { .. }
+                | Event::Leased { .. }
+                | Event::Made { .. }
+                | Event::Begun { .. }
+                | Event::RelayEnded { .. },
+            ) => {}
+        }
+        Ok(())
+    }
+
+    fn refuse(denied: Denied) -> Answer {
+        match denied {
+            Denied::Command(reason) => Answer::Done(Err(reason.into())),
+            Denied::Wait(reason) => Answer::Exit(Err(reason.into())),
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self.state {
+            State::New => "new",
+            State::Leasing { .. } | State::Making { .. } => "creating",
+            State::Created => "created",
+            State::Starting { .. } => "starting",
+            State::Running => "running",
+            State::Exited(_) => "stopped",
+            State::Failed(_) => "failed",
+            State::Closed => "closed",
+        }
+    }
+}

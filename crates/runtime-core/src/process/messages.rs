@@ -1,0 +1,97 @@
+//! What the process room understands.
+
+use super::events::Notice;
+use crate::{
+    agent::ExitStatus,
+    error::Fault,
+    hypervisor::StreamLease,
+    ids::{ContainerNumber, HostProcess, ProcessId},
+    kit::Gone,
+};
+use actix::prelude::*;
+
+/// Command, told by the container: come to be. What becomes of it is told as a notice.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Make {
+    /// For an exec: its OCI process object.
+    pub json: Option<Vec<u8>>,
+}
+
+/// Command: let a created init run its program.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Begin;
+
+/// Command: send a signal.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Kill {
+    pub signal: u32,
+    pub all: bool,
+}
+
+/// Query that waits: the exit, once it is on record.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ExitStatus, Fault>")]
+pub struct Wait;
+
+/// Command: this host process stands for the process from now on.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct AttachRelay(pub HostProcess);
+
+/// Event, told by the relay: it has all output and the exit.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct RelayDone;
+
+/// Event, from the guest.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct Exited {
+    pub seq: u64,
+    pub status: ExitStatus,
+}
+
+/// Event: there is no guest any more.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct GuestGone {
+    pub status: ExitStatus,
+}
+
+/// Command, told by the container: forget everything; told back as a notice.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct Close {
+    pub status: ExitStatus,
+}
+
+/// Query: the confirmed state.
+#[derive(Message, Debug)]
+#[rtype(result = "ProcessView")]
+pub struct GetProcess;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessView {
+    pub process: ProcessId,
+    pub exit: Option<ExitStatus>,
+    pub relay: Option<HostProcess>,
+    pub lease: Option<StreamLease>,
+}
+
+/// Event, told to the container.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub enum ProcessNotice {
+    News {
+        process: ProcessId,
+        notice: Notice,
+    },
+    Gone {
+        container: ContainerNumber,
+        process: ProcessId,
+        how: Gone,
+    },
+}

@@ -1,0 +1,35 @@
+//! The process room: one init or exec of a container, from its stream to its exit.
+
+mod actor;
+mod events;
+mod machine;
+mod messages;
+mod record;
+
+pub use actor::{ProcessActor, Surroundings};
+pub use events::{Answer, Denied, Event, Notice, Reason, World};
+pub use machine::{Process, State};
+pub use messages::{
+    AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make, ProcessNotice,
+    ProcessView, RelayDone, Wait,
+};
+pub use record::{ProcessRecord, ProcessState};
+
+use crate::{
+    agent::{Exec, Signal},
+    error::Fault,
+    hypervisor::{GuestEndpoint, StreamLease},
+    ids::ContainerNumber,
+    kit::Work,
+};
+
+/// What a process needs of its sandbox. A port: the sandbox lends it, simulation too.
+pub trait Plant {
+    fn lease(&self) -> Work<Result<StreamLease, Fault>>;
+    fn give_back(&self, number: u32) -> Work<()>;
+    /// Creates the container in the guest, with its init waiting.
+    fn create(&self, container: ContainerNumber, stream: GuestEndpoint) -> Work<Result<(), Fault>>;
+    fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    fn exec(&self, exec: Exec) -> Work<Result<(), Fault>>;
+    fn signal(&self, signal: Signal) -> Work<Result<(), Fault>>;
+}

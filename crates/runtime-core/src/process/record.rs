@@ -1,0 +1,54 @@
+//! What the store keeps of a process; enough to rebuild its actor.
+
+use crate::{
+    agent::ExitStatus,
+    hypervisor::StreamLease,
+    ids::{ContainerNumber, HostProcess, ProcessId, SandboxUid},
+    records::{Record, UpgradeFailed},
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    pub uid: SandboxUid,
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    pub state: ProcessState,
+    pub lease: Option<StreamLease>,
+    pub relay: Option<HostProcess>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessState {
+    /// The guest may or may not know it.
+    Making,
+    Created,
+    /// The guest was about to be asked to start it, or it runs.
+    Running,
+    Exited(ExitStatus),
+}
+
+impl ProcessRecord {
+    pub fn key(uid: SandboxUid, container: ContainerNumber, process: &ProcessId) -> String {
+        let prefix = Self::prefix(uid, container);
+        match process {
+            ProcessId::Init => format!("{prefix}init"),
+            // An exec id may be "init" too.
+            ProcessId::Exec(id) => format!("{prefix}exec.{id}"),
+        }
+    }
+
+    pub fn prefix(uid: SandboxUid, container: ContainerNumber) -> String {
+        format!("process/{uid}/{container}/")
+    }
+}
+
+impl Record for ProcessRecord {
+    const NAME: &'static str = "process record";
+    const VERSION: u32 = 1;
+
+    fn upgrade(from: u32, _: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
+        Err(UpgradeFailed { from })
+    }
+}

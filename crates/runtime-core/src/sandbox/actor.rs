@@ -1,0 +1,601 @@
+//! The shell around [`Sandbox`]: opens its rooms, and is the parent of its containers.
+
+use super::{
+    events::{Answer, Event, Notice, World},
+    exits::Exits,
+    ladder::Ladder,
+    lent::{ASK_MAX, Lent},
+    machine::{Deletion, Sandbox, State},
+    messages::{GetSandbox, SandboxNotice, SandboxView},
+    record::{SandboxRecord, SandboxSpec},
+};
+use crate::{
+    agent,
+    clock::Clock,
+    container::{
+        self, ContainerActor, ContainerNotice, ContainerRecord, ContainerSpec, Force, Guest, Retire,
+    },
+    devices,
+    error::{Fault, Kind},
+    hypervisor::{self, VmStatus},
+    ids::{ContainerNumber, OpId, SandboxUid},
+    kit::{self, Gone, Guard, Room, Shell, Work, ask},
+    network,
+    premises::Premises,
+    process::ProcessRecord,
+    records::Records,
+    rooms::Rooms,
+};
+use actix::{WeakRecipient, prelude::*};
+use std::{collections::BTreeMap, rc::Rc};
+
+/// What every sandbox is built with.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub boot_id: String,
+    pub rooms: Rc<dyn Rooms>,
+    pub premises: Rc<dyn Premises>,
+    pub records: Rc<dyn Records>,
+    pub clock: Rc<dyn Clock>,
+    /// Bytes for the guest's random pool.
+    pub entropy: Rc<dyn Fn() -> Vec<u8>>,
+    pub parent: WeakRecipient<SandboxNotice>,
+}
+
+pub struct SandboxActor {
+    shell: Shell<Sandbox>,
+    pub(super) uid: SandboxUid,
+    around: Surroundings,
+    pub(super) lent: Lent,
+    pub(super) containers: BTreeMap<ContainerNumber, Addr<ContainerActor>>,
+    rebuild: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
+    resume: Option<Event>,
+    exits: Exits,
+    ladder: Ladder,
+    _guard: Guard,
+}
+
+impl SandboxActor {
+    pub fn start_new(around: Surroundings, spec: SandboxSpec) -> Addr<Self> {
+        let machine = Sandbox::new(spec, around.boot_id.clone());
+        Self::build(around, machine).start()
+    }
+
+    /// From the records of the sandbox, its containers and their processes.
+    pub fn start_rebuilt(
+        around: Surroundings,
+        record: SandboxRecord,
+        containers: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
+    ) -> Addr<Self> {
+        let same_boot = record.boot_id == around.boot_id;
+        let made = |c: &(ContainerRecord, Vec<ProcessRecord>)| {
+            let made = c.0.state != container::ContainerState::Creating;
+            (c.0.spec.number, made)
+        };
+        let known: Vec<_> = containers.iter().map(made).collect();
+        let mut actor = Self::build(around, Sandbox::rebuilt(record, &known));
+        actor.rebuild = containers;
+        actor.resume = Some(Event::Resume { same_boot });
+        actor.start()
+    }
+
+    fn build(around: Surroundings, machine: Sandbox) -> Self {
+        let (parent, uid) = (around.parent.clone(), machine.spec().uid);
+        let guard = Guard::new(move |how| {
+            if let Some(parent) = parent.upgrade() {
+                parent.do_send(SandboxNotice::Gone { uid, how });
+            }
+        });
+        Self {
+            uid,
+            shell: Shell::new(machine),
+            around,
+            lent: Lent::default(),
+            containers: BTreeMap::new(),
+            rebuild: Vec::new(),
+            resume: None,
+            exits: Exits::default(),
+            ladder: Ladder::default(),
+            _guard: guard,
+        }
+    }
+
+    fn spec(&self) -> &SandboxSpec {
+        self.shell.confirmed().spec()
+    }
+
+    fn container_surroundings(&self, ctx: &Context<Self>) -> container::Surroundings {
+        container::Surroundings {
+            uid: self.uid,
+            plant: Rc::new(self.lent.clone()),
+            premises: self.around.premises.clone(),
+            records: self.around.records.clone(),
+            parent: ctx.address().recipient().downgrade(),
+        }
+    }
+
+    fn start_container(&mut self, spec: ContainerSpec, ctx: &Context<Self>) {
+        let number = spec.number;
+        let address = ContainerActor::start_new(self.container_surroundings(ctx), spec);
+        address.do_send(container::Create);
+        self.containers.insert(number, address);
+    }
+
+    /// Opens the rooms that are not open yet.
+    fn open_rooms(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
+        let (uid, rooms, lent) = (self.uid, self.around.rooms.clone(), self.lent.clone());
+        let (notices, gone) = (ctx.address(), ctx.address());
+        let hypervisor_parent = hypervisor::Parent {
+            notices: notices.clone().recipient().downgrade(),
+            gone: gone.clone().recipient().downgrade(),
+        };
+        let agent_parent = agent::Parent {
+            notices: notices.clone().recipient().downgrade(),
+            gone: gone.clone().recipient().downgrade(),
+        };
+        let devices_parent = devices::Parent {
+            notices: notices.recipient().downgrade(),
+            gone: gone.clone().recipient().downgrade(),
+        };
+        let network_parent = network::Parent {
+            gone: gone.recipient().downgrade(),
+        };
+        Box::pin(async move {
+            let open = lent.rooms();
+            if open.hypervisor.is_none() {
+                let room = rooms.hypervisor(uid, hypervisor_parent).await?;
+                lent.update(|open| open.hypervisor = Some(room));
+            }
+            if open.agent.is_none() {
+                let room = rooms.agent(uid, agent_parent).await?;
+                lent.update(|open| open.agent = Some(room));
+            }
+            if open.devices.is_none() {
+                let room = rooms.devices(uid, devices_parent).await?;
+                lent.update(|open| open.devices = Some(room));
+            }
+            if open.network.is_none() {
+                let room = rooms.network(uid, network_parent).await?;
+                lent.update(|open| open.network = Some(room));
+            }
+            Ok(())
+        })
+    }
+
+    fn link(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
+        let room = self.lent.agent();
+        let accelerator = self.spec().vm.accelerator;
+        Box::pin(async move {
+            let command = agent::Open(agent::LinkSpec {
+                control: vm.control,
+                accelerator,
+                exits_recorded: 0,
+            });
+            ask(room?.open, command, "reach agent", ASK_MAX).await?;
+            Ok(())
+        })
+    }
+
+    fn greet(&self) -> Work<Result<(), Fault>> {
+        let room = self.lent.agent();
+        let command = agent::CreateSandbox {
+            sandbox: self.uid.to_string(),
+            hostname: self.spec().hostname.clone(),
+            share: self.spec().share.is_some(),
+            now: Some(self.around.clock.now()),
+            entropy: (self.around.entropy)(),
+        };
+        Box::pin(async move { ask(room?.create_sandbox, command, "prepare guest", ASK_MAX).await })
+    }
+
+    /// Every step runs, whatever the one before it came to; the errors are joined.
+    fn tear_down(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
+        let (open, lent) = (self.open_rooms(ctx), self.lent.clone());
+        let premises = self.around.premises.clone();
+        let spec = self.spec().premises.clone();
+        Box::pin(async move {
+            let mut faults = Vec::new();
+            faults.extend(open.await.err());
+            let rooms = lent.rooms();
+            if let Some(room) = rooms.hypervisor {
+                faults.extend(
+                    ask(room.stop, hypervisor::Stop, "stop vm", ASK_MAX)
+                        .await
+                        .err(),
+                );
+            }
+            if let Some(room) = rooms.devices {
+                let released = ask(room.release, devices::Release, "release devices", ASK_MAX);
+                faults.extend(released.await.err());
+            }
+            if let Some(room) = rooms.network {
+                let released = ask(
+                    room.disconnect,
+                    network::Disconnect,
+                    "release network",
+                    ASK_MAX,
+                );
+                faults.extend(released.await.err());
+            }
+            faults.extend(premises.clear(spec).await.err());
+            lent.update(|open| *open = Default::default());
+            match faults.first() {
+                None => Ok(()),
+                Some(first) => {
+                    let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                    Err(Fault::new(first.kind(), texts.join("; ")))
+                }
+            }
+        })
+    }
+
+    fn adopt(&self, vm: VmStatus, ctx: &Context<Self>) {
+        let (open, link_spec) = (self.open_rooms(ctx), vm);
+        let (lent, accelerator) = (self.lent.clone(), self.spec().vm.accelerator);
+        let me = ctx.address().downgrade();
+        kit::detach(async move {
+            let outcome = match open.await {
+                Err(why) => Err(why),
+                Ok(()) => {
+                    let command = agent::Open(agent::LinkSpec {
+                        control: link_spec.control,
+                        accelerator,
+                        exits_recorded: 0,
+                    });
+                    let room = lent.agent();
+                    match room {
+                        Ok(room) => ask(room.open, command, "reach agent", ASK_MAX)
+                            .await
+                            .map(drop),
+                        Err(why) => Err(why),
+                    }
+                }
+            };
+            if let (Err(why), Some(me)) = (outcome, me.upgrade()) {
+                me.do_send(agent::Notice::Lost { why });
+            }
+        });
+    }
+
+    fn tell_guest_gone(&self, code: u32, why: String) {
+        let status = agent::ExitStatus {
+            code,
+            reason: agent::ExitReason::VmLost,
+            detail: why,
+            at: self.around.clock.now(),
+        };
+        for address in self.containers.values() {
+            let status = status.clone();
+            address.do_send(container::GuestGone { status });
+        }
+    }
+
+    fn retire(&self, deletion: Deletion, guest: Guest, ctx: &mut Context<Self>) {
+        let room = self.containers.get(&deletion.container).cloned();
+        let (force, at) = (deletion.force, deletion.at);
+        kit::complete(ctx, async move {
+            let outcome = match room {
+                None => Ok(()),
+                Some(room) => room
+                    .send(Retire { force, guest, at })
+                    .await
+                    .unwrap_or_else(|_| {
+                        let gone = "the container's room is being rebuilt; ask again";
+                        Err(Fault::new(Kind::Unavailable, gone))
+                    }),
+            };
+            Event::Retired { deletion, outcome }
+        });
+    }
+
+    fn discard(&self, container: ContainerNumber, guest: Guest) {
+        if let Some(room) = self.containers.get(&container).cloned() {
+            let (force, at) = (Force::Yes, self.around.clock.now());
+            kit::detach(async move {
+                if let Ok(Err(why)) = room.send(Retire { force, guest, at }).await {
+                    tracing::warn!(%why, %container, "container that failed was not removed");
+                }
+            });
+        }
+    }
+
+    fn step_name(effect: &World) -> Option<&'static str> {
+        match effect {
+            World::OpenRooms { .. } => Some("rooms"),
+            World::Prepare { .. } => Some("premises"),
+            World::Connect { .. } => Some("plumbing"),
+            World::StartContainer { .. } => Some("attach"),
+            World::Launch { .. } => Some("vmm"),
+            World::Link { .. } => Some("guest boot"),
+            World::Greet { .. } => Some("guest setup"),
+            World::OpenShare { .. }
+            | World::Plug { .. }
+            | World::TellReady { .. }
+            | World::TellGuestGone { .. }
+            | World::Retire { .. }
+            | World::Discard { .. }
+            | World::Forget { .. }
+            | World::ConfirmExit { .. }
+            | World::TearDown { .. }
+            | World::Adopt { .. } => None,
+        }
+    }
+
+    fn launch(&self, op: OpId, vm: hypervisor::VmSpec, ctx: &mut Context<Self>) {
+        let room = self.lent.rooms().hypervisor;
+        kit::complete(ctx, async move {
+            let room = room.expect("rooms are open before a vm is launched");
+            let outcome = ask(room.launch, hypervisor::Launch(vm), "launch vm", ASK_MAX).await;
+            Event::Launched { op, outcome }
+        });
+    }
+
+    fn boot_step(&mut self, effect: World, ctx: &mut Context<Self>) {
+        match effect {
+            World::OpenRooms { op } => {
+                let work = self.open_rooms(ctx);
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::RoomsOpened { op, outcome }
+                });
+            }
+            World::Prepare { op } => {
+                let work = self.around.premises.prepare(self.spec().premises.clone());
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Prepared { op, outcome }
+                });
+            }
+            World::Connect { op } => {
+                let (room, spec) = (self.lent.rooms().network, self.spec().network.clone());
+                kit::complete(ctx, async move {
+                    let room = room.expect("rooms are open before they are used");
+                    let command = network::Connect(spec);
+                    let outcome = ask(room.connect, command, "set up network", ASK_MAX).await;
+                    Event::Connected { op, outcome }
+                });
+            }
+            World::OpenShare { op } => {
+                let (room, spec) = (self.lent.rooms().devices, self.spec().share.clone());
+                kit::complete(ctx, async move {
+                    let room = room.expect("rooms are open before they are used");
+                    let spec = spec.expect("a share is opened only where the spec has one");
+                    let command = devices::OpenShare(spec);
+                    let outcome = ask(room.open_share, command, "open share", ASK_MAX).await;
+                    Event::ShareOpened { op, outcome }
+                });
+            }
+            World::Link { op, vm } => {
+                let work = self.link(vm);
+                kit::complete(ctx, async move {
+                    let outcome = work.await.map_err(|why| why.during("boot guest"));
+                    Event::Linked { op, outcome }
+                });
+            }
+            World::Greet { op } => {
+                let work = self.greet();
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Greeted { op, outcome }
+                });
+            }
+            other => unreachable!("not a step of the start: {other:?}"),
+        }
+    }
+}
+
+impl Actor for SandboxActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        for (record, processes) in std::mem::take(&mut self.rebuild) {
+            let number = record.spec.number;
+            let around = self.container_surroundings(ctx);
+            let address = ContainerActor::start_rebuilt(around, record, processes);
+            self.containers.insert(number, address);
+        }
+        if let Some(resume) = self.resume.take() {
+            kit::apply(self, resume, ctx);
+        }
+    }
+}
+
+impl Room for SandboxActor {
+    type Machine = Sandbox;
+
+    fn shell(&mut self) -> &mut Shell<Sandbox> {
+        &mut self.shell
+    }
+
+    fn records(&self) -> Rc<dyn Records> {
+        self.around.records.clone()
+    }
+
+    fn touch(&mut self, effect: World, ctx: &mut Context<Self>) {
+        if let Some(name) = Self::step_name(&effect) {
+            self.ladder.begin(name);
+        }
+        match effect {
+            World::OpenRooms { .. }
+            | World::Prepare { .. }
+            | World::Connect { .. }
+            | World::OpenShare { .. }
+            | World::Link { .. }
+            | World::Greet { .. } => self.boot_step(effect, ctx),
+            World::StartContainer { spec } => self.start_container(*spec, ctx),
+            World::Launch { op, vm } => self.launch(op, *vm, ctx),
+            World::Plug { container, blocks } => {
+                let work = self.lent.plug(blocks);
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Plugged { container, outcome }
+                });
+            }
+            World::TellReady { container } => {
+                self.ladder.end();
+                if let Some(room) = self.containers.get(&container) {
+                    room.do_send(container::GuestReady);
+                }
+            }
+            World::TellGuestGone { code, why } => self.tell_guest_gone(code, why),
+            World::Retire { deletion, guest } => self.retire(deletion, guest, ctx),
+            World::Discard { container, guest } => self.discard(container, guest),
+            World::Forget { container } => {
+                self.containers.remove(&container);
+            }
+            World::ConfirmExit { seq } => {
+                if let (Some(seq), Ok(room)) = (self.exits.recorded(seq), self.lent.agent()) {
+                    room.exit_recorded.do_send(agent::ExitRecorded { seq });
+                }
+            }
+            World::TearDown { op } => {
+                let work = self.tear_down(ctx);
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::TornDown { op, outcome }
+                });
+            }
+            World::Adopt { vm } => self.adopt(vm, ctx),
+        }
+    }
+
+    fn announce(&mut self, notice: Notice, _: &mut Context<Self>) {
+        if let Some(parent) = self.around.parent.upgrade() {
+            let uid = self.uid;
+            parent.do_send(SandboxNotice::News { uid, notice });
+        }
+    }
+}
+
+crate::room!(SandboxActor);
+
+impl Handler<ContainerNotice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: ContainerNotice, ctx: &mut Context<Self>) {
+        match notice {
+            ContainerNotice::News { container, notice } => {
+                kit::apply(self, Event::News { container, notice }, ctx);
+            }
+            ContainerNotice::Gone {
+                how: Gone::Stopped, ..
+            } => {}
+            ContainerNotice::Gone {
+                container,
+                how: Gone::Panicked,
+            } => {
+                panic!("the room of container {container} panicked: the sandbox is rebuilt with it")
+            }
+        }
+    }
+}
+
+impl Handler<hypervisor::Notice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: hypervisor::Notice, ctx: &mut Context<Self>) {
+        match notice {
+            hypervisor::Notice::VmExited(exit) => kit::apply(self, Event::VmExited(exit), ctx),
+            hypervisor::Notice::Adopted(vm) => {
+                tracing::info!(uid = %self.uid, vmm = %vm.vmm, "vm adopted");
+            }
+        }
+    }
+}
+
+impl Handler<agent::Notice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: agent::Notice, ctx: &mut Context<Self>) {
+        match notice {
+            agent::Notice::Lost { why } => kit::apply(self, Event::LinkLost { why }, ctx),
+            agent::Notice::Exited(exit) => {
+                self.exits.told(exit.seq);
+                match self.containers.get(&exit.container) {
+                    Some(room) => room.do_send(container::GuestExited {
+                        seq: exit.seq,
+                        process: exit.process,
+                        status: exit.status,
+                    }),
+                    // Of a container that was deleted meanwhile.
+                    None => self.touch(World::ConfirmExit { seq: exit.seq }, ctx),
+                }
+            }
+        }
+    }
+}
+
+impl Handler<devices::Notice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: devices::Notice, ctx: &mut Context<Self>) {
+        match notice {
+            devices::Notice::ShareLost { why } => kit::apply(self, Event::ShareLost { why }, ctx),
+        }
+    }
+}
+
+/// A room that panicked is opened again from its record; the agent's link is then opened anew.
+macro_rules! reopen {
+    ($room:ident) => {
+        impl Handler<$room::RoomGone> for SandboxActor {
+            type Result = ();
+
+            fn handle(&mut self, $room::RoomGone(how): $room::RoomGone, ctx: &mut Context<Self>) {
+                if how == Gone::Stopped {
+                    return;
+                }
+                tracing::error!(uid = %self.uid, room = stringify!($room), "room panicked; it is rebuilt");
+                self.lent.update(|open| open.$room = None);
+                if let State::Ready { vm } = self.shell.confirmed().state().clone() {
+                    self.adopt(vm, ctx);
+                }
+            }
+        }
+    };
+}
+
+reopen!(hypervisor);
+reopen!(agent);
+reopen!(devices);
+reopen!(network);
+
+impl Handler<GetSandbox> for SandboxActor {
+    type Result = MessageResult<GetSandbox>;
+
+    fn handle(&mut self, _: GetSandbox, _: &mut Context<Self>) -> Self::Result {
+        let sandbox = self.shell.confirmed();
+        MessageResult(SandboxView {
+            spec: sandbox.spec().clone(),
+            state: kit::Machine::state_name(sandbox),
+            reason: match sandbox.state() {
+                State::Stopping { why, .. } | State::Stopped { why, .. } => why.text(),
+                _ => String::new(),
+            },
+            vm: sandbox.vm().cloned(),
+            containers: self.containers.keys().copied().collect(),
+            phases: self.ladder.steps(),
+        })
+    }
+}
+
+/// The answer of the command that was asked.
+pub(super) fn created(answer: Answer) -> Result<hypervisor::StreamLease, Fault> {
+    match answer {
+        Answer::Created(outcome) => outcome,
+        Answer::Deleted(_) => Err(Fault::new(
+            Kind::Internal,
+            "a creation was answered as a deletion",
+        )),
+    }
+}
+
+pub(super) fn deleted(answer: Answer) -> Result<(), Fault> {
+    match answer {
+        Answer::Deleted(outcome) => outcome,
+        Answer::Created(_) => Err(Fault::new(
+            Kind::Internal,
+            "a deletion was answered as a creation",
+        )),
+    }
+}

@@ -1,0 +1,137 @@
+//! The commands and queries of a sandbox that are for it, or for what is in it.
+
+use super::{
+    actor::{SandboxActor, created, deleted},
+    events::Event,
+    machine::Deletion,
+    messages::{
+        CreateContainer, DeleteContainer, ExecIn, GetPidsOf, ProcessIn, ViewContainer, ViewProcess,
+        WaitIn,
+    },
+};
+use crate::{
+    agent::{ExitStatus, GetPids, GuestPid},
+    container::{self, ContainerActor, ContainerView, GetContainer, GetProcessView, WaitProcess},
+    error::{Fault, Kind},
+    hypervisor::StreamLease,
+    ids::ContainerNumber,
+    kit::{self, ask},
+    process::ProcessView,
+    sandbox::lent::ASK_MAX,
+};
+use actix::prelude::*;
+
+impl SandboxActor {
+    fn container(&self, number: ContainerNumber) -> Result<Addr<ContainerActor>, Fault> {
+        let known = self.containers.get(&number).cloned();
+        known.ok_or_else(|| Fault::new(Kind::NotFound, "container does not exist"))
+    }
+}
+
+fn rebuilding<T>(outcome: Result<T, MailboxError>) -> Result<T, Fault> {
+    let gone = "the container's room is being rebuilt; ask again";
+    outcome.map_err(|_| Fault::new(Kind::Unavailable, gone))
+}
+
+impl Handler<CreateContainer> for SandboxActor {
+    type Result = ResponseFuture<Result<StreamLease, Fault>>;
+
+    fn handle(
+        &mut self,
+        CreateContainer(spec): CreateContainer,
+        ctx: &mut Context<Self>,
+    ) -> Self::Result {
+        let spec = Box::new(spec);
+        let answer = kit::command(self, |waiter| Event::Create { waiter, spec }, ctx);
+        Box::pin(async move { created(answer.await?) })
+    }
+}
+
+impl Handler<DeleteContainer> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, delete: DeleteContainer, ctx: &mut Context<Self>) -> Self::Result {
+        let event = |waiter| {
+            Event::Delete(Deletion {
+                waiter,
+                container: delete.container,
+                force: delete.force,
+                at: delete.at,
+            })
+        };
+        let answer = kit::command(self, event, ctx);
+        Box::pin(async move { deleted(answer.await?) })
+    }
+}
+
+impl Handler<ProcessIn> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, command: ProcessIn, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(command.container);
+        Box::pin(async move { rebuilding(room?.send(command.command).await)? })
+    }
+}
+
+impl Handler<ExecIn> for SandboxActor {
+    type Result = ResponseFuture<Result<StreamLease, Fault>>;
+
+    fn handle(&mut self, exec: ExecIn, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(exec.container);
+        let command = container::Exec {
+            exec: exec.exec,
+            json: exec.json,
+        };
+        Box::pin(async move { rebuilding(room?.send(command).await)? })
+    }
+}
+
+impl Handler<WaitIn> for SandboxActor {
+    type Result = ResponseFuture<Result<ExitStatus, Fault>>;
+
+    fn handle(&mut self, wait: WaitIn, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(wait.container);
+        Box::pin(async move { rebuilding(room?.send(WaitProcess(wait.process)).await)? })
+    }
+}
+
+impl Handler<ViewContainer> for SandboxActor {
+    type Result = ResponseFuture<Result<ContainerView, Fault>>;
+
+    fn handle(
+        &mut self,
+        ViewContainer(number): ViewContainer,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
+        let room = self.container(number);
+        Box::pin(async move { rebuilding(room?.send(GetContainer).await) })
+    }
+}
+
+impl Handler<ViewProcess> for SandboxActor {
+    type Result = ResponseFuture<Result<ProcessView, Fault>>;
+
+    fn handle(&mut self, view: ViewProcess, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(view.container);
+        Box::pin(async move { rebuilding(room?.send(GetProcessView(view.process)).await)? })
+    }
+}
+
+impl Handler<GetPidsOf> for SandboxActor {
+    type Result = ResponseFuture<Result<Vec<GuestPid>, Fault>>;
+
+    fn handle(&mut self, GetPidsOf(container): GetPidsOf, _: &mut Context<Self>) -> Self::Result {
+        let known = self.container(container).map(drop);
+        let room = self.lent.agent();
+        Box::pin(async move {
+            known?;
+            ask(
+                room?.pids,
+                GetPids { container },
+                "list processes in guest",
+                ASK_MAX,
+            )
+            .await
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! The part of [`Sandbox`] that looks after its containers: what they tell, and how they go.
+
+use super::{
+    events::{Answer, Denied, Notice, World},
+    machine::{Deletion, Entry, KILLED, LOST, Progress, Released, Sandbox, State, Why},
+};
+use crate::{
+    container::{self, Force, Guest},
+    error::{Fault, Kind},
+    ids::ContainerNumber,
+    kit::Batch,
+};
+
+impl Sandbox {
+    pub(super) fn delete(
+        &mut self,
+        deletion: Deletion,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        let known = self.containers.get(&deletion.container);
+        match (&self.state, deletion.force) {
+            (State::Gone, _) => {
+                batch
+                    .replies
+                    .push((deletion.waiter, Answer::Deleted(Ok(()))));
+            }
+            (
+                State::Stopped {
+                    released: Released::Partly(_),
+                    why,
+                },
+                _,
+            ) if self.containers.is_empty() => {
+                let why = why.clone();
+                self.deletions.push(deletion);
+                self.stop(why, LOST, batch);
+            }
+            _ if known.is_none() => return Err(Denied::NoSuchContainer),
+            (State::Ready { .. }, _) => {
+                let guest = match self.containers.len() {
+                    1 => Guest::Goes,
+                    _ => Guest::Stays,
+                };
+                batch.world.push(World::Retire { deletion, guest });
+            }
+            (State::Stopped { .. }, _) => {
+                let guest = Guest::Goes;
+                batch.world.push(World::Retire { deletion, guest });
+            }
+            (State::Stopping { .. }, _) => self.deletions.push(deletion),
+            (
+                State::New
+                | State::Opening { .. }
+                | State::Premises { .. }
+                | State::Plumbing { .. }
+                | State::Attaching { .. }
+                | State::Launching { .. }
+                | State::Linking { .. }
+                | State::Greeting { .. },
+                Force::No,
+            ) => return Err(Denied::StillCreating),
+            (
+                State::New
+                | State::Opening { .. }
+                | State::Premises { .. }
+                | State::Plumbing { .. }
+                | State::Attaching { .. }
+                | State::Launching { .. }
+                | State::Linking { .. }
+                | State::Greeting { .. },
+                Force::Yes,
+            ) => {
+                self.deletions.push(deletion);
+                self.fail(
+                    Fault::new(Kind::Aborted, "deleted while it was being created"),
+                    batch,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn retired(
+        &mut self,
+        deletion: Deletion,
+        outcome: Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        if let Err(why) = outcome {
+            batch
+                .replies
+                .push((deletion.waiter, Answer::Deleted(Err(why))));
+            return;
+        }
+        self.remove(deletion.container, batch);
+        if !self.containers.is_empty() {
+            batch
+                .replies
+                .push((deletion.waiter, Answer::Deleted(Ok(()))));
+            return;
+        }
+        self.deletions.push(deletion);
+        match self.state.clone() {
+            State::Ready { .. } => self.stop(Why::Deleted, KILLED, batch),
+            // It began to stop meanwhile; its end answers.
+            State::Stopping { .. } => {}
+            State::Stopped {
+                released: Released::Partly(_),
+                why,
+            } => self.stop(why, LOST, batch),
+            _ => self.stopped(batch),
+        }
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        container: ContainerNumber,
+        batch: &mut Batch<Self>,
+    ) -> Option<Entry> {
+        let entry = self.containers.remove(&container);
+        if entry.is_some() {
+            batch.world.push(World::Forget { container });
+            batch.announce.push(Notice::ContainerGone { container });
+        }
+        entry
+    }
+
+    pub(super) fn news(
+        &mut self,
+        container: ContainerNumber,
+        notice: container::Notice,
+        batch: &mut Batch<Self>,
+    ) {
+        match notice {
+            container::Notice::Attached { blocks } => match &self.state {
+                State::Attaching { .. } => self.launch(blocks, batch),
+                State::Ready { .. } if blocks.is_empty() => {
+                    batch.world.push(World::TellReady { container });
+                }
+                State::Ready { .. } => batch.world.push(World::Plug { container, blocks }),
+                // The sandbox is ending; the container hears of that.
+                _ => {}
+            },
+            container::Notice::Created { lease } => {
+                if let Some(entry) = self.containers.get_mut(&container) {
+                    entry.progress = Progress::Lives;
+                    if let Some(waiter) = entry.creator.take() {
+                        batch.replies.push((waiter, Answer::Created(Ok(lease))));
+                    }
+                }
+            }
+            container::Notice::Failed { why } => self.container_failed(container, why, batch),
+            container::Notice::Started | container::Notice::Stopped { .. } => {}
+            container::Notice::ExitRecorded { seq } => {
+                batch.world.push(World::ConfirmExit { seq });
+            }
+            container::Notice::Drained => self.drained(container, batch),
+            container::Notice::Retired => self.discarded(container, batch),
+        }
+    }
+
+    pub(super) fn container_failed(
+        &mut self,
+        container: ContainerNumber,
+        why: Fault,
+        batch: &mut Batch<Self>,
+    ) {
+        match &self.state {
+            // With its only container a new sandbox fails whole.
+            State::Attaching { .. }
+            | State::Launching { .. }
+            | State::Linking { .. }
+            | State::Greeting { .. } => {
+                self.fail(why, batch);
+            }
+            State::Ready { .. } if self.containers.len() == 1 => self.fail(why, batch),
+            State::Ready { .. } => {
+                if let Some(waiter) = self
+                    .containers
+                    .get_mut(&container)
+                    .and_then(|e| e.creator.take())
+                {
+                    batch.replies.push((waiter, Answer::Created(Err(why))));
+                }
+                let guest = Guest::Stays;
+                batch.world.push(World::Discard { container, guest });
+            }
+            _ => {}
+        }
+    }
+
+    /// A container whose creation failed has no record any more.
+    pub(super) fn discarded(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
+        let Some(Entry { creator, .. }) = self.containers.get(&container).cloned() else {
+            return;
+        };
+        let State::Stopped {
+            why: Why::NotCreated(why),
+            released,
+        } = self.state.clone()
+        else {
+            if self.containers[&container].progress == Progress::Creating {
+                self.remove(container, batch);
+            }
+            return;
+        };
+        self.remove(container, batch);
+        if let Some(waiter) = creator {
+            let why = match released {
+                Released::Wholly => why,
+                Released::Partly(also) => {
+                    Fault::new(why.kind(), format!("{why} (and then: {also})"))
+                }
+            };
+            batch.replies.push((waiter, Answer::Created(Err(why))));
+        }
+        self.stopped(batch);
+    }
+
+    pub(super) fn drained(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
+        if let Some(entry) = self.containers.get_mut(&container) {
+            entry.progress = Progress::Drained;
+        }
+        let idle = self
+            .containers
+            .values()
+            .all(|e| e.progress == Progress::Drained);
+        if idle && matches!(self.state, State::Ready { .. }) {
+            self.stop(Why::Idle, KILLED, batch);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the sandbox room understands.
+
+use super::events::Notice;
+use crate::{
+    agent::{ExitStatus, GuestPid},
+    container::{ContainerSpec, ContainerView, Force, ProcessCommand},
+    error::Fault,
+    hypervisor::{StreamLease, VmStatus},
+    ids::{ContainerNumber, EpochMs, ExecId, ProcessId, SandboxUid},
+    kit::Gone,
+    process::ProcessView,
+    sandbox::SandboxSpec,
+};
+use actix::prelude::*;
+use std::time::Duration;
+
+/// Command: create a container; the first one creates the sandbox. Answered with the stream of its init.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<StreamLease, Fault>")]
+pub struct CreateContainer(pub ContainerSpec);
+
+/// Command: delete a container, and with the last one the sandbox. Answered when nothing is left.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct DeleteContainer {
+    pub container: ContainerNumber,
+    pub force: Force,
+    pub at: EpochMs,
+}
+
+/// Command for a process of a container, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct ProcessIn {
+    pub container: ContainerNumber,
+    pub command: ProcessCommand,
+}
+
+/// Command: a further process in a container.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<StreamLease, Fault>")]
+pub struct ExecIn {
+    pub container: ContainerNumber,
+    pub exec: ExecId,
+    pub json: Vec<u8>,
+}
+
+/// Query that waits: the exit of a process, once it is on record.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ExitStatus, Fault>")]
+pub struct WaitIn {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+}
+
+/// Query: the confirmed state of a container.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ContainerView, Fault>")]
+pub struct ViewContainer(pub ContainerNumber);
+
+/// Query: the confirmed state of a process.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ProcessView, Fault>")]
+pub struct ViewProcess {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+}
+
+/// Query: the pids of a container, as the guest numbers them.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Vec<GuestPid>, Fault>")]
+pub struct GetPidsOf(pub ContainerNumber);
+
+/// Query: the confirmed state of the sandbox.
+#[derive(Message, Debug)]
+#[rtype(result = "SandboxView")]
+pub struct GetSandbox;
+
+/// How long a step of the start took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PhaseTook {
+    pub name: &'static str,
+    pub took: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxView {
+    pub spec: SandboxSpec,
+    pub state: &'static str,
+    /// Why it stopped; empty while all is well.
+    pub reason: String,
+    pub vm: Option<VmStatus>,
+    pub containers: Vec<ContainerNumber>,
+    pub phases: Vec<PhaseTook>,
+}
+
+/// Event, told to the host.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub enum SandboxNotice {
+    News { uid: SandboxUid, notice: Notice },
+    Gone { uid: SandboxUid, how: Gone },
+}
