@@ -1,1 +1,7 @@
-//! See the crate description.
+//! Runs VMs: the hypervisor actor, the port it speaks to, and the QEMU driver behind it.
+
+pub mod console;
+pub mod error;
+pub mod port;
+pub mod process;
+pub mod qemu;

@@ -1,0 +1,108 @@
+//! The port to the program that runs a VM: what the actor asks of it, in typed calls.
+//!
+//! Two things implement it: [`crate::qemu::Qemu`] and, for tests and simulation,
+//! [`crate::fake::FakeVmm`]. Both pass `tests/contract.rs`. Calls name a VM by its sandbox; each
+//! ends within a deadline of its own, and each may be repeated: what is already so is no error.
+
+use crate::error::Error;
+use runtime_core::{
+    hypervisor::{BlockSpec, VmSpec},
+    ids::{HostProcess, SandboxUid},
+    kit::Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// What a VM is launched with, and later adopted by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    pub spec: VmSpec,
+    pub ports: PortPlan,
+}
+
+/// How many stream ports there are. Used where the channel is serial ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortPlan {
+    /// Made before the guest boots. One that comes later costs 3 to 4 ms.
+    pub cold: u32,
+    /// The most that the VM will ever have.
+    pub max: u32,
+}
+
+/// How a VMM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub how: ExitHow,
+    /// The last lines of the guest's console.
+    pub console: String,
+    /// The last lines that the VMM wrote to its standard error.
+    pub stderr: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitHow {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest reset itself, as its kernel does after a panic; VMs never reboot.
+    Reset,
+    /// The guest said that its kernel panicked.
+    Panicked,
+    /// The VMM ended of itself.
+    Code(i32),
+    /// A signal ended the VMM.
+    Signal(i32),
+    /// The VMM was not our child and told nobody why.
+    Unknown,
+}
+
+impl std::fmt::Display for ExitHow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("powered off"),
+            Self::Reset => f.write_str("guest reset"),
+            Self::Panicked => f.write_str("guest panic"),
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("exit status unknown"),
+        }
+    }
+}
+
+/// A program that runs VMs.
+pub trait Vmm {
+    /// Makes the sockets and starts the VMM inside its cgroup. Answers when the process exists;
+    /// nothing of it is left after an error.
+    fn spawn(&self, plan: LaunchPlan) -> Work<Result<HostProcess, Error>>;
+
+    /// Answers when the VMM does. Also takes up the conversation with one that was found.
+    fn connect(&self, uid: SandboxUid) -> Work<Result<(), Error>>;
+
+    /// The live VMM of this plan: `recorded` if it lives, else one that was started but never
+    /// recorded, found as a member of the plan's cgroup. `None`: there is none, nor will be.
+    fn find(
+        &self,
+        plan: LaunchPlan,
+        recorded: Option<HostProcess>,
+    ) -> Work<Result<Option<HostProcess>, Error>>;
+
+    /// Answers when the VMM of a spawned or found VM has ended, however late it is asked.
+    fn ended(&self, uid: SandboxUid) -> Work<Exit>;
+
+    /// Kills the VMM, needing nothing of it. Answers when its process is gone.
+    fn kill(&self, uid: SandboxUid) -> Work<Result<(), Error>>;
+
+    /// Drops what is known of a VM that has ended.
+    fn forget(&self, uid: SandboxUid);
+
+    /// Adds stream port `number` to a running VM.
+    fn add_stream(&self, uid: SandboxUid, number: u32) -> Work<Result<(), Error>>;
+
+    fn attach_block(&self, uid: SandboxUid, block: BlockSpec) -> Work<Result<(), Error>>;
+
+    /// Answers when guest and VMM have let go of it.
+    fn detach_block(&self, uid: SandboxUid, serial: String) -> Work<Result<(), Error>>;
+
+    /// Stops the guest's processors.
+    fn pause(&self, uid: SandboxUid) -> Work<Result<(), Error>>;
+
+    fn resume(&self, uid: SandboxUid) -> Work<Result<(), Error>>;
+}

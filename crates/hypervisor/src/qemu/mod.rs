@@ -1,0 +1,358 @@
+//! The QEMU driver: the port [`Vmm`] over processes, sockets and QMP.
+//!
+//! It decides nothing about a VM's life; it starts what it is told to, finds what lives, and
+//! tells what happened. Nothing here is remembered that a new daemon could not find again.
+
+pub mod block;
+pub mod cgroup;
+pub mod command_line;
+pub mod layout;
+pub mod qmp;
+mod session;
+mod spawn;
+
+use crate::{
+    error::{Error, QmpError},
+    port::{Exit, ExitHow, LaunchPlan, Vmm},
+    process::Held,
+};
+use command_line::{Firmware, name_of, stream_chardev, stream_device};
+use qapi::qmp as q;
+use runtime_core::{
+    hypervisor::{BlockSpec, MachineType},
+    ids::{HostProcess, SandboxUid},
+    kit::Work,
+};
+use serde_json::json;
+use session::Session;
+use std::{cell::RefCell, collections::BTreeMap, fs, path::PathBuf, rc::Rc, time::Duration};
+use tokio::{sync::Mutex, time::sleep};
+
+/// A member of a VMM's cgroup that has not become a VMM by then never will: between fork and exec
+/// lie a few system calls.
+const BECOMING_LIMIT: u32 = 50;
+const BECOMING_STEP: Duration = Duration::from_millis(10);
+
+/// What the host gives the driver.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    pub binary: PathBuf,
+    /// What starts the kernel: qboot takes a fifth of a second less than SeaBIOS.
+    pub firmware: Firmware,
+}
+
+impl Default for QemuConfig {
+    fn default() -> Self {
+        Self {
+            binary: "/usr/bin/qemu-system-x86_64".into(),
+            firmware: Firmware("qboot.rom".into()),
+        }
+    }
+}
+
+/// The driver.
+#[derive(Clone)]
+pub struct Qemu {
+    config: Rc<QemuConfig>,
+    vms: Rc<RefCell<BTreeMap<SandboxUid, Rc<Vm>>>>,
+}
+
+/// What the driver knows of one sandbox's VM.
+#[derive(Default)]
+struct Vm {
+    /// Held while a process is started or looked for, so that nobody looks while one is started.
+    starting: Mutex<()>,
+    session: RefCell<Option<(MachineType, Session)>>,
+}
+
+impl Qemu {
+    pub fn new(config: QemuConfig) -> Self {
+        Self {
+            config: Rc::new(config),
+            vms: Rc::default(),
+        }
+    }
+
+    fn vm(&self, uid: SandboxUid) -> Rc<Vm> {
+        self.vms.borrow_mut().entry(uid).or_default().clone()
+    }
+
+    fn session(&self, uid: SandboxUid) -> Result<(MachineType, Session), Error> {
+        let vms = self.vms.borrow();
+        let session = vms.get(&uid).and_then(|vm| vm.session.borrow().clone());
+        session.ok_or(Error::Unknown { uid })
+    }
+
+    async fn start(self, plan: LaunchPlan) -> Result<HostProcess, Error> {
+        let vm = self.vm(plan.spec.uid);
+        let _starting = vm.starting.lock().await;
+        let config = (*self.config).clone();
+        let of = plan.clone();
+        let spawn = move || spawn::spawn(&of, &config.binary, &config.firmware);
+        let spawned = tokio::task::spawn_blocking(spawn).await;
+        let pid = match spawned {
+            Ok(pid) => pid?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        let held = Held::child(pid).map_err(|source| Error::Watch {
+            process: HostProcess { pid, start_time: 0 },
+            source,
+        })?;
+        let process = held.process();
+        let session = Session::begin(&plan, held);
+        vm.session.replace(Some((plan.spec.machine, session)));
+        Ok(process)
+    }
+
+    async fn look(
+        self,
+        plan: LaunchPlan,
+        recorded: Option<HostProcess>,
+    ) -> Result<Option<HostProcess>, Error> {
+        let vm = self.vm(plan.spec.uid);
+        let _starting = vm.starting.lock().await;
+        if let Some((_, session)) = &*vm.session.borrow() {
+            return Ok(session.process());
+        }
+        let held = match recorded {
+            Some(process) => {
+                Held::find(process).map_err(|source| Error::Watch { process, source })?
+            }
+            None => member(&plan).await?,
+        };
+        let session = match held {
+            Some(held) => Session::begin(&plan, held),
+            None => Session::vanished(&plan).await,
+        };
+        let process = session.process();
+        vm.session.replace(Some((plan.spec.machine, session)));
+        Ok(process)
+    }
+
+    async fn plug_stream(self, uid: SandboxUid, number: u32) -> Result<(), Error> {
+        let (_, session) = self.session(uid)?;
+        let device = format!("stream port {number}");
+        let failed = |source| Error::Device {
+            verb: "add",
+            device: device.clone(),
+            source,
+        };
+        let id = stream_chardev(number);
+        let chardevs = session.run(q::query_chardev {}).await.map_err(failed)?;
+        if !chardevs.iter().any(|chardev| chardev.label == id) {
+            let path = session.layout().stream(number);
+            let backend = json!({"type": "socket", "data": {
+                "addr": {"type": "unix", "data": {"path": path}},
+                "server": true,
+                "wait": false,
+            }});
+            let backend = typed("chardev-add", backend).map_err(failed)?;
+            let add = q::chardev_add {
+                id: id.clone(),
+                backend,
+            };
+            session.run(add).await.map_err(failed)?;
+        }
+        if has_device(&session, &format!("port-{number}"))
+            .await
+            .map_err(failed)?
+        {
+            return Ok(());
+        }
+        let add: q::device_add = typed("device_add", stream_device(number)).map_err(failed)?;
+        session.run(add).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn plug_block(self, uid: SandboxUid, wish: BlockSpec) -> Result<(), Error> {
+        let (machine, session) = self.session(uid)?;
+        hotpluggable(machine, &wish.serial)?;
+        block::check_serial(&wish.serial).map_err(Error::Spec)?;
+        let backing = spawn::backing(&wish)?;
+        let failed = |source| Error::Device {
+            verb: "plug",
+            device: wish.serial.clone(),
+            source,
+        };
+        if has_device(&session, &block::device_id(&wish.serial))
+            .await
+            .map_err(failed)?
+        {
+            return Ok(());
+        }
+        let node_name = block::node_name(&wish.serial);
+        // A node without its device is left over from an attempt that was cut off; there is none
+        // in the usual case, and QEMU refuses.
+        let _ = session
+            .run(q::blockdev_del {
+                node_name: node_name.clone(),
+            })
+            .await;
+        let node = block::node(&wish, backing).map_err(Error::Spec)?;
+        let node: q::BlockdevOptions = typed("blockdev-add", node).map_err(failed)?;
+        session.run(q::blockdev_add(node)).await.map_err(failed)?;
+        let device: q::device_add =
+            typed("device_add", block::device(&wish, machine)).map_err(failed)?;
+        if let Err(refused) = session.run(device).await {
+            let _ = session.run(q::blockdev_del { node_name }).await;
+            return Err(failed(refused));
+        }
+        Ok(())
+    }
+
+    async fn unplug_block(self, uid: SandboxUid, serial: String) -> Result<(), Error> {
+        let (machine, session) = self.session(uid)?;
+        hotpluggable(machine, &serial)?;
+        let failed = |source| Error::Device {
+            verb: "unplug",
+            device: serial.clone(),
+            source,
+        };
+        let id = block::device_id(&serial);
+        if !has_device(&session, &id).await.map_err(failed)? {
+            return Ok(());
+        }
+        session.expect_release(&id);
+        session
+            .run(q::device_del { id: id.clone() })
+            .await
+            .map_err(failed)?;
+        session.released(&id).await?;
+        let node_name = block::node_name(&serial);
+        session
+            .run(q::blockdev_del { node_name })
+            .await
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+impl Vmm for Qemu {
+    fn spawn(&self, plan: LaunchPlan) -> Work<Result<HostProcess, Error>> {
+        Box::pin(self.clone().start(plan))
+    }
+
+    fn connect(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        let session = self.session(uid);
+        Box::pin(async move { session?.1.connected().await })
+    }
+
+    fn find(
+        &self,
+        plan: LaunchPlan,
+        recorded: Option<HostProcess>,
+    ) -> Work<Result<Option<HostProcess>, Error>> {
+        Box::pin(self.clone().look(plan, recorded))
+    }
+
+    fn ended(&self, uid: SandboxUid) -> Work<Exit> {
+        let session = self.session(uid);
+        Box::pin(async move {
+            match session {
+                Ok((_, session)) => session.ended().await,
+                Err(_) => Exit {
+                    how: ExitHow::Unknown,
+                    console: String::new(),
+                    stderr: String::new(),
+                },
+            }
+        })
+    }
+
+    fn kill(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        let session = self.session(uid);
+        Box::pin(async move { session?.1.kill().await })
+    }
+
+    fn forget(&self, uid: SandboxUid) {
+        self.vms.borrow_mut().remove(&uid);
+    }
+
+    fn add_stream(&self, uid: SandboxUid, number: u32) -> Work<Result<(), Error>> {
+        Box::pin(self.clone().plug_stream(uid, number))
+    }
+
+    fn attach_block(&self, uid: SandboxUid, block: BlockSpec) -> Work<Result<(), Error>> {
+        Box::pin(self.clone().plug_block(uid, block))
+    }
+
+    fn detach_block(&self, uid: SandboxUid, serial: String) -> Work<Result<(), Error>> {
+        Box::pin(self.clone().unplug_block(uid, serial))
+    }
+
+    fn pause(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        let session = self.session(uid);
+        Box::pin(async move {
+            let verb = "pause vm";
+            let stopped = session?.1.run(q::stop {}).await;
+            stopped
+                .map(|_| ())
+                .map_err(|source| Error::Qmp { verb, source })
+        })
+    }
+
+    fn resume(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        let session = self.session(uid);
+        Box::pin(async move {
+            let verb = "resume vm";
+            let resumed = session?.1.run(q::cont {}).await;
+            resumed
+                .map(|_| ())
+                .map_err(|source| Error::Qmp { verb, source })
+        })
+    }
+}
+
+/// JSON of ours as a type of qapi's.
+fn typed<T: serde::de::DeserializeOwned>(
+    command: &'static str,
+    value: serde_json::Value,
+) -> Result<T, QmpError> {
+    serde_json::from_value(value).map_err(|source| QmpError::Answer { command, source })
+}
+
+async fn has_device(session: &Session, id: &str) -> Result<bool, QmpError> {
+    let path = "/machine/peripheral".to_owned();
+    let devices = session.run(q::qom_list { path }).await?;
+    Ok(devices.iter().any(|device| device.name == id))
+}
+
+fn hotpluggable(machine: MachineType, device: &str) -> Result<(), Error> {
+    match machine {
+        MachineType::Q35 => Ok(()),
+        MachineType::Microvm => Err(Error::NoHotplug {
+            machine: "microvm",
+            device: device.to_owned(),
+        }),
+    }
+}
+
+/// The VMM of this plan among the members of its cgroup: started, but never recorded.
+async fn member(plan: &LaunchPlan) -> Result<Option<Held>, Error> {
+    let name = name_of(plan.spec.uid);
+    for _ in 0..BECOMING_LIMIT {
+        let members = cgroup::members(&plan.spec.cgroup)?;
+        for pid in &members {
+            if !is_named(*pid, &name) {
+                continue;
+            }
+            let held = Held::child(*pid);
+            // It may have ended just now; whose pid it is was checked while it was held.
+            if let Some(held) = held.ok().filter(|_| is_named(*pid, &name)) {
+                return Ok(Some(held));
+            }
+        }
+        if members.is_empty() {
+            return Ok(None);
+        }
+        sleep(BECOMING_STEP).await;
+    }
+    Ok(None)
+}
+
+fn is_named(pid: u32, name: &str) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments
+        .split(|byte| *byte == 0)
+        .any(|argument| argument == name.as_bytes())
+}

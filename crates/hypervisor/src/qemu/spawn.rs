@@ -1,0 +1,244 @@
+//! Starting a VMM so that it outlives the daemon and is never lost: inside its cgroup before it
+//! is itself, in its own session, with nothing inherited but what it was given.
+
+use crate::{
+    error::Error,
+    qemu::{
+        block::Backing,
+        cgroup,
+        command_line::{Firmware, Found, SerialFds, check, command_line},
+        layout::Layout,
+    },
+};
+use crate::{error::InvalidSpec, port::LaunchPlan};
+use runtime_core::hypervisor::{BlockSpec, ChannelKind};
+use rustix::{
+    fs::Mode,
+    io::FdFlags,
+    process::{Resource, Rlimit, setrlimit, setsid, umask},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{fs::FileTypeExt, fs::OpenOptionsExt, net::UnixListener, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Only the daemon's user reads what a VMM writes.
+const LOG_MODE: u32 = 0o600;
+
+/// Starts a VMM; its pid. Blocks for as long as a fork and an exec take.
+///
+/// # Errors
+/// Nothing was started, and the sockets made for it are gone again.
+pub fn spawn(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u32, Error> {
+    check(plan).map_err(Error::Spec)?;
+    let spec = &plan.spec;
+    let layout = Layout::of(spec);
+    let cgroup = cgroup::open(&spec.cgroup)?;
+    let netns = spec.netns.as_deref().map(open_netns).transpose()?;
+    let backings = spec.blocks.iter().map(backing).collect::<Result<_, _>>()?;
+    let stderr = log(&layout.stderr())?;
+    // Made by us with our mode, so that a console can be read before its first byte.
+    log(&layout.console())?;
+    let sockets = Sockets::make(plan)?;
+    let found = sockets.found(backings);
+    let args = command_line(plan, firmware, &found).map_err(Error::Spec)?;
+    let mut command = Command::new(binary);
+    command
+        .args(args)
+        .env_clear()
+        .current_dir(layout.folder())
+        .stdin(Stdio::null())
+        .stdout(clone(&stderr, &layout.stderr())?)
+        .stderr(stderr);
+    let made = sockets.paths.clone();
+    let child = Child {
+        cgroup,
+        netns,
+        inherited: sockets.listening,
+    };
+    arrange(&mut command, child);
+    let spawned = command.spawn().map_err(|source| Error::Spawn {
+        binary: binary.to_owned(),
+        source,
+    });
+    if spawned.is_err() {
+        forget(&made);
+    }
+    spawned.map(|child| child.id())
+}
+
+/// What the child does between fork and exec.
+struct Child {
+    cgroup: Vec<File>,
+    netns: Option<File>,
+    inherited: Vec<OwnedFd>,
+}
+
+impl Child {
+    /// Async-signal-safe: system calls only, no memory is allocated.
+    fn become_a_vmm(&self) -> io::Result<()> {
+        // First of all: from here on whoever reads the record finds us.
+        for hierarchy in &self.cgroup {
+            rustix::io::write(hierarchy, b"0")?;
+        }
+        setsid()?;
+        umask(Mode::RWXG | Mode::RWXO);
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        // A core file would hold the guest's memory.
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        setrlimit(Resource::Core, none)?;
+        if let Some(netns) = &self.netns {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
+        close_the_rest_on_exec();
+        for fd in &self.inherited {
+            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+/// Marks every descriptor but stdio as closed on exec: ours are already, a library's may not be.
+/// A kernel before 5.11 does not know how, and then ours have to do.
+#[allow(unsafe_code)]
+fn close_the_rest_on_exec() {
+    const FIRST_AFTER_STDIO: libc::c_uint = 3;
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: the call takes three integers and touches no memory; it closes nothing now, so no
+    // descriptor that is in use becomes invalid.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST_AFTER_STDIO,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        );
+    }
+}
+
+#[allow(unsafe_code)]
+fn arrange(command: &mut Command, child: Child) {
+    // SAFETY: the closure runs in a forked child of a process with threads; it makes system calls
+    // on descriptors it owns, and neither allocates, locks nor panics.
+    unsafe {
+        command.pre_exec(move || child.become_a_vmm());
+    }
+}
+
+/// The sockets that a VMM listens on, made before it: so they can be connected to at once.
+struct Sockets {
+    paths: Vec<PathBuf>,
+    /// In the order of the paths: qmp, then control, then streams.
+    listening: Vec<OwnedFd>,
+}
+
+impl Sockets {
+    fn make(plan: &LaunchPlan) -> Result<Self, Error> {
+        let layout = Layout::of(&plan.spec);
+        let mut paths = vec![layout.qmp()];
+        if plan.spec.channel == ChannelKind::Serial {
+            paths.push(layout.control());
+            paths.extend((1..=plan.ports.cold).map(|number| layout.stream(number)));
+        }
+        // Left over from an earlier VM of this sandbox, which is gone.
+        forget(&paths);
+        let listening = paths.iter().map(|path| listen(path)).collect();
+        match listening {
+            Ok(listening) => Ok(Self { paths, listening }),
+            Err(error) => {
+                forget(&paths);
+                Err(error)
+            }
+        }
+    }
+
+    fn found(&self, backings: Vec<Backing>) -> Found {
+        let fds: Vec<i32> = self.listening.iter().map(AsRawFd::as_raw_fd).collect();
+        let serial = fds.get(1).map(|control| SerialFds {
+            control: *control,
+            streams: fds[2..].to_vec(),
+        });
+        Found {
+            qmp: fds[0],
+            serial,
+            backings,
+        }
+    }
+}
+
+fn listen(path: &Path) -> Result<OwnedFd, Error> {
+    match UnixListener::bind(path) {
+        Ok(listener) => Ok(listener.into()),
+        Err(source) => Err(Error::Socket {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Best effort: what remains is in the sandbox's folder, which is removed as a whole.
+fn forget(paths: &[PathBuf]) {
+    for path in paths {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn log(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(LOG_MODE);
+    let file = options
+        .open(path)
+        .and_then(|file| file.set_len(0).map(|()| file));
+    file.map_err(|source| Error::Open {
+        what: "log",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn clone(file: &File, path: &Path) -> Result<File, Error> {
+    file.try_clone().map_err(|source| Error::Open {
+        what: "log",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn open_netns(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::Open {
+        what: "network namespace",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// What stands behind a block device's path.
+///
+/// # Errors
+/// It does not exist.
+pub fn backing(block: &BlockSpec) -> Result<Backing, Error> {
+    let path = &block.path;
+    if path.to_str().is_none() {
+        let path = path.clone();
+        return Err(Error::Spec(InvalidSpec::NotUtf8 { path }));
+    }
+    match fs::metadata(path) {
+        Ok(found) if found.file_type().is_block_device() => Ok(Backing::HostDevice),
+        Ok(_) => Ok(Backing::File),
+        Err(source) => Err(Error::Open {
+            what: "block image",
+            path: path.clone(),
+            source,
+        }),
+    }
+}
