@@ -14,6 +14,7 @@ mod programs;
 mod run;
 mod scratch;
 mod setup;
+mod tidy;
 mod wait;
 mod workspace;
 
@@ -46,6 +47,8 @@ enum Verb {
     GuestKernel,
     /// Build the static agent and the initramfs around it, into the cache; prints its path
     GuestImage,
+    /// Check what compiler and clippy do not: sizes, module heads, names, who touches what, sleeps, places, promised tests
+    Tidy,
     /// Build all binaries (release; agent and relay static) and print their paths
     Build,
 }
@@ -73,6 +76,11 @@ fn perform(verb: Verb) -> Result<ExitCode> {
             setup::ensure(&[setup::PROGRAMS])?;
             let agent = build::agent(&workspace)?;
             println!("{}", image::ensure(&Cache::open()?, &agent)?.display());
+        }
+        Verb::Tidy => {
+            if !tidy::run(&workspace)? {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Verb::Build => {
             setup::ensure(&[setup::PROGRAMS])?;
