@@ -3,6 +3,7 @@
 //! A message names the object and the step, never its source: the chain is joined once, where
 //! an answer or a log line is made of it.
 
+use crate::{engine, table::Denied};
 use std::{fmt, io};
 
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,30 @@ pub enum Error {
     },
     #[error("{what} not ready after {seconds} s")]
     Timeout { what: String, seconds: u64 },
+    #[error("{object} id of {length} bytes is not a valid name: {shown:?}")]
+    Id {
+        object: &'static str,
+        shown: String,
+        length: usize,
+    },
+    /// The state of things refuses.
+    #[error("{what}: {denied}")]
+    Denied { what: String, denied: Denied },
+    #[error("{what}")]
+    Engine {
+        what: String,
+        #[source]
+        source: engine::Error,
+    },
+    #[error("parse {what}")]
+    Json {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A request that can never be done as it stands.
+    #[error("{what}: {why}")]
+    Invalid { what: String, why: &'static str },
     #[error("{call}: not supported by this agent")]
     Unsupported { call: &'static str },
 }
@@ -37,7 +62,23 @@ pub enum Kind {
 impl Error {
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Option(_) => Kind::Invalid,
+            Self::Option(_) | Self::Id { .. } | Self::Json { .. } | Self::Invalid { .. } => {
+                Kind::Invalid
+            }
+            Self::Denied { denied, .. } => match denied {
+                Denied::Exists => Kind::AlreadyExists,
+                Denied::NotFound => Kind::NotFound,
+                Denied::NotRunning | Denied::Making => Kind::Denied,
+                Denied::Exhausted => Kind::Exhausted,
+            },
+            Self::Engine { source, .. } => match source.kind() {
+                engine::Kind::NotFound => Kind::NotFound,
+                engine::Kind::AlreadyExists => Kind::AlreadyExists,
+                engine::Kind::Invalid => Kind::Invalid,
+                engine::Kind::Denied => Kind::Denied,
+                engine::Kind::Unsupported => Kind::Unsupported,
+                engine::Kind::Internal => Kind::Internal,
+            },
             Self::Io { .. } => Kind::Internal,
             Self::Timeout { .. } => Kind::Timeout,
             Self::Unsupported { .. } => Kind::Unsupported,

@@ -3,15 +3,22 @@
 use crate::{
     agent::Agent,
     channel,
-    cmdline::Options,
+    cmdline::{Options, Share},
+    engine::{Engine, Roots},
     error::{Doing, Error},
     ports::Reactor,
-    service,
+    reaper, rootfs, service,
 };
 use std::{io, sync::Arc, time::Duration};
-use tokio::{runtime::Builder, task::JoinHandle, time::timeout};
+use tokio::{runtime::Builder, select, task::JoinHandle, time::timeout};
 use ttrpc::r#async::Server;
 
+/// The groups of containers are below.
+const CGROUPS: &str = "/sys/fs/cgroup/hutch";
+/// Calls of the engine that block at the same time; more wait in line.
+const BLOCKING_MAX: usize = 16;
+/// The engine parses and plans on these threads; nothing of it is deep.
+const BLOCKING_STACK: usize = 512 * 1024;
 /// A host that listens takes an answer at once.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -20,17 +27,27 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 /// # Errors
 /// The guest cannot serve, or no longer.
 pub fn run(options: Options) -> Result<(), Error> {
+    let cgroup = CGROUPS.into();
+    // Before there is a thread: it forks.
+    let engine = Engine::launch(Roots { cgroup }).map_err(|source| Error::Engine {
+        what: "start the container engine".to_owned(),
+        source,
+    })?;
     let runtime = Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_MAX)
+        .thread_stack_size(BLOCKING_STACK)
         .build()
         .doing(|| "start the runtime".to_owned())?;
-    runtime.block_on(serve(options))
+    runtime.block_on(serve(options, engine))
 }
 
-async fn serve(options: Options) -> Result<(), Error> {
+async fn serve(options: Options, engine: Engine) -> Result<(), Error> {
     let reactor = Reactor::start().doing(|| "wait for ports".to_owned())?;
     let way = channel::open(options, &reactor).await?;
-    let agent = Arc::new(Agent::default());
+    let agent = Arc::new(Agent::new(engine, reactor, options));
+    let reaped = agent.clone();
+    let reaping = reaper::reap(move |pid, ended| reaped.reaped(pid, ended));
     let mut server = Server::new().add_listener(way.listener);
     for service in service::all(&agent) {
         server = server.register_service(service);
@@ -40,9 +57,23 @@ async fn serve(options: Options) -> Result<(), Error> {
         .await
         .map_err(io::Error::other)
         .doing(|| "serve the host".to_owned())?;
-    agent.ended().await;
+    if options.share == Share::AtStart {
+        tokio::task::spawn_blocking(share_early);
+    }
+    select! {
+        biased;
+        () = agent.ended() => {}
+        reaped = reaping => return reaped,
+    }
     leave(server, way.carrier).await;
     Ok(())
+}
+
+/// Before anyone waits for it. A container that needs it tries again, and tells of the error.
+fn share_early() {
+    if let Err(error) = rootfs::mount_share() {
+        crate::error!("{}", error.chain());
+    }
 }
 
 /// Lets the answer to the call that asked for the end reach the host; not for ever, since a

@@ -3,7 +3,7 @@
 
 mod pump;
 mod serial;
-mod vsock;
+pub mod vsock;
 
 use crate::{
     cmdline::{ChannelKind, Options},

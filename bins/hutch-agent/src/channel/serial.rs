@@ -3,7 +3,7 @@
 use super::{Connections, pump::Pump};
 use crate::{
     error::Error,
-    ports::{self, Port, Reactor},
+    ports::{self, Attempt, Port, Reactor},
 };
 use std::{io, sync::Arc};
 use tokio::{select, task::JoinHandle};
@@ -28,15 +28,15 @@ async fn serve(port: &Port, pump: &mut Pump) -> io::Result<()> {
         // Only an attempt that found nothing leaves a wake-up to wait for.
         while pump.hungry() {
             match port.try_read(&mut buffer)? {
-                Some(count) => pump.received(&buffer[..count]).await,
-                None => break,
+                Attempt::Moved(count) => pump.received(&buffer[..count]).await,
+                Attempt::Blocked | Attempt::Away => break,
             }
         }
         let mut room = true;
         while room && !pump.outgoing().is_empty() {
             match port.try_write(pump.outgoing())? {
-                Some(count) => pump.sent(count),
-                None => room = false,
+                Attempt::Moved(count) => pump.sent(count),
+                Attempt::Blocked | Attempt::Away => room = false,
             }
         }
         let (hungry, idle) = (pump.hungry(), pump.outgoing().is_empty());

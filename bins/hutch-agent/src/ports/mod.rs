@@ -8,6 +8,6 @@ pub mod uevents;
 mod watch;
 
 pub use find::{open, valid_name};
-pub use port::Port;
+pub use port::{Attempt, Port, attempt};
 pub use reactor::Reactor;
 pub use watch::watch;

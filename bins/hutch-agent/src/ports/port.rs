@@ -30,19 +30,19 @@ impl Port {
         })
     }
 
-    /// Reads what is there. `None`: nothing; the host has sent nothing, or is away.
+    /// Reads what is there.
     ///
     /// # Errors
     /// The port was unplugged.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<Attempt> {
         attempt(|| (&self.file).read(buffer))
     }
 
-    /// Writes as much as the queue takes. `None`: nothing; it is full, or the host is away.
+    /// Writes as much as the queue takes.
     ///
     /// # Errors
     /// The port was unplugged.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<Attempt> {
         attempt(|| (&self.file).write(bytes))
     }
 
@@ -57,13 +57,28 @@ impl Port {
     }
 }
 
-fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+/// What came of trying to move bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// So many, at least one.
+    Moved(usize),
+    /// None now: nothing was sent, or the queue is full.
+    Blocked,
+    /// None: a port's host is away and may come back; the peer of a socket or pipe is gone.
+    Away,
+}
+
+/// Tries a read or write of something that does not block.
+///
+/// # Errors
+/// As the call has them.
+pub fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Attempt> {
     loop {
         match call() {
-            Ok(0) => return Ok(None),
-            Ok(count) => return Ok(Some(count)),
+            Ok(0) => return Ok(Attempt::Away),
+            Ok(count) => return Ok(Attempt::Moved(count)),
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::WouldBlock => return Ok(Attempt::Blocked),
                 io::ErrorKind::Interrupted => {}
                 _ => return Err(error),
             },
@@ -100,7 +115,7 @@ mod tests {
 
     async fn read(port: &Port, buffer: &mut [u8]) -> usize {
         loop {
-            if let Some(count) = port.try_read(buffer).unwrap() {
+            if let Attempt::Moved(count) = port.try_read(buffer).unwrap() {
                 return count;
             }
             port.readable().await;
@@ -129,7 +144,7 @@ mod tests {
         let (port, mut far) = pair();
         let chunk = vec![7; 65_536];
         let mut written = 0;
-        while let Some(count) = port.try_write(&chunk).unwrap() {
+        while let Attempt::Moved(count) = port.try_write(&chunk).unwrap() {
             written += count;
         }
 
@@ -138,7 +153,7 @@ mod tests {
         let more = timeout(LIMIT, async {
             loop {
                 port.writable().await;
-                if let Some(count) = port.try_write(&chunk).unwrap() {
+                if let Attempt::Moved(count) = port.try_write(&chunk).unwrap() {
                     return count;
                 }
             }

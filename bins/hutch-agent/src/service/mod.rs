@@ -1,12 +1,16 @@
 //! The calls of the host: each is checked, done by the agent, and answered.
 
+mod convert;
 mod health;
+mod hutch;
 mod kata;
 mod status;
 
-use crate::agent::Agent;
-use protocols::asynchronous::{agent_ttrpc::create_agent_service, health_ttrpc::create_health};
-use std::{collections::HashMap, sync::Arc};
+use crate::{agent::Agent, error::Error};
+use protocols::asynchronous::{
+    agent_ttrpc::create_agent_service, health_ttrpc::create_health, hutch_agent_ttrpc::create_agent,
+};
+use std::{collections::HashMap, future::Future, sync::Arc};
 use ttrpc::r#async::Service;
 
 /// What this agent is, as `hutch-agent` reports it.
@@ -15,9 +19,21 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const FEATURE: &str = "hutch.agent.v1";
 
 /// Every service, by its name.
-pub fn all(agent: &Arc<Agent>) -> [HashMap<String, Service>; 2] {
+pub fn all(agent: &Arc<Agent>) -> [HashMap<String, Service>; 3] {
     [
         create_health(Arc::new(health::Health)),
         create_agent_service(Arc::new(kata::Kata(agent.clone()))),
+        create_agent(Arc::new(hutch::Hutch(agent.clone()))),
     ]
+}
+
+/// Runs a call to its end, even if its host goes away meanwhile: what has begun in the world
+/// is finished or taken back.
+async fn whole<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(call).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
 }

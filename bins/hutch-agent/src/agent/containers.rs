@@ -1,0 +1,255 @@
+//! Containers as a whole.
+
+use super::{
+    Agent, Place, blocking, denied, engine_failed,
+    wish::{NewContainer, terminal_of_config},
+};
+use crate::{
+    engine::{CreatePlan, Created, ProcessIo},
+    error::Error,
+    id::{Id, Name},
+    oom,
+    rootfs::{self, Rootfs, Source},
+    table::{Denied, State as ProcessState},
+};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{sync::RwLock, time::timeout};
+
+/// The engine has seen the processes die; reaping them is a matter of turns.
+const REAP_LIMIT: Duration = Duration::from_secs(10);
+
+impl Agent {
+    /// Makes a container whose init waits for its start; gives the pid.
+    ///
+    /// # Errors
+    /// Whatever it could not be given; nothing of it is left then.
+    pub async fn create(self: Arc<Self>, wish: NewContainer) -> Result<u32, Error> {
+        let name = Name::init(wish.id.clone());
+        let place = Place::new();
+        let busy = place.busy.clone().write_owned().await;
+        {
+            let mut state = self.state();
+            let reserved = state.table.reserve(&name, wish.host);
+            reserved.map_err(|refused| denied(&name, refused))?;
+            state.places.insert(wish.id.clone(), place);
+        }
+        let made = self.make(&name, wish).await;
+        if made.is_err() {
+            let mut state = self.state();
+            state.table.undone(&name);
+            state.places.remove(&name.container);
+        }
+        drop(busy);
+        self.changed();
+        made
+    }
+
+    async fn make(self: &Arc<Self>, name: &Name, wish: NewContainer) -> Result<u32, Error> {
+        let terminal = terminal_of_config(&wish.config_json)?;
+        let (far, near) = self.prepare(wish.io, terminal).await?;
+        let disk = match &wish.rootfs {
+            Source::Block(block) => Some(rootfs::disk(&block.serial).await?),
+            Source::Share(_) | Source::Guest(_) => None,
+        };
+        let (agent, id) = (self.clone(), wish.id.clone());
+        let build = move || {
+            agent.build(
+                wish.id,
+                wish.config_json,
+                wish.rootfs,
+                disk,
+                wish.binds,
+                far,
+            )
+        };
+        let (rootfs, created) = blocking(build).await?;
+        for warning in &created.warnings {
+            crate::note!("container {id}: {warning}");
+        }
+        let pid = created.pid;
+        if let Some(place) = self.state().places.get_mut(&id) {
+            place.rootfs = Some(rootfs);
+        }
+        if let Err(error) = self.settle(name, near, created) {
+            self.discard(&id).await;
+            return Err(error);
+        }
+        self.watch_memory(&id);
+        Ok(pid)
+    }
+
+    fn build(
+        &self,
+        id: Id,
+        config_json: Vec<u8>,
+        source: Source,
+        disk: Option<PathBuf>,
+        binds: Vec<(usize, PathBuf)>,
+        io: ProcessIo,
+    ) -> Result<(Rootfs, Created), Error> {
+        if matches!(source, Source::Share(_)) || !binds.is_empty() {
+            rootfs::mount_share()?;
+        }
+        let rootfs = match (source, disk) {
+            (Source::Share(path), _) => Rootfs::at(rootfs::in_share(&path)?),
+            (Source::Guest(path), _) => Rootfs::at(path),
+            (Source::Block(block), Some(device)) => {
+                let n = self.folders.fetch_add(1, Ordering::Relaxed);
+                Rootfs::mount_disk(n, &device, block.kind, block.access)?
+            }
+            (Source::Block(_), None) => unreachable!("a disk was looked for"),
+        };
+        let mut bind_sources = BTreeMap::new();
+        for (index, path) in binds {
+            bind_sources.insert(index, rootfs::in_share(&path)?);
+        }
+        let plan = CreatePlan {
+            id: id.as_str().to_owned(),
+            config_json,
+            rootfs: rootfs.path.clone(),
+            bind_sources,
+            namespaces: BTreeMap::new(),
+        };
+        let created = self.engine.create(plan, io);
+        let created = created.map_err(engine_failed(|| format!("create container {id}")))?;
+        Ok((rootfs, created))
+    }
+
+    /// Takes back a container that was made and cannot be kept.
+    async fn discard(self: &Arc<Self>, id: &Id) {
+        let (agent, gone) = (self.clone(), id.clone());
+        let removed = blocking(move || agent.engine.remove(gone.as_str())).await;
+        if let Err(error) = removed {
+            crate::error!("take back container {id}: {error}");
+        }
+    }
+
+    fn watch_memory(self: &Arc<Self>, id: &Id) {
+        let Ok(file) = self.engine.oom_watch(id.as_str()) else {
+            return;
+        };
+        let (agent, id, mut before) = (Arc::downgrade(self), id.clone(), 0);
+        tokio::spawn(oom::on_change(file, move || {
+            let Some(agent) = agent.upgrade() else {
+                return;
+            };
+            let kills = agent.engine.oom_kills(id.as_str()).unwrap_or(before);
+            if kills > std::mem::replace(&mut before, kills) {
+                agent.oom.push(id.clone());
+            }
+        }));
+    }
+
+    /// Lets the init run its program. One that runs already is left alone.
+    ///
+    /// # Errors
+    /// There is none, it has ended, or its program cannot be run.
+    pub async fn start(self: Arc<Self>, id: Id) -> Result<(), Error> {
+        let name = Name::init(id);
+        let busy = self.busy(&name.container)?;
+        let _busy = busy.write().await;
+        let state = self.state().table.state(&name);
+        match state.map_err(|refused| denied(&name, refused))? {
+            ProcessState::Created { .. } => {}
+            ProcessState::Running { .. } => return Ok(()),
+            ProcessState::Making => return Err(denied(&name, Denied::Making)),
+            ProcessState::Exited { .. } => return Err(denied(&name, Denied::NotRunning)),
+        }
+        let (agent, id) = (self.clone(), name.container.clone());
+        let started = blocking(move || agent.engine.start(id.as_str())).await;
+        started.map_err(engine_failed(|| format!("start {name}")))?;
+        self.state().table.started(&name.container);
+        self.changed();
+        Ok(())
+    }
+
+    /// Removes a container: what is left of it is killed, its exits stay until acknowledged.
+    ///
+    /// # Errors
+    /// There is none, or it does not die.
+    pub async fn remove(self: Arc<Self>, id: Id) -> Result<(), Error> {
+        let name = Name::init(id.clone());
+        let refuse = |refused| denied(&name, refused);
+        let busy: Arc<RwLock<()>> = self.busy(&id)?;
+        let _busy = busy.write().await;
+        {
+            let state = self.state();
+            let same = state.places.get(&id);
+            if !same.is_some_and(|place| Arc::ptr_eq(&place.busy, &busy)) {
+                return Err(refuse(Denied::NotFound));
+            }
+            state.table.removable(&id).map_err(refuse)?;
+        }
+        let (agent, gone) = (self.clone(), id.clone());
+        let removed = blocking(move || agent.engine.remove(gone.as_str())).await;
+        removed.map_err(engine_failed(|| format!("remove {name}")))?;
+        self.all_ended(&id).await?;
+        let place = {
+            let mut state = self.state();
+            state.table.removed(&id);
+            state.places.remove(&id)
+        };
+        drop(place);
+        self.changed();
+        Ok(())
+    }
+
+    /// Waits until every process of the container was reaped, so that no exit is lost.
+    async fn all_ended(&self, id: &Id) -> Result<(), Error> {
+        let mut changes = self.changes.subscribe();
+        let all = changes.wait_for(|_| {
+            let state = self.state();
+            let mut processes = state.table.of(id);
+            processes.all(|(_, state)| matches!(state, ProcessState::Exited { .. }))
+        });
+        match timeout(REAP_LIMIT, all).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Timeout {
+                what: format!("the end of every process of container {id}"),
+                seconds: REAP_LIMIT.as_secs(),
+            }),
+        }
+    }
+
+    /// Freezes every process of a container.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub async fn pause(self: Arc<Self>, id: Id) -> Result<(), Error> {
+        let busy = self.busy(&id)?;
+        let _busy = busy.write().await;
+        let (agent, name) = (self.clone(), id.clone());
+        let paused = blocking(move || agent.engine.pause(name.as_str())).await;
+        paused.map_err(engine_failed(|| format!("pause container {id}")))
+    }
+
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub async fn resume(self: Arc<Self>, id: Id) -> Result<(), Error> {
+        let busy = self.busy(&id)?;
+        let _busy = busy.write().await;
+        let (agent, name) = (self.clone(), id.clone());
+        let resumed = blocking(move || agent.engine.resume(name.as_str())).await;
+        resumed.map_err(engine_failed(|| format!("resume container {id}")))
+    }
+
+    /// Changes the limits of a container: an OCI `linux.resources` object.
+    ///
+    /// # Errors
+    /// There is none, or a limit is refused.
+    pub async fn update(self: Arc<Self>, id: Id, resources_json: Vec<u8>) -> Result<(), Error> {
+        let busy = self.busy(&id)?;
+        let _busy = busy.write().await;
+        let (agent, name) = (self.clone(), id.clone());
+        let updated = blocking(move || agent.engine.update(name.as_str(), &resources_json)).await;
+        for warning in updated.map_err(engine_failed(|| format!("update container {id}")))? {
+            crate::note!("container {id}: {warning}");
+        }
+        Ok(())
+    }
+}

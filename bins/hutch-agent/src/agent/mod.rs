@@ -1,0 +1,184 @@
+//! The agent: containers and their processes, from the host's wish to the world and back.
+//!
+//! Every call that changes something runs to its end once begun, even if the host goes away
+//! meanwhile: the services see to that. What is decided is decided by `Table`; here it is done.
+//!
+//! - `containers`: create, start, remove.
+//! - `processes`: exec, signals, waiting, stdio.
+//! - `wish`: what the host may ask for.
+
+mod containers;
+mod processes;
+mod wish;
+
+pub use wish::{Io, NewContainer, NewExec, SignalTo};
+
+use crate::{
+    cmdline::{Options, VsockPeer},
+    engine::{self, Engine},
+    error::Error,
+    exits::{Ended, Reason},
+    id::{Id, Name, Which},
+    oom,
+    ports::Reactor,
+    rootfs::Rootfs,
+    stdio::Pulled,
+    table::{Denied, Table},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
+use tokio::sync::{RwLock, watch};
+
+pub struct Agent {
+    engine: Engine,
+    reactor: Arc<Reactor>,
+    vsock_peer: VsockPeer,
+    state: Mutex<State>,
+    /// Counts changes of the table.
+    changes: watch::Sender<u64>,
+    /// Numbers the folders of containers.
+    folders: AtomicU64,
+    pub oom: oom::News,
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    table: Table,
+    /// What each container in the table has of the world.
+    places: BTreeMap<Id, Place>,
+}
+
+struct Place {
+    /// Held by whoever changes the container as a whole; shared by its execs.
+    busy: Arc<RwLock<()>>,
+    rootfs: Option<Rootfs>,
+    processes: BTreeMap<Which, Live>,
+    /// Dropped with the container: ends its streams.
+    stop: watch::Sender<()>,
+    /// What the engine last counted.
+    oom_kills: u64,
+}
+
+/// What a process has of the agent.
+struct Live {
+    /// Has the exit code once there is one.
+    exit: watch::Sender<Option<u32>>,
+    pulled: Option<Arc<Pulled>>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            busy: Arc::default(),
+            rootfs: None,
+            processes: BTreeMap::new(),
+            stop: watch::Sender::new(()),
+            oom_kills: 0,
+        }
+    }
+}
+
+impl Agent {
+    pub fn new(engine: Engine, reactor: Arc<Reactor>, options: Options) -> Self {
+        Self {
+            engine,
+            reactor,
+            vsock_peer: options.vsock_peer,
+            state: Mutex::default(),
+            changes: watch::Sender::new(0),
+            folders: AtomicU64::new(0),
+            oom: oom::News::default(),
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    /// The host wants the sandbox gone.
+    pub fn end(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Returns when the host wants the sandbox gone.
+    pub async fn ended(&self) {
+        // Its sender is ours, and lives as long as we do.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Takes down how a child ended.
+    pub fn reaped(&self, pid: u32, mut ended: Ended) {
+        let mut state = self.state();
+        if ended.reason == Reason::Signaled
+            && ended.code == 128 + libc::SIGKILL.cast_unsigned()
+            && let Some(name) = state.table.name(pid).cloned()
+            && self.was_oom(&mut state, &name.container)
+        {
+            ended.reason = Reason::Oom;
+        }
+        if let Some(name) = state.table.reaped(pid, ended) {
+            state.tell_exit(&name, ended.code);
+            drop(state);
+            self.changed();
+        }
+    }
+
+    fn was_oom(&self, state: &mut State, container: &Id) -> bool {
+        let Some(place) = state.places.get_mut(container) else {
+            return false;
+        };
+        let kills = self.engine.oom_kills(container.as_str());
+        // A group that is gone cannot be asked, and its processes were killed by us.
+        let kills = kills.unwrap_or(place.oom_kills);
+        std::mem::replace(&mut place.oom_kills, kills) < kills
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock of a container that is there.
+    fn busy(&self, container: &Id) -> Result<Arc<RwLock<()>>, Error> {
+        let state = self.state();
+        let place = state.places.get(container);
+        let place =
+            place.ok_or_else(|| denied(&Name::init(container.clone()), Denied::NotFound))?;
+        Ok(place.busy.clone())
+    }
+}
+
+impl State {
+    fn tell_exit(&self, name: &Name, code: u32) {
+        let place = self.places.get(&name.container);
+        if let Some(live) = place.and_then(|place| place.processes.get(&name.process)) {
+            live.exit.send_replace(Some(code));
+        }
+    }
+}
+
+fn denied(name: &Name, denied: Denied) -> Error {
+    Error::Denied {
+        what: name.to_string(),
+        denied,
+    }
+}
+
+/// Says what was being done when the engine failed.
+fn engine_failed(what: impl FnOnce() -> String) -> impl FnOnce(engine::Error) -> Error {
+    move |source| Error::Engine {
+        what: what(),
+        source,
+    }
+}
+
+/// Runs a call that blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}

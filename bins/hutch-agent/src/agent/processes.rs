@@ -1,0 +1,307 @@
+//! Single processes: execs, signals, exits, stdio.
+
+use super::{
+    Agent, Live, blocking, denied, engine_failed,
+    wish::{Io, NewExec, SignalTo, target, terminal_of_process},
+};
+use crate::{
+    engine::{self, Created, ExecPlan, ProcessIo},
+    error::Error,
+    exits::Exit,
+    id::{Id, Name, Which},
+    stdio::{self, Carrier, Kill, Output, Prepared, Pulled, Terminal, Wire},
+    table::{Denied, State as ProcessState},
+};
+use std::{fs, os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::{select, sync::watch, time::sleep};
+
+/// What is read at once of a terminal that nobody looks at.
+const DRAIN: usize = 4096;
+
+/// Who will be at the agent's end of a process's stdio.
+pub(super) enum Waiting {
+    Stream(Prepared, Wire),
+    Pulled(Prepared),
+    /// A terminal must be read even if nobody looks, or its process hangs.
+    Drained(Prepared),
+    Nothing,
+}
+
+impl Agent {
+    /// Starts a further process in a container; gives the pid.
+    ///
+    /// # Errors
+    /// Whatever it could not be given; nothing of it is left then.
+    pub async fn exec(self: Arc<Self>, wish: NewExec) -> Result<u32, Error> {
+        let name = Name {
+            container: wish.container,
+            process: Which::Exec(wish.exec.clone()),
+        };
+        let busy = self.busy(&name.container)?;
+        let _busy = busy.read().await;
+        let reserved = self.state().table.reserve(&name, wish.host);
+        reserved.map_err(|refused| denied(&name, refused))?;
+        let plan = ExecPlan {
+            exec_id: wish.exec.as_str().to_owned(),
+            process_json: wish.process_json,
+        };
+        let made = self.make_exec(&name, plan, wish.io).await;
+        if made.is_err() {
+            self.state().table.undone(&name);
+        }
+        self.changed();
+        made
+    }
+
+    async fn make_exec(
+        self: &Arc<Self>,
+        name: &Name,
+        plan: ExecPlan,
+        io: Io,
+    ) -> Result<u32, Error> {
+        let terminal = terminal_of_process(&plan.process_json)?;
+        let (far, near) = self.prepare(io, terminal).await?;
+        let (agent, id) = (self.clone(), name.container.clone());
+        let created = blocking(move || agent.engine.exec(id.as_str(), plan, far)).await;
+        let created = created.map_err(engine_failed(|| format!("start {name}")))?;
+        for warning in &created.warnings {
+            crate::note!("{name}: {warning}");
+        }
+        let pid = created.pid;
+        if let Err(error) = self.settle(name, near, created) {
+            // It may have ended of itself.
+            let _ = self.kill(name, libc::SIGKILL.cast_unsigned());
+            return Err(error);
+        }
+        Ok(pid)
+    }
+
+    /// The ends of a new process's stdio.
+    pub(super) async fn prepare(
+        &self,
+        io: Io,
+        terminal: Terminal,
+    ) -> Result<(ProcessIo, Waiting), Error> {
+        match (io, terminal) {
+            (Io::Stream(endpoint), _) => {
+                let wire = Wire::open(endpoint, self.vsock_peer, &self.reactor).await?;
+                let (far, prepared) = stdio::prepare(terminal)?;
+                Ok((far, Waiting::Stream(prepared, wire)))
+            }
+            (Io::Pulled, _) => {
+                let (far, prepared) = stdio::prepare(terminal)?;
+                Ok((far, Waiting::Pulled(prepared)))
+            }
+            (Io::Nothing, Terminal::Yes) => {
+                let (far, prepared) = stdio::prepare(terminal)?;
+                Ok((far, Waiting::Drained(prepared)))
+            }
+            (Io::Nothing, Terminal::No) => Ok((stdio::nothing(), Waiting::Nothing)),
+        }
+    }
+
+    /// Enters a process that was made into the books, and joins its stdio to the host.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        name: &Name,
+        waiting: Waiting,
+        created: Created,
+    ) -> Result<(), Error> {
+        let exit = watch::Sender::new(None);
+        let pulled = self.join_stdio(name, waiting, created.console, &exit)?;
+        let mut state = self.state();
+        if let Some(place) = state.places.get_mut(&name.container) {
+            let live = Live { exit, pulled };
+            place.processes.insert(name.process.clone(), live);
+        }
+        // It may have ended before we knew it.
+        if let Some(ended) = state.table.made(name, created.pid) {
+            state.tell_exit(name, ended.code);
+        }
+        Ok(())
+    }
+
+    fn join_stdio(
+        self: &Arc<Self>,
+        name: &Name,
+        waiting: Waiting,
+        console: Option<OwnedFd>,
+        exit: &watch::Sender<Option<u32>>,
+    ) -> Result<Option<Arc<Pulled>>, Error> {
+        match waiting {
+            Waiting::Stream(prepared, wire) => {
+                let carrier = Carrier::new(prepared.near(console)?, wire, self.killer(name));
+                self.carry(name.clone(), carrier, exit.subscribe());
+                Ok(None)
+            }
+            Waiting::Pulled(prepared) => {
+                let pulled = Pulled::new(prepared.near(console)?, exit.subscribe());
+                Ok(Some(Arc::new(pulled)))
+            }
+            Waiting::Drained(prepared) => {
+                let pulled = Pulled::new(prepared.near(console)?, exit.subscribe());
+                tokio::spawn(drain(pulled));
+                Ok(None)
+            }
+            Waiting::Nothing => Ok(None),
+        }
+    }
+
+    fn carry(&self, name: Name, carrier: Carrier, exit: watch::Receiver<Option<u32>>) {
+        let stop = {
+            let state = self.state();
+            let place = state.places.get(&name.container);
+            place
+                .expect("a container is there while it is busy")
+                .stop
+                .subscribe()
+        };
+        tokio::spawn(async move {
+            if let Err(error) = carrier.carry(exit, stop).await {
+                crate::error!("stdio of {name}: {error}");
+            }
+        });
+    }
+
+    /// Weak: a stream of a container that is gone must not keep the agent.
+    fn killer(self: &Arc<Self>, name: &Name) -> Kill {
+        let (agent, name) = (Arc::downgrade(self), name.clone());
+        Box::new(move |signal| {
+            if let Some(agent) = agent.upgrade()
+                && let Err(error) = agent.kill(&name, signal)
+            {
+                crate::note!("signal {signal} to {name}: {error}");
+            }
+        })
+    }
+
+    fn kill(&self, name: &Name, signal: u32) -> Result<(), engine::Error> {
+        let container = name.container.as_str();
+        self.engine
+            .signal(container, &target(&name.process), signal)
+    }
+
+    /// Sends a signal to a process that is there and has not ended, or to all of a container.
+    ///
+    /// # Errors
+    /// There is no such process, it has ended, or there is no such signal.
+    pub fn signal(&self, to: &SignalTo, signal: u32) -> Result<(), Error> {
+        match to {
+            SignalTo::One(name) => self.expect_alive(name)?,
+            SignalTo::All(container) => drop(self.busy(container)?),
+        }
+        let container = to.container();
+        let sent = self.engine.signal(container.as_str(), &to.target(), signal);
+        sent.map_err(engine_failed(|| format!("signal {signal} to {to}")))
+    }
+
+    fn expect_alive(&self, name: &Name) -> Result<(), Error> {
+        let state = self.state().table.state(name);
+        match state.map_err(|refused| denied(name, refused))? {
+            ProcessState::Created { .. } | ProcessState::Running { .. } => Ok(()),
+            ProcessState::Making => Err(denied(name, Denied::Making)),
+            ProcessState::Exited { .. } => Err(denied(name, Denied::NotRunning)),
+        }
+    }
+
+    /// Pids of a container with their commands.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub fn pids(&self, container: &Id) -> Result<Vec<(u32, String)>, Error> {
+        let pids = self.engine.pids(container.as_str());
+        let pids = pids.map_err(engine_failed(|| format!("list container {container}")))?;
+        let command = |pid| {
+            // One that ended since has none.
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            (pid, comm.trim_end().to_owned())
+        };
+        Ok(pids.into_iter().map(command).collect())
+    }
+
+    /// Every process, container by container, the init first.
+    pub fn list(&self) -> Vec<(Name, ProcessState)> {
+        let state = self.state();
+        let all = state.table.all();
+        all.map(|(name, state)| (name.clone(), state)).collect()
+    }
+
+    /// Exits with a number above that; waits for the first so long.
+    pub async fn next_exits(&self, after: u64, limit: Duration) -> Vec<Exit> {
+        let mut changes = self.changes.subscribe();
+        let more = changes.wait_for(|_| self.state().table.exits().last() > after);
+        select! {
+            biased;
+            _ = more => {}
+            () = self.ended() => {}
+            () = sleep(limit) => {}
+        }
+        let state = self.state();
+        state.table.exits().after(after).cloned().collect()
+    }
+
+    /// The host has recorded every exit up to that number.
+    pub fn acknowledge(&self, up_to: u64) {
+        let forgotten = self.state().table.acknowledge(up_to);
+        for name in forgotten {
+            self.forget(&name);
+        }
+    }
+
+    fn forget(&self, name: &Name) {
+        let mut state = self.state();
+        if let Some(place) = state.places.get_mut(&name.container) {
+            place.processes.remove(&name.process);
+        }
+        drop(state);
+        if let Which::Exec(exec) = &name.process {
+            // Removed with its container meanwhile, perhaps.
+            let _ = self.engine.forget(name.container.as_str(), exec.as_str());
+        }
+    }
+
+    /// Waits for the exit of a process of a stock host, and forgets it if it is an exec.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub async fn wait(&self, name: &Name) -> Result<u32, Error> {
+        let gone = || denied(name, Denied::NotFound);
+        let mut exit = self
+            .live(name, |live| live.exit.subscribe())
+            .ok_or_else(gone)?;
+        let ended = exit.wait_for(Option::is_some).await;
+        let code = ended.map(|code| *code).ok().flatten().ok_or_else(gone)?;
+        self.state().table.forget(name);
+        if let Which::Exec(_) = name.process {
+            self.forget(name);
+        }
+        Ok(code)
+    }
+
+    /// The stdio of a process whose host asks for it call by call.
+    ///
+    /// # Errors
+    /// There is no such process, or it has a stream.
+    pub fn pulled(&self, name: &Name) -> Result<Arc<Pulled>, Error> {
+        let pulled = self.live(name, |live| live.pulled.clone());
+        let pulled = pulled.ok_or_else(|| denied(name, Denied::NotFound))?;
+        pulled.ok_or_else(|| Error::Invalid {
+            what: format!("stdio of {name}"),
+            why: "travels on a stream",
+        })
+    }
+
+    fn live<T>(&self, name: &Name, look: impl FnOnce(&Live) -> T) -> Option<T> {
+        let state = self.state();
+        let place = state.places.get(&name.container)?;
+        place.processes.get(&name.process).map(look)
+    }
+}
+
+async fn drain(pulled: Pulled) {
+    while let Ok(1..) = pulled
+        .read(Output::Stdout, DRAIN)
+        .await
+        .map(|bytes| bytes.len())
+    {}
+}

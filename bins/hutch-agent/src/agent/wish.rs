@@ -1,0 +1,149 @@
+//! What the host may ask for, checked.
+
+use crate::{
+    engine::Target,
+    error::Error,
+    id::{Id, Name, Which},
+    rootfs::Source,
+    stdio::{Endpoint, Terminal},
+    table::Host,
+};
+use serde::Deserialize;
+use std::{fmt, path::PathBuf};
+
+pub struct NewContainer {
+    pub id: Id,
+    pub host: Host,
+    pub config_json: Vec<u8>,
+    pub rootfs: Source,
+    /// Sources of config.json's mounts, by index, as paths below the shared folder.
+    pub binds: Vec<(usize, PathBuf)>,
+    pub io: Io,
+}
+
+pub struct NewExec {
+    pub container: Id,
+    pub exec: Id,
+    pub host: Host,
+    pub process_json: Vec<u8>,
+    pub io: Io,
+}
+
+/// Who is at the other end of a process's stdio.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Io {
+    Stream(Endpoint),
+    /// The host asks for it call by call.
+    Pulled,
+    /// Nobody.
+    Nothing,
+}
+
+/// To whom a signal goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignalTo {
+    One(Name),
+    All(Id),
+}
+
+impl SignalTo {
+    pub fn container(&self) -> &Id {
+        match self {
+            Self::One(name) => &name.container,
+            Self::All(container) => container,
+        }
+    }
+
+    pub fn target(&self) -> Target {
+        match self {
+            Self::One(name) => target(&name.process),
+            Self::All(_) => Target::All,
+        }
+    }
+}
+
+impl fmt::Display for SignalTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(name) => name.fmt(f),
+            Self::All(container) => write!(f, "all of container {container}"),
+        }
+    }
+}
+
+pub fn target(process: &Which) -> Target {
+    match process {
+        Which::Init => Target::Init,
+        Which::Exec(id) => Target::Exec(id.as_str().to_owned()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    process: Process,
+}
+
+#[derive(Deserialize, Default)]
+struct Process {
+    #[serde(default)]
+    terminal: bool,
+}
+
+impl From<Process> for Terminal {
+    fn from(process: Process) -> Self {
+        match process.terminal {
+            true => Self::Yes,
+            false => Self::No,
+        }
+    }
+}
+
+/// Whether the init of that config.json has a terminal.
+pub fn terminal_of_config(json: &[u8]) -> Result<Terminal, Error> {
+    let what = "config.json";
+    let config: Config =
+        serde_json::from_slice(json).map_err(|source| Error::Json { what, source })?;
+    Ok(config.process.into())
+}
+
+/// Whether that process has a terminal.
+pub fn terminal_of_process(json: &[u8]) -> Result<Terminal, Error> {
+    let what = "process";
+    let process: Process =
+        serde_json::from_slice(json).map_err(|source| Error::Json { what, source })?;
+    Ok(process.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_found_where_it_is_asked_for() {
+        for (json, terminal) in [
+            (r#"{"process":{"terminal":true,"args":[]}}"#, Terminal::Yes),
+            (r#"{"process":{"terminal":false}}"#, Terminal::No),
+            (r#"{"process":{}}"#, Terminal::No),
+            (r#"{"ociVersion":"1.0.2"}"#, Terminal::No),
+        ] {
+            assert_eq!(terminal_of_config(json.as_bytes()).unwrap(), terminal);
+        }
+        assert_eq!(
+            terminal_of_process(br#"{"terminal":true}"#).unwrap(),
+            Terminal::Yes
+        );
+    }
+
+    #[test]
+    fn a_config_that_is_none_is_an_error_that_says_so() {
+        let refused = terminal_of_config(b"{").unwrap_err();
+
+        assert!(
+            refused
+                .chain()
+                .to_string()
+                .starts_with("parse config.json: ")
+        );
+    }
+}
