@@ -77,6 +77,7 @@ impl Error {
                 engine::Kind::Invalid => Kind::Invalid,
                 engine::Kind::Denied => Kind::Denied,
                 engine::Kind::Unsupported => Kind::Unsupported,
+                engine::Kind::Timeout => Kind::Timeout,
                 engine::Kind::Internal => Kind::Internal,
             },
             Self::Io { .. } => Kind::Internal,

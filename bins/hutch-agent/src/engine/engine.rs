@@ -2,13 +2,56 @@
 
 use super::{
     api::{CreatePlan, Created, ExecPlan, ProcessIo, Roots, Target},
-    error::{Error, Result},
+    bpf,
+    cgroup::{self, Cgroup, Rule},
+    container::{Container, Freezer},
+    error::{Doing, Error, Result},
+    lower::{self, Lowered},
+    plan::{ExecSteps, Plan},
+    spawn::{self, Birth, Spawned},
+    spawner, spec, sys,
 };
-use std::os::fd::OwnedFd;
+use oci_spec::runtime::LinuxResources;
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Killed processes go within milliseconds; one that waits for a file system of the host goes
+/// when that answers or is taken away.
+const DEATH_LIMIT: Duration = Duration::from_secs(30);
+/// A process is frozen when it next returns to user space.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+/// From linux/signal.h: the last real-time signal.
+const SIGNAL_MAX: u32 = 64;
+/// Containers of one guest have one or two sets of rules; the oldest goes first.
+const DEVICE_PROGRAMS_MAX: usize = 8;
+
+type DeviceProgram = (Vec<Rule>, Arc<OwnedFd>);
 
 #[derive(Debug)]
 pub struct Engine {
     roots: Roots,
+    spawner: OwnedFd,
+    containers: Mutex<BTreeMap<String, Slot>>,
+    cgroups_made: AtomicU64,
+    device_programs: Mutex<Vec<DeviceProgram>>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Making,
+    Made(Arc<Container>),
+    Removing,
 }
 
 impl Engine {
@@ -20,16 +63,34 @@ impl Engine {
     /// # Errors
     /// When the cgroup root cannot be made or the fork fails.
     pub fn launch(roots: Roots) -> Result<Self> {
-        Ok(Self { roots })
+        cgroup::make_root(&roots.cgroup)?;
+        Ok(Self {
+            roots,
+            spawner: spawner::fork()?,
+            containers: Mutex::default(),
+            cgroups_made: AtomicU64::new(0),
+            device_programs: Mutex::default(),
+        })
     }
 
     /// Makes a container; its init is set up to the last step before its program, and waits.
     ///
     /// # Errors
     /// Whatever the container could not be given; nothing of it is left then.
-    pub fn create(&self, plan: CreatePlan, io: ProcessIo) -> Result<Created> {
-        drop(io);
-        Err(self.not_yet(&format!("create container {:?}", plan.id)))
+    pub fn create(&self, asked: CreatePlan, io: ProcessIo) -> Result<Created> {
+        self.reserve(&asked.id)?;
+        let made = self.make(&asked, io);
+        let mut containers = self.containers();
+        match made {
+            Ok((container, created)) => {
+                containers.insert(asked.id, Slot::Made(Arc::new(container)));
+                Ok(created)
+            }
+            Err(error) => {
+                containers.remove(&asked.id);
+                Err(error)
+            }
+        }
     }
 
     /// Lets the init run its program; returns once it does.
@@ -37,30 +98,82 @@ impl Engine {
     /// # Errors
     /// When it is not waiting for this, or its program cannot be run.
     pub fn start(&self, id: &str) -> Result<()> {
-        Err(self.not_yet(&format!("start container {id:?}")))
+        spawn::open_gate(&self.find(id)?.take_gate()?)
     }
 
     /// Starts a further process; returns once its program runs.
     ///
     /// # Errors
     /// Whatever the process could not be given; nothing of it is left then.
-    pub fn exec(&self, id: &str, plan: ExecPlan, io: ProcessIo) -> Result<Created> {
-        drop((io, plan));
-        Err(self.not_yet(&format!("exec in container {id:?}")))
+    pub fn exec(&self, id: &str, asked: ExecPlan, io: ProcessIo) -> Result<Created> {
+        let container = self.find(id)?;
+        container.reserve_exec(&asked.exec_id)?;
+        match run(self.spawner.as_fd(), &container, &asked, io) {
+            Ok(created) => {
+                let ours = created.pidfd.try_clone().map_err(|source| Error::Io {
+                    step: "keep the process's pidfd".to_owned(),
+                    source: source.into(),
+                })?;
+                container.keep_exec(&asked.exec_id, ours);
+                Ok(created)
+            }
+            Err(error) => {
+                container.forget_exec(&asked.exec_id)?;
+                if container.init_lives() {
+                    Err(error)
+                } else {
+                    container.refuse("stopped")
+                }
+            }
+        }
     }
 
-    /// Forgets an exec whose exit is known.
+    /// Forgets an exec whose exit is known, so that its name is free again.
     ///
     /// # Errors
     /// When there is none of that name.
     pub fn forget(&self, id: &str, exec_id: &str) -> Result<()> {
-        Err(self.not_yet(&format!("forget {exec_id:?} of {id:?}")))
+        self.find(id)?.forget_exec(exec_id)
     }
 
     /// # Errors
     /// When there is no such process, or the kernel refuses.
     pub fn signal(&self, id: &str, target: &Target, signum: u32) -> Result<()> {
-        Err(self.not_yet(&format!("signal {signum} to {target:?} of {id:?}")))
+        let container = self.find(id)?;
+        let number = match i32::try_from(signum) {
+            Ok(number) if signum <= SIGNAL_MAX => number,
+            _ => {
+                return Err(Error::Invalid {
+                    what: format!("signal {signum}"),
+                    why: "there is no such signal".to_owned(),
+                });
+            }
+        };
+        let step = || format!("send signal {signum} to {target:?} of container {id:?}");
+        match target {
+            Target::Init => match sys::pidfd_signal(container.init.as_fd(), number) {
+                Err(Errno::SRCH) => container.refuse("stopped"),
+                sent => sent.doing(step),
+            },
+            Target::Exec(exec_id) => {
+                let pidfd = container.exec(exec_id)?;
+                match sys::pidfd_signal(pidfd.as_fd(), number) {
+                    Err(Errno::SRCH) => container.refuse_exec(exec_id),
+                    sent => sent.doing(step),
+                }
+            }
+            Target::All if number == libc::SIGKILL => container.cgroup.kill(),
+            Target::All => {
+                for pid in container.cgroup.pids()? {
+                    let pid = i32::try_from(pid).map_err(|_| Errno::SRCH).doing(step)?;
+                    match sys::kill(pid, number) {
+                        Ok(()) | Err(Errno::SRCH) => {}
+                        Err(errno) => return Err(errno).doing(step),
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Pids of every process of the container, as the guest numbers them.
@@ -68,7 +181,7 @@ impl Engine {
     /// # Errors
     /// When there is no such container.
     pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
-        Err(self.not_yet(&format!("pids of {id:?}")))
+        self.find(id)?.cgroup.pids()
     }
 
     /// Freezes every process; returns once they are.
@@ -76,13 +189,25 @@ impl Engine {
     /// # Errors
     /// When there is no such container, or the kernel does not get there in time.
     pub fn pause(&self, id: &str) -> Result<()> {
-        Err(self.not_yet(&format!("pause {id:?}")))
+        let container = self.find(id)?;
+        // First, so that no exec starts in between and waits for the thaw.
+        container.set_freezer(Freezer::Frozen);
+        let frozen = container.cgroup.freeze(true, FREEZE_LIMIT);
+        if frozen.is_err() {
+            // Half frozen is worse than not: the caller hears of the failure, not of this.
+            let _ = container.cgroup.freeze(false, FREEZE_LIMIT);
+            container.set_freezer(Freezer::Thawed);
+        }
+        frozen
     }
 
     /// # Errors
     /// When there is no such container.
     pub fn resume(&self, id: &str) -> Result<()> {
-        Err(self.not_yet(&format!("resume {id:?}")))
+        let container = self.find(id)?;
+        container.cgroup.freeze(false, FREEZE_LIMIT)?;
+        container.set_freezer(Freezer::Thawed);
+        Ok(())
     }
 
     /// Changes the limits of a container: an OCI `linux.resources` object. Gives warnings.
@@ -90,8 +215,19 @@ impl Engine {
     /// # Errors
     /// When a limit is not valid or the kernel refuses it.
     pub fn update(&self, id: &str, resources_json: &[u8]) -> Result<Vec<String>> {
-        let _ = resources_json;
-        Err(self.not_yet(&format!("update {id:?}")))
+        let container = self.find(id)?;
+        let mut warnings = Vec::new();
+        let resources = spec::parse_resources(resources_json, &mut warnings)?;
+        if resources
+            .devices()
+            .as_ref()
+            .is_some_and(|rules| !rules.is_empty())
+        {
+            warnings.push("resources: devices cannot be changed, ignored".to_owned());
+        }
+        let writes = cgroup::lower_limits(&resources, &mut warnings)?;
+        container.cgroup.apply(&writes)?;
+        Ok(warnings)
     }
 
     /// How often the kernel killed a process of the container for want of memory. Ask before
@@ -100,7 +236,7 @@ impl Engine {
     /// # Errors
     /// When there is no such container.
     pub fn oom_kills(&self, id: &str) -> Result<u64> {
-        Err(self.not_yet(&format!("count oom kills of {id:?}")))
+        self.find(id)?.cgroup.oom_kills()
     }
 
     /// The container's memory.events: POLLPRI on it says that `oom_kills` may have changed.
@@ -108,20 +244,234 @@ impl Engine {
     /// # Errors
     /// When there is no such container.
     pub fn oom_watch(&self, id: &str) -> Result<OwnedFd> {
-        Err(self.not_yet(&format!("watch memory of {id:?}")))
+        self.find(id)?.cgroup.open_memory_events()
+    }
+
+    /// A file of the container's cgroup, such as cpu.stat.
+    ///
+    /// # Errors
+    /// When there is no such container or file.
+    pub fn cgroup_file(&self, id: &str, file: &str) -> Result<String> {
+        self.find(id)?
+            .cgroup
+            .read(file)
+            .doing(|| format!("read {file} of container {id:?}"))
     }
 
     /// Kills what is left of the container, waits until it is gone, removes its cgroup.
     ///
     /// # Errors
-    /// When there is no such container, or its processes do not die in time.
+    /// When there is no such container, or its processes do not die in time; it can be called
+    /// again then.
     pub fn remove(&self, id: &str) -> Result<()> {
-        Err(self.not_yet(&format!("remove {id:?}")))
-    }
-
-    fn not_yet(&self, what: &str) -> Error {
-        Error::Unsupported {
-            what: format!("{what} below {}", self.roots.cgroup.display()),
+        let container = self.find(id)?;
+        self.containers().insert(id.to_owned(), Slot::Removing);
+        let discarded = discard(&container.cgroup);
+        let mut containers = self.containers();
+        match discarded {
+            Ok(()) => {
+                containers.remove(id);
+                Ok(())
+            }
+            Err(error) => {
+                containers.insert(id.to_owned(), Slot::Made(container));
+                Err(error)
+            }
         }
     }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        match self.containers().entry(id.to_owned()) {
+            btree_map::Entry::Occupied(_) => Err(Error::ContainerExists { id: id.to_owned() }),
+            btree_map::Entry::Vacant(place) => {
+                place.insert(Slot::Making);
+                Ok(())
+            }
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Container>> {
+        let state = match self.containers().get(id) {
+            None => return Err(Error::NoContainer { id: id.to_owned() }),
+            Some(Slot::Made(container)) => return Ok(Arc::clone(container)),
+            Some(Slot::Making) => "being created",
+            Some(Slot::Removing) => "being removed",
+        };
+        let id = id.to_owned();
+        Err(Error::State { id, state })
+    }
+
+    fn make(&self, asked: &CreatePlan, io: ProcessIo) -> Result<(Container, Created)> {
+        let mut warnings = Vec::new();
+        let config = spec::parse_config(&asked.config_json, &mut warnings)?;
+        let terminal = matches!(io, ProcessIo::Terminal);
+        let lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
+        let limits = cgroup::lower_limits(&lowered.resources, &mut warnings)?;
+        let devices = self.device_program(&lowered.resources)?;
+        // A counter, since an id may be longer than the name of a folder.
+        let number = self.cgroups_made.fetch_add(1, Ordering::Relaxed);
+        let cgroup = Cgroup::make(self.roots.cgroup.join(format!("c{number}")))?;
+        let spawned = cgroup
+            .apply(&limits)
+            .and_then(|()| devices.map_or(Ok(()), |program| cgroup.allow_devices(&program)))
+            .and_then(|()| self.spawn_init(&lowered, &cgroup, io));
+        match spawned {
+            Ok((spawned, gate)) => {
+                let created = created(spawned, warnings);
+                let init = created.pidfd.try_clone().map_err(|source| Error::Io {
+                    step: "keep the init's pidfd".to_owned(),
+                    source: source.into(),
+                })?;
+                let container = Container::new(asked.id.clone(), cgroup, init, gate, &lowered);
+                Ok((container, created))
+            }
+            Err(error) => {
+                let error = told_of_memory(error, &cgroup);
+                // The first failure is the one to tell; what is left is killed and goes by itself.
+                let _ = discard(&cgroup);
+                Err(error)
+            }
+        }
+    }
+
+    fn spawn_init(
+        &self,
+        lowered: &Lowered,
+        cgroup: &Cgroup,
+        io: ProcessIo,
+    ) -> Result<(Spawned, OwnedFd)> {
+        let namespaces = &lowered.namespaces;
+        let pid_of = namespaces
+            .pid_of
+            .as_deref()
+            .map(|id| self.find(id))
+            .transpose()?;
+        let neighbours: Vec<Arc<Container>> = namespaces
+            .join
+            .iter()
+            .map(|(id, _)| self.find(id))
+            .collect::<Result<_>>()?;
+        let pipes = open_pipes(io)?;
+        let plan_fds: Vec<BorrowedFd<'_>> = pipes
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(neighbours.iter().map(|one| one.init.as_fd()))
+            .collect();
+        let birth = Birth {
+            namespaces: namespaces.clone,
+            pid_namespace_of: pid_of.as_ref().map(|one| one.init.as_fd()),
+            cgroup: cgroup.fd(),
+            id_maps: lowered.id_maps.as_ref(),
+        };
+        let plan = Plan::Init(Box::new(lowered.plan.clone()));
+        let mut spawned = spawn::spawn(self.spawner.as_fd(), &birth, &plan, &plan_fds)?;
+        let gate = spawned.gate.take().ok_or(Error::Died { oom: false })?;
+        Ok((spawned, gate))
+    }
+
+    /// None: the rules allow everything.
+    fn device_program(&self, resources: &LinuxResources) -> Result<Option<Arc<OwnedFd>>> {
+        let asked = resources.devices().as_deref().unwrap_or_default();
+        let rules = cgroup::lower_rules(asked.iter().chain(&lower::default_rules()))?;
+        let Some(code) = cgroup::compile_devices(&rules) else {
+            return Ok(None);
+        };
+        let mut programs = lock(&self.device_programs);
+        if let Some((_, known)) = programs.iter().find(|(other, _)| *other == rules) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let program =
+            bpf::load_device_program(&code).doing(|| "load the device rules".to_owned())?;
+        let program = Arc::new(program);
+        if programs.len() == DEVICE_PROGRAMS_MAX {
+            programs.remove(0);
+        }
+        programs.push((rules, Arc::clone(&program)));
+        Ok(Some(program))
+    }
+
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+        lock(&self.containers)
+    }
+}
+
+fn run(
+    spawner: BorrowedFd<'_>,
+    container: &Container,
+    asked: &ExecPlan,
+    io: ProcessIo,
+) -> Result<Created> {
+    let mut warnings = Vec::new();
+    let process = spec::parse_process(&asked.process_json, &mut warnings)?;
+    let terminal = matches!(io, ProcessIo::Terminal);
+    let process =
+        lower::lower_process(&process, terminal, &container.exec_defaults, &mut warnings)?;
+    let plan = Plan::Exec(Box::new(ExecSteps {
+        namespaces: container.namespaces,
+        user_namespace: container.namespaces & libc::CLONE_NEWUSER != 0,
+        process,
+    }));
+    let pipes = open_pipes(io)?;
+    let init = container.init.as_fd();
+    let plan_fds: Vec<BorrowedFd<'_>> = pipes.iter().map(AsFd::as_fd).chain([init]).collect();
+    let birth = Birth {
+        namespaces: 0,
+        pid_namespace_of: container.enters_pid_namespace.then_some(init),
+        cgroup: container.cgroup.fd(),
+        id_maps: None,
+    };
+    let spawned = spawn::spawn(spawner, &birth, &plan, &plan_fds)?;
+    Ok(created(spawned, warnings))
+}
+
+fn created(spawned: Spawned, warnings: Vec<String>) -> Created {
+    Created {
+        pid: spawned.pid,
+        pidfd: spawned.pidfd,
+        console: spawned.console,
+        warnings,
+    }
+}
+
+/// Three streams, or none for a terminal.
+fn open_pipes(io: ProcessIo) -> Result<Vec<OwnedFd>> {
+    let ProcessIo::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    } = io
+    else {
+        return Ok(Vec::new());
+    };
+    [stdin, stdout, stderr]
+        .into_iter()
+        .map(|stream| match stream {
+            Some(stream) => Ok(stream),
+            None => {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC;
+                openat(CWD, c"/dev/null", flags, Mode::empty())
+                    .doing(|| "open /dev/null".to_owned())
+            }
+        })
+        .collect()
+}
+
+fn discard(cgroup: &Cgroup) -> Result<()> {
+    cgroup.kill()?;
+    cgroup.wait_empty(DEATH_LIMIT)?;
+    cgroup.remove()
+}
+
+fn told_of_memory(error: Error, cgroup: &Cgroup) -> Error {
+    match error {
+        Error::Died { .. } => Error::Died {
+            oom: cgroup.oom_kills().is_ok_and(|kills| kills > 0),
+        },
+        error => error,
+    }
+}
+
+/// Every change under these locks is one step, so what a panic left behind is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,6 +3,7 @@
 //! A message names the object and the step, never its source: the chain is joined once, where
 //! an answer or a log line is made of it.
 
+use super::plan::Failure;
 use serde::{Deserialize, Serialize};
 use std::{fmt, io};
 
@@ -18,6 +19,8 @@ pub enum Error {
     ProcessExists { id: String, exec_id: String },
     #[error("container {id:?} has no process {exec_id:?}")]
     NoProcess { id: String, exec_id: String },
+    #[error("process {exec_id:?} of container {id:?} has ended")]
+    ProcessEnded { id: String, exec_id: String },
     #[error("container {id:?} is {state}")]
     State { id: String, state: &'static str },
     #[error("parse {what}")]
@@ -36,15 +39,21 @@ pub enum Error {
     #[error("{0}")]
     Program(ProgramFault),
     /// The process ended before it was set up, without a word.
-    #[error("process ended while it was set up")]
-    Died,
+    #[error("process ended while it was set up{}", if *.oom { ": killed for want of memory" } else { "" })]
+    Died { oom: bool },
+    #[error("{step}: not done after {seconds} s")]
+    Timeout { step: String, seconds: u64 },
     #[error("{step}")]
     Io {
         step: String,
         #[source]
-        source: io::Error,
+        source: Cause,
     },
 }
+
+/// What the kernel said, in its own words and lower case.
+#[derive(Debug)]
+pub struct Cause(io::Error);
 
 /// Why a program cannot be run, in the words that callers of OCI runtimes look for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +86,7 @@ pub enum Kind {
     Invalid,
     /// Not in the state for this.
     Denied,
+    Timeout,
     Unsupported,
     Internal,
 }
@@ -86,10 +96,11 @@ impl Error {
         match self {
             Self::ContainerExists { .. } | Self::ProcessExists { .. } => Kind::AlreadyExists,
             Self::NoContainer { .. } | Self::NoProcess { .. } => Kind::NotFound,
-            Self::State { .. } => Kind::Denied,
+            Self::State { .. } | Self::ProcessEnded { .. } => Kind::Denied,
             Self::Parse { .. } | Self::Invalid { .. } | Self::Program(_) => Kind::Invalid,
             Self::Unsupported { .. } => Kind::Unsupported,
-            Self::Died | Self::Io { .. } => Kind::Internal,
+            Self::Timeout { .. } => Kind::Timeout,
+            Self::Died { .. } | Self::Io { .. } => Kind::Internal,
         }
     }
 }
@@ -111,8 +122,51 @@ impl fmt::Display for ProgramFault {
 }
 
 /// What the kernel's number means, without the number.
-pub(crate) fn cause(errno: i32) -> String {
+fn cause(errno: i32) -> String {
     nix::errno::Errno::from_raw(errno).desc().to_lowercase()
+}
+
+impl Cause {
+    /// The kernel's number, where it was the kernel that said it.
+    pub fn errno(&self) -> Option<i32> {
+        self.0.raw_os_error()
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errno() {
+            Some(errno) => f.write_str(&cause(errno)),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
+
+impl From<io::Error> for Cause {
+    fn from(source: io::Error) -> Self {
+        Self(source)
+    }
+}
+
+impl From<rustix::io::Errno> for Cause {
+    fn from(source: rustix::io::Errno) -> Self {
+        Self(source.into())
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Step { step, errno } => Self::Io {
+                step,
+                source: io::Error::from_raw_os_error(errno).into(),
+            },
+            Failure::Invalid { what, why } => Self::Invalid { what, why },
+            Failure::Program(fault) => Self::Program(fault),
+        }
+    }
 }
 
 /// Says what was being done when a system call failed.
@@ -122,7 +176,7 @@ pub(crate) trait Doing<T> {
     fn doing(self, step: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
     fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| Error::Io {
             step: step(),

@@ -11,12 +11,23 @@
 //! container lives or dies, speak with the host, or reap: that is the agent's.
 
 mod api;
+mod bpf;
+mod cgroup;
+mod child;
+mod container;
 #[expect(clippy::module_inception, reason = "the main type of the room")]
 mod engine;
 mod error;
+mod lower;
+mod plan;
+mod spawn;
+mod spawner;
+mod spec;
+mod sys;
+mod wire;
 
 pub use api::{
     CreatePlan, Created, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo, Roots, Target,
 };
 pub use engine::Engine;
-pub use error::{Error, Kind, ProgramFault, Result};
+pub use error::{Cause, Error, Kind, ProgramFault, Result};

@@ -1,0 +1,278 @@
+//! The cgroup of a container: one folder of cgroup2, and what is written into it.
+//!
+//! What a limit becomes is decided in `limits` and `devices`, which touch nothing.
+
+mod devices;
+mod limits;
+
+pub use devices::{Rule, compile as compile_devices, lower_rules};
+pub use limits::{Write, lower_limits};
+
+use super::{
+    bpf,
+    error::{Doing, Error, Result},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, unlinkat},
+    io::{Errno, read, write},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Handed on to every container; those that the kernel has not are left out.
+const CONTROLLERS: [&str; 8] = [
+    "cpu", "cpuset", "io", "memory", "hugetlb", "pids", "rdma", "misc",
+];
+/// A control file that matters here is one page at most; lists of pids may be longer.
+const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// A container may nest its own; deeper than this nobody does.
+const DEPTH_MAX: u32 = 32;
+
+const FOLDER: OFlags = OFlags::DIRECTORY
+    .union(OFlags::RDONLY)
+    .union(OFlags::CLOEXEC);
+
+/// One folder below the root.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+/// Makes the folder below which the containers' are, and hands the controllers down to it.
+///
+/// # Errors
+/// When the folder cannot be made. A controller that is not there is not an error: the limit that
+/// needs it is.
+pub fn make_root(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).doing(|| format!("make cgroup {path:?}"))?;
+    for folder in [path.parent(), Some(path)].into_iter().flatten() {
+        let control = folder.join("cgroup.subtree_control");
+        for controller in CONTROLLERS {
+            // One at a time, since one that is missing makes the kernel refuse all.
+            let _ = std::fs::write(&control, format!("+{controller}"));
+        }
+    }
+    Ok(())
+}
+
+impl Cgroup {
+    /// # Errors
+    /// When it exists already or cannot be made.
+    pub fn make(path: PathBuf) -> Result<Self> {
+        mkdirat(CWD, &path, Mode::from_raw_mode(0o755))
+            .doing(|| format!("make cgroup {path:?}"))?;
+        let folder =
+            openat(CWD, &path, FOLDER, Mode::empty()).doing(|| format!("open cgroup {path:?}"))?;
+        Ok(Self { path, folder })
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// # Errors
+    /// The first limit that the kernel refuses, by file and value.
+    pub fn apply(&self, writes: &[Write]) -> Result<()> {
+        for one in writes {
+            match self.write(&one.file, &one.value) {
+                // Nothing to limit, nothing lost: a guest without swap has no file for it.
+                Err(Errno::NOENT) if one.if_present => {}
+                done => done.doing(|| format!("set {} to {:?}", one.file, one.value))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the container use these devices only.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub fn allow_devices(&self, program: &OwnedFd) -> Result<()> {
+        bpf::attach_device_program(self.fd(), program.as_fd())
+            .doing(|| "attach the device rules".to_owned())
+    }
+
+    /// Freezes or thaws, and waits until it is so.
+    ///
+    /// # Errors
+    /// When it is not so in time.
+    pub fn freeze(&self, frozen: bool, limit: Duration) -> Result<()> {
+        let value = if frozen { "1" } else { "0" };
+        self.write("cgroup.freeze", value)
+            .doing(|| format!("set cgroup.freeze to {value}"))?;
+        self.wait_event("frozen", value, limit)
+    }
+
+    /// Kills every process, those of nested cgroups too.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill(&self) -> Result<()> {
+        self.write("cgroup.kill", "1")
+            .doing(|| "set cgroup.kill to 1".to_owned())
+    }
+
+    /// # Errors
+    /// When processes are left after this time.
+    pub fn wait_empty(&self, limit: Duration) -> Result<()> {
+        self.wait_event("populated", "0", limit)
+    }
+
+    /// Removes the folder and all that the container made below. It must have no processes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(&self) -> Result<()> {
+        remove_nested(self.fd(), DEPTH_MAX)
+            .doing(|| format!("remove cgroups below {:?}", self.path))?;
+        match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).doing(|| format!("remove cgroup {:?}", self.path)),
+        }
+    }
+
+    /// Every process, those of nested cgroups too.
+    ///
+    /// # Errors
+    /// When a list cannot be read.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        collect_pids(self.fd(), DEPTH_MAX, &mut pids)
+            .doing(|| format!("list processes of {:?}", self.path))?;
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// # Errors
+    /// When the memory controller is not there.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let events = self
+            .read("memory.events")
+            .doing(|| "read memory.events".to_owned())?;
+        Ok(value_of(&events, "oom_kill")
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(0))
+    }
+
+    /// # Errors
+    /// When the memory controller is not there.
+    pub fn open_memory_events(&self) -> Result<OwnedFd> {
+        self.open("memory.events", OFlags::RDONLY)
+            .doing(|| "open memory.events".to_owned())
+    }
+
+    /// # Errors
+    /// When there is no such file.
+    pub fn read(&self, file: &str) -> Result<String, Errno> {
+        read_all(&self.open(file, OFlags::RDONLY)?)
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<(), Errno> {
+        let file = self.open(file, OFlags::WRONLY)?;
+        write(&file, value.as_bytes()).map(drop)
+    }
+
+    fn open(&self, file: &str, how: OFlags) -> Result<OwnedFd, Errno> {
+        openat(&self.folder, file, how | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Waits on the level: the kernel says when the file has changed, not to what.
+    fn wait_event(&self, key: &str, value: &str, limit: Duration) -> Result<()> {
+        let step = || format!("wait for {key} {value} in cgroup {:?}", self.path);
+        let until = Instant::now() + limit;
+        let events = self.open("cgroup.events", OFlags::RDONLY).doing(step)?;
+        loop {
+            let text = read_all(&events).doing(step)?;
+            if value_of(&text, key) == Some(value) {
+                return Ok(());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Timeout {
+                    step: step(),
+                    seconds: limit.as_secs(),
+                });
+            }
+            let mut polled = [PollFd::new(&events, PollFlags::PRI)];
+            let left = Timespec::try_from(left)
+                .map_err(|_| Errno::INVAL)
+                .doing(step)?;
+            match poll(&mut polled, Some(&left)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).doing(step),
+            }
+        }
+    }
+}
+
+/// From the beginning, whatever was read before.
+fn read_all(file: &OwnedFd) -> Result<String, Errno> {
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        match read(file, &mut piece) {
+            Ok(0) => break,
+            Ok(_) if bytes.len() > FILE_BYTES_MAX => return Err(Errno::FBIG),
+            Ok(length) => bytes.extend_from_slice(&piece[..length]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
+}
+
+fn value_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then_some(value)
+    })
+}
+
+fn nested(folder: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn remove_nested(folder: BorrowedFd<'_>, depth_left: u32) -> Result<(), Errno> {
+    let depth_left = depth_left.checked_sub(1).ok_or(Errno::LOOP)?;
+    for name in nested(folder)? {
+        let below = openat(folder, &name, FOLDER, Mode::empty())?;
+        remove_nested(below.as_fd(), depth_left)?;
+        unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+fn collect_pids(folder: BorrowedFd<'_>, depth_left: u32, pids: &mut Vec<u32>) -> Result<(), Errno> {
+    let depth_left = depth_left.checked_sub(1).ok_or(Errno::LOOP)?;
+    let how = OFlags::RDONLY | OFlags::CLOEXEC;
+    let list = openat(folder, c"cgroup.procs", how, Mode::empty())?;
+    // A threaded cgroup has no list of its own: its processes are in its parent's.
+    match read_all(&list) {
+        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+        Err(Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    for name in nested(folder)? {
+        match openat(folder, &name, FOLDER, Mode::empty()) {
+            Ok(below) => collect_pids(below.as_fd(), depth_left, pids)?,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! How a process becomes the init of a container: its namespaces are made, this furnishes them.
+
+use super::{
+    Fds, conceal, console,
+    dev::{self, Nodes},
+    failure::{Doing, Outcome, expected},
+    identity, mounts,
+    process::{self, Gate, Streams, write_file},
+    resolve::{Kind, Root},
+    root,
+};
+use crate::engine::{plan::InitPlan, sys};
+use rustix::{
+    fd::{AsFd, BorrowedFd},
+    fs::Mode,
+    process::umask,
+    system::{setdomainname, sethostname},
+    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+};
+
+/// Comes back without an error only if the agent gave up.
+///
+/// # Errors
+/// The step that failed.
+pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Outcome<()> {
+    let pipes = process::take_pipes(&plan.process, fds)?;
+    if plan.root.user_namespace {
+        identity::become_root()?;
+    }
+    enter_namespaces(&plan, fds)?;
+    process::start_session()?;
+    process::adjust_oom_score(&plan.process)?;
+    name(&plan)?;
+    for (key, value) in &plan.sysctls {
+        write_file(&format!("/proc/sys/{key}"), value)
+            .doing(|| format!("set sysctl {key} to {value:?}"))?;
+    }
+    // Modes in the plan are meant as they stand.
+    umask(Mode::empty());
+    let image = root::prepare(&plan.root)?;
+    furnish(&plan, &image)?;
+    root::enter(&image)?;
+    drop(image);
+
+    let terminal = console::open_for(&plan.process, request)?;
+    if let Some(terminal) = &terminal {
+        console::cover_console(terminal)?;
+    }
+    root::finish(&plan.root)?;
+    conceal::make_readonly(&plan.readonly_paths)?;
+    conceal::mask(&plan.masked_paths)?;
+    let streams = Streams { pipes, terminal };
+    process::become_program(plan.process, streams, request, Gate::Held)
+}
+
+fn enter_namespaces(plan: &InitPlan, fds: &mut Fds) -> Outcome<()> {
+    for kinds in &plan.join {
+        let neighbour = expected(fds.next(), "a neighbour")?;
+        move_into_thread_name_spaces(
+            neighbour.as_fd(),
+            ThreadNameSpaceType::from_bits_retain(*kinds as u32),
+        )
+        .doing(|| "enter the namespaces of another container".to_owned())?;
+    }
+    if plan.own_cgroup_namespace {
+        // Only now: its root is the cgroup in which the caller is at this moment.
+        sys::unshare(libc::CLONE_NEWCGROUP).doing(|| "make a cgroup namespace".to_owned())?;
+    }
+    if let Some(offsets) = &plan.time_offsets {
+        // The process itself enters when it becomes its program.
+        sys::unshare(libc::CLONE_NEWTIME).doing(|| "make a time namespace".to_owned())?;
+        write_file("/proc/self/timens_offsets", offsets)
+            .doing(|| format!("set time offsets {offsets:?}"))?;
+    }
+    Ok(())
+}
+
+fn name(plan: &InitPlan) -> Outcome<()> {
+    if let Some(name) = &plan.hostname {
+        sethostname(name.as_bytes()).doing(|| format!("set hostname {name:?}"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        setdomainname(name.as_bytes()).doing(|| format!("set domainname {name:?}"))?;
+    }
+    Ok(())
+}
+
+fn furnish(plan: &InitPlan, image: &Root) -> Outcome<()> {
+    mounts::mount_all(image, &plan.mounts)?;
+    if let Some(nodes) = &plan.devices {
+        let how = if plan.root.user_namespace {
+            Nodes::Borrowed
+        } else {
+            Nodes::Made
+        };
+        dev::populate(image, nodes, how)?;
+    }
+    let cwd = &plan.process.cwd;
+    if cwd != "/" {
+        image
+            .find_or_make(cwd, Kind::Folder)
+            .doing(|| format!("make cwd {cwd:?}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! The mounts of config.json, made in the image before it becomes the root.
+//!
+//! A destination is a handle, never a path: what was resolved is what is mounted on.
+
+use super::{
+    failure::{Doing, Outcome},
+    resolve::{Kind, Links, Root, kind_of},
+};
+use crate::engine::{
+    plan::{AttrChange, MountStep, MountWhat},
+    sys::{self, MountAttr},
+};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{AtFlags, CWD, statat},
+    io::Errno,
+    mount::{
+        MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remount, move_mount, open_tree,
+    },
+    process::fchdir,
+};
+use std::ffi::{CStr, CString};
+
+const RECURSIVE: i32 = libc::AT_RECURSIVE;
+
+/// # Errors
+/// The first mount that fails, by its destination.
+pub fn mount_all(root: &Root, steps: &[MountStep]) -> Outcome<()> {
+    for step in steps {
+        match &step.what {
+            MountWhat::FileSystem { .. } => mount_file_system(root, step)?,
+            MountWhat::Bind { .. } => mount_bind(root, step)?,
+            MountWhat::Remount { flags, data } => {
+                let destination = find(root, step, Links::Followed)?;
+                fchdir(&destination).doing(|| about(step, "enter destination"))?;
+                let data = data.as_deref().unwrap_or(c"");
+                mount_remount(c".", MountFlags::from_bits_retain(*flags), data)
+                    .doing(|| about(step, "remount"))?;
+                change_attributes(root, step)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mount_file_system(root: &Root, step: &MountStep) -> Outcome<()> {
+    let MountWhat::FileSystem {
+        kind,
+        source,
+        flags,
+        data,
+        no_links,
+    } = &step.what
+    else {
+        return Ok(());
+    };
+    let found = if *no_links {
+        match root.find(&step.destination, Links::Refused) {
+            Err(Errno::NOENT) => root.find_or_make(&step.destination, Kind::Folder),
+            found => found,
+        }
+    } else {
+        root.find_or_make(&step.destination, Kind::Folder)
+    };
+    let destination = found.doing(|| about(step, "find destination"))?;
+    let data = if kind == "tmpfs" {
+        with_mode_of(destination.as_fd(), data.as_deref())
+            .doing(|| about(step, "look at destination"))?
+    } else {
+        data.clone()
+    };
+    fchdir(&destination).doing(|| about(step, "enter destination"))?;
+    let flags = MountFlags::from_bits_retain(*flags);
+    mount(source.as_str(), c".", kind.as_str(), flags, data.as_deref())
+        .doing(|| about(step, &format!("mount {kind}")))?;
+    change_attributes(root, step)
+}
+
+/// A tmpfs takes the mode of the folder that it covers, so that /tmp stays open to all.
+fn with_mode_of(
+    destination: BorrowedFd<'_>,
+    data: Option<&CStr>,
+) -> Result<Option<CString>, Errno> {
+    let given = data.map(|data| data.to_string_lossy()).unwrap_or_default();
+    if given.split(',').any(|option| option.starts_with("mode=")) {
+        return Ok(data.map(CStr::to_owned));
+    }
+    let mode = statat(destination, c"", AtFlags::EMPTY_PATH)?.st_mode & 0o7777;
+    let separator = if given.is_empty() { "" } else { "," };
+    CString::new(format!("{given}{separator}mode={mode:o}"))
+        .map(Some)
+        .map_err(|_| Errno::INVAL)
+}
+
+fn mount_bind(root: &Root, step: &MountStep) -> Outcome<()> {
+    let MountWhat::Bind {
+        source,
+        recursive,
+        attr,
+    } = &step.what
+    else {
+        return Ok(());
+    };
+    let mut how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if *recursive {
+        how |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = open_tree(CWD, source.as_str(), how)
+        .doing(|| about(step, &format!("open source {source:?}")))?;
+    let kind = match root.find(&step.destination, Links::Followed) {
+        Err(Errno::NOENT) => kind_of(tree.as_fd()).doing(|| about(step, "look at source"))?,
+        // What is there decides; the kernel refuses a folder on a file.
+        _ => Kind::Folder,
+    };
+    // All of it before the tree can be seen: nobody ever meets it without its attributes.
+    change(tree.as_fd(), *attr, 0).doing(|| about(step, "set attributes"))?;
+    change(tree.as_fd(), step.recursive, RECURSIVE)
+        .doing(|| about(step, "set recursive attributes"))?;
+    propagate(tree.as_fd(), &step.propagation).doing(|| about(step, "set propagation"))?;
+    let destination = root
+        .find_or_make(&step.destination, kind)
+        .doing(|| about(step, "find destination"))?;
+    attach(tree.as_fd(), destination.as_fd()).doing(|| about(step, "attach"))
+}
+
+/// Puts a detached tree where a handle points.
+///
+/// # Errors
+/// What move_mount says.
+pub fn attach(tree: BorrowedFd<'_>, destination: BorrowedFd<'_>) -> Result<(), Errno> {
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", destination, c"", how)
+}
+
+/// For what was mounted by path: the handle of the destination is that of what it covers.
+fn change_attributes(root: &Root, step: &MountStep) -> Outcome<()> {
+    if step.recursive.is_none() && step.propagation.is_empty() {
+        return Ok(());
+    }
+    let mounted = find(root, step, Links::Followed)?;
+    change(mounted.as_fd(), step.recursive, RECURSIVE)
+        .doing(|| about(step, "set recursive attributes"))?;
+    propagate(mounted.as_fd(), &step.propagation).doing(|| about(step, "set propagation"))
+}
+
+fn find(root: &Root, step: &MountStep, links: Links) -> Outcome<OwnedFd> {
+    root.find(&step.destination, links)
+        .doing(|| about(step, "find destination"))
+}
+
+fn change(tree: BorrowedFd<'_>, attr: AttrChange, flags: i32) -> Result<(), Errno> {
+    if attr.is_none() {
+        return Ok(());
+    }
+    let attr = MountAttr {
+        set: attr.set,
+        clear: attr.clear,
+        ..MountAttr::default()
+    };
+    sys::mount_setattr(tree, c"", libc::AT_EMPTY_PATH | flags, attr)
+}
+
+fn propagate(tree: BorrowedFd<'_>, changes: &[u32]) -> Result<(), Errno> {
+    for change in changes {
+        let recursive = u64::from(*change) & libc::MS_REC != 0;
+        let attr = MountAttr {
+            propagation: u64::from(*change) & !libc::MS_REC,
+            ..MountAttr::default()
+        };
+        let flags = libc::AT_EMPTY_PATH | if recursive { RECURSIVE } else { 0 };
+        sys::mount_setattr(tree, c"", flags, attr)?;
+    }
+    Ok(())
+}
+
+fn about(step: &MountStep, doing: &str) -> String {
+    format!("mount {} on {:?}: {doing}", step.index, step.destination)
+}

@@ -1,0 +1,248 @@
+//! The last steps of every process, init or exec: from here on only its own properties change.
+
+use super::{
+    Fds,
+    failure::{Doing, Outcome, expected},
+    identity, program,
+};
+use crate::engine::{
+    plan::{Failure, ProcessPlan, Report, SeccompFilter, Stdio},
+    sys, wire,
+};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{CWD, FileType, Mode, OFlags, Uid, fchown, fstat, makedev, openat},
+    io::Errno,
+    process::{chdir, ioctl_tiocsctty, setsid, umask},
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+    thread::{CpuSet, sched_setaffinity, set_no_new_privs},
+};
+use std::{
+    ffi::CString,
+    io::{BufRead, BufReader, Read},
+};
+
+const UMASK_DEFAULT: u32 = 0o022;
+/// An image is not trusted: more of its passwd file than this is not read.
+const PASSWD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Whether the process waits for a word between its set-up and its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    Held,
+}
+
+#[derive(Debug)]
+pub struct Streams {
+    pub pipes: Option<[OwnedFd; 3]>,
+    pub terminal: Option<OwnedFd>,
+}
+
+/// # Errors
+/// When the plan's descriptors did not come with it.
+pub fn take_pipes(process: &ProcessPlan, fds: &mut Fds) -> Outcome<Option<[OwnedFd; 3]>> {
+    match process.io {
+        Stdio::Terminal { .. } => Ok(None),
+        Stdio::Pipes => {
+            let mut next = || expected(fds.next(), "a stdio stream");
+            Ok(Some([next()?, next()?, next()?]))
+        }
+    }
+}
+
+/// Through the guest's /proc, so before the root changes.
+///
+/// # Errors
+/// When the kernel refuses the score.
+pub fn adjust_oom_score(process: &ProcessPlan) -> Outcome<()> {
+    let Some(score) = process.oom_score_adj else {
+        return Ok(());
+    };
+    write_file("/proc/self/oom_score_adj", &score.to_string())
+        .doing(|| format!("set oom score adjustment to {score}"))
+}
+
+/// # Errors
+/// What open or write say.
+pub fn write_file(path: &str, text: &str) -> Result<(), Errno> {
+    let file = openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes()).map(drop)
+}
+
+/// # Errors
+/// Never, for a process that was just forked.
+pub fn start_session() -> Outcome<()> {
+    setsid().map(drop).doing(|| "start a session".to_owned())
+}
+
+/// Comes back without an error only if the agent gave up while the process was held.
+///
+/// # Errors
+/// The step that failed.
+pub fn become_program(
+    mut process: ProcessPlan,
+    streams: Streams,
+    request: BorrowedFd<'_>,
+    gate: Gate,
+) -> Outcome<()> {
+    identity::limit(&process)?;
+    schedule(&process)?;
+    join_keyring(&process)?;
+    connect(&process, streams)?;
+    set_home(&mut process);
+    if process.no_new_privileges {
+        set_no_new_privs(true).doing(|| "set no_new_privs".to_owned())?;
+    }
+    let wanted = process.capabilities;
+    identity::bound(wanted)?;
+    // As root first: the user may not be allowed to walk there, and may still start there.
+    let entered = enter_cwd(&process);
+    identity::change_ids(&process)?;
+    // A filter is let in by CAP_SYS_ADMIN or by no_new_privs, and comes as late as it can.
+    let needs_arming = process.seccomp.is_some() && !process.no_new_privileges;
+    if needs_arming {
+        identity::set_for_filter(wanted)?;
+    } else {
+        identity::set_with_ambient(wanted)?;
+    }
+    match entered {
+        Err(Failure::Step { errno, .. }) if errno == libc::EACCES => enter_cwd(&process)?,
+        entered => entered?,
+    }
+    umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
+    let path = program::find(&process.args[0], &process.env)?;
+
+    if gate == Gate::Held {
+        wire::send_report(request, &Report::Ready, None).doing(|| "report".to_owned())?;
+        if !wire::receive_go(request).doing(|| "wait for start".to_owned())? {
+            return Ok(());
+        }
+    }
+    if needs_arming {
+        identity::arm(wanted)?;
+    }
+    if let Some(filter) = &process.seccomp {
+        install(filter)?;
+    }
+    if needs_arming {
+        identity::set_finally(wanted)?;
+    }
+    let errno = sys::execve(&path, &process.args, &process.env);
+    Err(program::refused(&path, errno))
+}
+
+fn schedule(process: &ProcessPlan) -> Outcome<()> {
+    if let Some(priority) = process.io_priority {
+        sys::set_io_priority(priority).doing(|| "set io priority".to_owned())?;
+    }
+    if let Some(attr) = process.scheduler {
+        sys::set_scheduler(attr).doing(|| "set scheduler".to_owned())?;
+    }
+    if let Some(persona) = process.personality {
+        sys::set_personality(persona).doing(|| "set personality".to_owned())?;
+    }
+    if let Some(cpus) = &process.cpu_affinity {
+        let mut set = CpuSet::new();
+        for cpu in cpus {
+            set.set(*cpu as usize);
+        }
+        sched_setaffinity(None, &set).doing(|| format!("set cpu affinity to {cpus:?}"))?;
+    }
+    Ok(())
+}
+
+/// Keys of one container are none of another's business.
+fn join_keyring(process: &ProcessPlan) -> Outcome<()> {
+    match sys::join_session_keyring(&process.keyring) {
+        // A kernel without keys has none to protect.
+        Ok(()) | Err(Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(errno).doing(|| "join the container's keyring".to_owned()),
+    }
+}
+
+fn connect(process: &ProcessPlan, streams: Streams) -> Outcome<()> {
+    let duplicate = || "connect stdio".to_owned();
+    match streams {
+        Streams {
+            terminal: Some(terminal),
+            ..
+        } => {
+            ioctl_tiocsctty(&terminal).doing(|| "terminal: take control of it".to_owned())?;
+            own(terminal.as_fd(), process)?;
+            dup2_stdin(&terminal).doing(duplicate)?;
+            dup2_stdout(&terminal).doing(duplicate)?;
+            dup2_stderr(&terminal).doing(duplicate)
+        }
+        Streams {
+            pipes: Some([stdin, stdout, stderr]),
+            ..
+        } => {
+            for stream in [&stdin, &stdout, &stderr] {
+                own(stream.as_fd(), process)?;
+            }
+            dup2_stdin(&stdin).doing(duplicate)?;
+            dup2_stdout(&stdout).doing(duplicate)?;
+            dup2_stderr(&stderr).doing(duplicate)
+        }
+        Streams {
+            pipes: None,
+            terminal: None,
+        } => Ok(()),
+    }
+}
+
+/// Else the user could not open /dev/stdout anew.
+fn own(stream: BorrowedFd<'_>, process: &ProcessPlan) -> Outcome<()> {
+    if process.uid == 0 {
+        return Ok(());
+    }
+    let found = fstat(stream).doing(|| "look at stdio".to_owned())?;
+    let null =
+        FileType::from_raw_mode(found.st_mode).is_char_device() && found.st_rdev == makedev(1, 3);
+    if null || found.st_uid == process.uid {
+        return Ok(());
+    }
+    match fchown(stream, Some(Uid::from_raw(process.uid)), None) {
+        // An id that is not mapped, a file system that has no owners: the stream works all the
+        // same, it only cannot be opened anew.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => Ok(()),
+        Err(errno) => Err(errno).doing(|| "give stdio to the user".to_owned()),
+    }
+}
+
+fn set_home(process: &mut ProcessPlan) {
+    let given = |one: &CString| one.to_bytes().starts_with(b"HOME=") && one.to_bytes().len() > 5;
+    if process.env.iter().any(given) {
+        return;
+    }
+    let home = home_of(process.uid).unwrap_or_else(|| "/".to_owned());
+    process.env.retain(|one| one.to_bytes() != b"HOME=");
+    // A line of a file that was read as text; a NUL in it makes it no home.
+    if let Ok(line) = CString::new(format!("HOME={home}")) {
+        process.env.push(line);
+    }
+}
+
+/// Name, password, uid, gid, full name, home, shell.
+fn home_of(uid: u32) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = openat(CWD, c"/etc/passwd", flags, Mode::empty()).ok()?;
+    let text = BufReader::new(std::fs::File::from(file).take(PASSWD_BYTES_MAX));
+    text.lines().map_while(Result::ok).find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let found = fields.next()?.parse() == Ok(uid);
+        let home = fields.nth(2)?;
+        (found && !home.is_empty()).then(|| home.to_owned())
+    })
+}
+
+fn enter_cwd(process: &ProcessPlan) -> Outcome<()> {
+    chdir(process.cwd.as_str())
+        .doing(|| format!("chdir to cwd ({:?}) set in config.json failed", process.cwd))
+}
+
+fn install(filter: &SeccompFilter) -> Outcome<()> {
+    sys::install_seccomp(&filter.program, filter.flags)
+        .doing(|| "install the seccomp filter".to_owned())
+}

@@ -1,0 +1,43 @@
+//! From what config.json asks for to what a process has to do: pure, and refused if it makes no
+//! sense. Nothing here touches the guest.
+
+mod container;
+mod devices;
+mod mounts;
+mod names;
+mod namespaces;
+mod process;
+mod seccomp;
+
+pub use container::{Lowered, lower_container};
+pub use devices::default_rules;
+pub use process::{ExecDefaults, lower_process};
+
+use super::error::{Error, Result};
+use std::{ffi::CString, path::Path};
+
+/// Refuses what makes no sense, naming it.
+fn invalid<T>(what: impl Into<String>, why: impl Into<String>) -> Result<T> {
+    Err(Error::Invalid {
+        what: what.into(),
+        why: why.into(),
+    })
+}
+
+fn unsupported<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::Unsupported { what: what.into() })
+}
+
+/// A string for the kernel: without a NUL inside.
+fn c_string(text: &str, what: impl FnOnce() -> String) -> Result<CString> {
+    CString::new(text).or_else(|_| invalid(what(), "has a NUL character inside"))
+}
+
+/// A path for the kernel: UTF-8, as JSON is, and without a NUL inside.
+fn plain_path(path: &Path, what: impl FnOnce() -> String) -> Result<String> {
+    match path.to_str() {
+        Some(text) if !text.contains('\0') => Ok(text.to_owned()),
+        Some(_) => invalid(what(), "has a NUL character inside"),
+        None => invalid(what(), "is not UTF-8"),
+    }
+}

@@ -1,0 +1,364 @@
+//! Mounts of config.json: their options have the words of mount(8), and a few of OCI's own.
+
+use super::{c_string, invalid, plain_path, unsupported};
+use crate::engine::{
+    error::Result,
+    plan::{AttrChange, MountStep, MountWhat},
+};
+use oci_spec::runtime::Mount;
+use std::{collections::BTreeMap, path::PathBuf};
+
+const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
+const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
+const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+/// Not in libc for this target: from linux/mount.h.
+const MS_NOSYMFOLLOW: u64 = 256;
+const MS_LAZYTIME: u64 = 1 << 25;
+
+/// What a word does: to the MS_* flags of a new mount, and to the attributes of a bind.
+struct Word {
+    set: u64,
+    clear: u64,
+    attr: AttrChange,
+}
+
+/// Options of one mount, sorted.
+#[derive(Debug, Default)]
+struct Options {
+    flags: u64,
+    attr: AttrChange,
+    recursive: AttrChange,
+    propagation: Vec<u32>,
+    data: Vec<String>,
+    bind: Option<Bind>,
+    remount: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bind {
+    One,
+    Recursive,
+}
+
+/// # Errors
+/// A mount that makes no sense, or that the guest cannot make.
+pub fn lower_mounts(
+    mounts: &[Mount],
+    sources: &BTreeMap<usize, PathBuf>,
+) -> Result<Vec<MountStep>> {
+    if let Some((index, _)) = sources.range(mounts.len()..).next() {
+        return invalid(format!("source of mount {index}"), "there is no such mount");
+    }
+    mounts
+        .iter()
+        .enumerate()
+        .map(|(index, mount)| lower_mount(index, mount, sources.get(&index)))
+        .collect()
+}
+
+fn lower_mount(index: usize, mount: &Mount, source: Option<&PathBuf>) -> Result<MountStep> {
+    let destination = plain_path(mount.destination(), || format!("mount {index}"))?;
+    let what = || format!("mount {index} on {destination:?}");
+    if !destination.starts_with('/') {
+        return invalid(what(), "its destination is not absolute");
+    }
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        return unsupported(format!("{}: id mappings", what()));
+    }
+    let mut options = Options::default();
+    for word in mount.options().iter().flatten() {
+        options.take(word, &what)?;
+    }
+    if options.bind.is_none() && mount.typ().as_deref() == Some("bind") {
+        options.bind = Some(Bind::One);
+    }
+    let source = source.or(mount.source().as_ref());
+    let source = source
+        .map(|path| plain_path(path, || format!("{}: source", what())))
+        .transpose()?;
+    Ok(MountStep {
+        index,
+        what: options.what(mount, source, &what)?,
+        propagation: options.propagation,
+        recursive: options.recursive,
+        destination,
+    })
+}
+
+impl Options {
+    fn take(&mut self, word: &str, what: &dyn Fn() -> String) -> Result<()> {
+        if let Some(effect) = flag(word) {
+            self.flags = self.flags & !effect.clear | effect.set;
+            merge(&mut self.attr, effect.attr);
+            return Ok(());
+        }
+        if let Some(flags) = propagation(word) {
+            self.propagation.push(flags);
+            return Ok(());
+        }
+        match word {
+            "bind" => self.bind = Some(Bind::One),
+            "rbind" => self.bind = Some(Bind::Recursive),
+            "remount" => self.remount = true,
+            "idmap" | "ridmap" | "tmpcopyup" => {
+                return unsupported(format!("{}: option {word}", what()));
+            }
+            _ => match word.strip_prefix('r').and_then(flag) {
+                // "rro" and the like; the words above that begin with r were taken already.
+                Some(effect) if !effect.attr.is_none() => merge(&mut self.recursive, effect.attr),
+                _ => self.data.push(word.to_owned()),
+            },
+        }
+        Ok(())
+    }
+
+    fn what(
+        &self,
+        mount: &Mount,
+        source: Option<String>,
+        what: &dyn Fn() -> String,
+    ) -> Result<MountWhat> {
+        let data = match self.data.join(",") {
+            none if none.is_empty() => None,
+            data => Some(c_string(&data, || format!("{}: options", what()))?),
+        };
+        let flags = u32::try_from(self.flags).expect("flags of mount(2) have 32 bits");
+        if self.remount {
+            return Ok(MountWhat::Remount { flags, data });
+        }
+        if let Some(bind) = self.bind {
+            return match source {
+                Some(source) if source.starts_with('/') => Ok(MountWhat::Bind {
+                    source,
+                    recursive: bind == Bind::Recursive,
+                    attr: self.attr,
+                }),
+                Some(source) => invalid(what(), format!("its source {source:?} is not absolute")),
+                None => invalid(what(), "it has no source"),
+            };
+        }
+        match mount.typ().as_deref() {
+            None | Some("" | "none") => invalid(what(), "it has no type"),
+            // The guest has the second version only, whose options are the kernel's own.
+            Some("cgroup" | "cgroup2") => Ok(MountWhat::FileSystem {
+                kind: "cgroup2".to_owned(),
+                source: "cgroup".to_owned(),
+                flags,
+                data: None,
+                no_links: true,
+            }),
+            Some(kind) => Ok(MountWhat::FileSystem {
+                source: source.unwrap_or_else(|| kind.to_owned()),
+                flags,
+                data,
+                no_links: matches!(kind, "proc" | "sysfs"),
+                kind: kind.to_owned(),
+            }),
+        }
+    }
+}
+
+fn merge(into: &mut AttrChange, change: AttrChange) {
+    into.set = into.set & !change.clear | change.set;
+    into.clear = into.clear & !change.set | change.clear;
+}
+
+fn flag(word: &str) -> Option<Word> {
+    let sets = |flag: u64, attr: u64| Word {
+        set: flag,
+        clear: 0,
+        attr: AttrChange {
+            set: attr,
+            clear: 0,
+        },
+    };
+    let clears = |flag: u64, attr: u64| Word {
+        set: 0,
+        clear: flag,
+        attr: AttrChange {
+            set: 0,
+            clear: attr,
+        },
+    };
+    // The kinds of access time exclude each other: all are cleared, then one is set.
+    let atime = |flag: u64, attr: u64| Word {
+        set: flag,
+        clear: libc::MS_NOATIME | libc::MS_RELATIME | libc::MS_STRICTATIME,
+        attr: AttrChange {
+            set: attr,
+            clear: ATIME_MASK,
+        },
+    };
+    Some(match word {
+        "defaults" | "async" | "loud" | "nomand" | "noiversion" | "nolazytime" => {
+            clears(default_clears(word), 0)
+        }
+        "ro" => sets(libc::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        "rw" => clears(libc::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        "nosuid" => sets(libc::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        "suid" => clears(libc::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        "nodev" => sets(libc::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        "dev" => clears(libc::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        "noexec" => sets(libc::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        "exec" => clears(libc::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        "nodiratime" => sets(libc::MS_NODIRATIME, NODIRATIME),
+        "diratime" => clears(libc::MS_NODIRATIME, NODIRATIME),
+        "nosymfollow" => sets(MS_NOSYMFOLLOW, NOSYMFOLLOW),
+        "symfollow" => clears(MS_NOSYMFOLLOW, NOSYMFOLLOW),
+        "noatime" => atime(libc::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
+        "strictatime" => atime(libc::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
+        "relatime" => atime(libc::MS_RELATIME, libc::MOUNT_ATTR_RELATIME),
+        "atime" | "norelatime" | "nostrictatime" => atime(0, libc::MOUNT_ATTR_RELATIME),
+        "sync" => sets(libc::MS_SYNCHRONOUS, 0),
+        "dirsync" => sets(libc::MS_DIRSYNC, 0),
+        "silent" => sets(libc::MS_SILENT, 0),
+        "mand" => sets(libc::MS_MANDLOCK, 0),
+        "iversion" => sets(libc::MS_I_VERSION, 0),
+        "lazytime" => sets(MS_LAZYTIME, 0),
+        _ => return None,
+    })
+}
+
+fn default_clears(word: &str) -> u64 {
+    match word {
+        "async" => libc::MS_SYNCHRONOUS,
+        "loud" => libc::MS_SILENT,
+        "nomand" => libc::MS_MANDLOCK,
+        "noiversion" => libc::MS_I_VERSION,
+        "nolazytime" => MS_LAZYTIME,
+        _ => 0,
+    }
+}
+
+/// MS_* propagation for its word in config.json.
+pub fn propagation(word: &str) -> Option<u32> {
+    let (kind, recursive) = match word.strip_prefix('r') {
+        Some(kind) => (kind, libc::MS_REC),
+        None => (word, 0),
+    };
+    let kind = match kind {
+        "private" => libc::MS_PRIVATE,
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    u32::try_from(kind | recursive).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::error::Error;
+
+    fn lower(json: &str) -> Result<MountStep> {
+        let mount: Mount = serde_json::from_str(json).unwrap();
+        lower_mount(0, &mount, None)
+    }
+
+    #[test]
+    fn words_become_flags_and_the_rest_is_for_the_file_system() {
+        let step = lower(
+            r#"{"destination":"/dev","type":"tmpfs","source":"tmpfs",
+                "options":["nosuid","strictatime","mode=755","size=65536k"]}"#,
+        );
+
+        let MountWhat::FileSystem {
+            kind, flags, data, ..
+        } = step.unwrap().what
+        else {
+            panic!("not a file system");
+        };
+        assert_eq!(kind, "tmpfs");
+        assert_eq!(u64::from(flags), libc::MS_NOSUID | libc::MS_STRICTATIME);
+        assert_eq!(data.as_deref(), Some(c"mode=755,size=65536k"));
+    }
+
+    #[test]
+    fn a_bind_keeps_its_propagation_and_what_it_forbids() {
+        let step = lower(
+            r#"{"destination":"/data","source":"/src","options":["rbind","rprivate","ro","rnosuid"]}"#,
+        )
+        .unwrap();
+
+        let MountWhat::Bind {
+            source,
+            recursive,
+            attr,
+        } = step.what
+        else {
+            panic!("not a bind");
+        };
+        assert_eq!((source.as_str(), recursive), ("/src", true));
+        assert_eq!(
+            attr,
+            AttrChange {
+                set: libc::MOUNT_ATTR_RDONLY,
+                clear: 0
+            }
+        );
+        assert_eq!(
+            step.recursive,
+            AttrChange {
+                set: libc::MOUNT_ATTR_NOSUID,
+                clear: 0
+            }
+        );
+        assert_eq!(step.propagation, [(libc::MS_PRIVATE | libc::MS_REC) as u32]);
+    }
+
+    #[test]
+    fn the_last_of_two_words_that_disagree_wins() {
+        let step = lower(r#"{"destination":"/x","source":"/s","options":["bind","ro","rw"]}"#);
+
+        let MountWhat::Bind { attr, .. } = step.unwrap().what else {
+            panic!("not a bind");
+        };
+        assert_eq!(
+            attr,
+            AttrChange {
+                set: 0,
+                clear: libc::MOUNT_ATTR_RDONLY
+            }
+        );
+    }
+
+    #[test]
+    fn cgroups_are_the_guests_whatever_version_was_asked_for() {
+        let step = lower(
+            r#"{"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup",
+                "options":["nosuid","noexec","nodev","relatime","ro"]}"#,
+        );
+
+        let MountWhat::FileSystem { kind, data, .. } = step.unwrap().what else {
+            panic!("not a file system");
+        };
+        assert_eq!((kind.as_str(), data), ("cgroup2", None));
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_named() {
+        let relative = lower(r#"{"destination":"data","type":"tmpfs"}"#).unwrap_err();
+        let nothing = lower(r#"{"destination":"/x","options":["bind"]}"#).unwrap_err();
+        let mapped = lower(r#"{"destination":"/x","source":"/s","options":["bind","idmap"]}"#);
+
+        assert_eq!(
+            relative.to_string(),
+            r#"mount 0 on "data": its destination is not absolute"#
+        );
+        assert_eq!(nothing.to_string(), r#"mount 0 on "/x": it has no source"#);
+        assert!(matches!(mapped, Err(Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn a_source_for_a_mount_that_is_not_there_is_refused() {
+        let sources = BTreeMap::from([(3, PathBuf::from("/x"))]);
+
+        let lowered = lower_mounts(&[], &sources);
+
+        assert_eq!(
+            lowered.unwrap_err().to_string(),
+            "source of mount 3: there is no such mount"
+        );
+    }
+}

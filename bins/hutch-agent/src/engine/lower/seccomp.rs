@@ -1,0 +1,236 @@
+//! Seccomp profiles become a program here, in the agent: compiling takes time and memory that a
+//! process being born has not, and the same profile is asked for again and again.
+
+use super::{invalid, unsupported};
+use crate::engine::{
+    error::{Doing, Error, Result},
+    plan::SeccompFilter,
+    spec::Warnings,
+};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator as Operator, LinuxSyscall,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    sync::Mutex,
+};
+
+/// Pods use one or two profiles; the oldest goes first.
+const PROGRAMS_MAX: usize = 8;
+/// A tree instead of a list: the kernel walks it for each of its 450 calls when it is installed.
+const OPTIMIZE_AS_TREE: u32 = 2;
+const ARGS_MAX: usize = 6;
+const X86: bool = cfg!(target_arch = "x86_64");
+const ARM: bool = cfg!(target_arch = "aarch64");
+
+static PROGRAMS: Mutex<Vec<Compiled>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Clone)]
+struct Compiled {
+    profile: LinuxSeccomp,
+    filter: SeccompFilter,
+    /// Calls that this library does not know.
+    unknown: Vec<String>,
+}
+
+/// # Errors
+/// A profile that makes no sense, or that needs somebody to answer to it.
+pub fn compile(profile: &LinuxSeccomp, warnings: &mut Warnings) -> Result<SeccompFilter> {
+    let programs = || {
+        PROGRAMS
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    };
+    let known = programs()
+        .iter()
+        .find(|one| one.profile == *profile)
+        .cloned();
+    let compiled = match known {
+        Some(known) => known,
+        None => {
+            let compiled = build(profile)?;
+            let mut programs = programs();
+            if programs.len() == PROGRAMS_MAX {
+                programs.remove(0);
+            }
+            programs.push(compiled.clone());
+            compiled
+        }
+    };
+    if !compiled.unknown.is_empty() {
+        let names = compiled.unknown.join(", ");
+        warnings.push(format!(
+            "linux.seccomp: system calls not known, ignored: {names}"
+        ));
+    }
+    Ok(compiled.filter)
+}
+
+fn build(profile: &LinuxSeccomp) -> Result<Compiled> {
+    if profile
+        .listener_path()
+        .as_ref()
+        .is_some_and(|path| !path.as_os_str().is_empty())
+    {
+        return unsupported("linux.seccomp.listenerPath");
+    }
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut filter = ScmpFilterContext::new(default).map_err(refused)?;
+    filter.set_ctl_optimize(OPTIMIZE_AS_TREE).map_err(refused)?;
+    // The program goes to the kernel without libseccomp: who loads it decides on privileges.
+    filter.set_ctl_nnp(false).map_err(refused)?;
+    for arch in profile.architectures().iter().flatten() {
+        if let Some(arch) = architecture(*arch) {
+            filter.add_arch(arch).map_err(refused)?;
+        }
+    }
+    let mut unknown = Vec::new();
+    for rule in profile.syscalls().iter().flatten() {
+        add(&mut filter, rule, default, &mut unknown)?;
+    }
+    Ok(Compiled {
+        profile: profile.clone(),
+        filter: SeccompFilter {
+            flags: flags(profile.flags().as_deref().unwrap_or_default()),
+            program: export(&filter)?,
+        },
+        unknown,
+    })
+}
+
+fn add(
+    filter: &mut ScmpFilterContext,
+    rule: &LinuxSyscall,
+    default: ScmpAction,
+    unknown: &mut Vec<String>,
+) -> Result<()> {
+    let action = action(rule.action(), rule.errno_ret())?;
+    // libseccomp refuses a rule that says what would happen anyway.
+    if action == default {
+        return Ok(());
+    }
+    let alternatives = alternatives(rule.args().as_deref().unwrap_or_default())?;
+    for name in rule.names() {
+        // Profiles name the calls of all kernels; one that this library does not know, this
+        // kernel's programs rarely do either.
+        let Ok(syscall) = ScmpSyscall::from_name(name) else {
+            unknown.push(name.clone());
+            continue;
+        };
+        for conditions in &alternatives {
+            filter
+                .add_rule_conditional(action, syscall, conditions)
+                .map_err(refused)?;
+        }
+    }
+    Ok(())
+}
+
+/// Conditions on different arguments must all hold; of several on one argument, any.
+fn alternatives(args: &[LinuxSeccompArg]) -> Result<Vec<Vec<ScmpArgCompare>>> {
+    let conditions: Vec<ScmpArgCompare> = args.iter().map(condition).collect::<Result<_>>()?;
+    let mut seen = [false; ARGS_MAX];
+    let twice = args
+        .iter()
+        .any(|arg| std::mem::replace(&mut seen[arg.index()], true));
+    Ok(if twice {
+        conditions.into_iter().map(|one| vec![one]).collect()
+    } else {
+        vec![conditions]
+    })
+}
+
+fn condition(arg: &LinuxSeccompArg) -> Result<ScmpArgCompare> {
+    let index = match u32::try_from(arg.index()) {
+        Ok(index) if (index as usize) < ARGS_MAX => index,
+        _ => {
+            return invalid(
+                "linux.seccomp",
+                format!("argument {}: no such", arg.index()),
+            );
+        }
+    };
+    let (operator, value) = match arg.op() {
+        Operator::ScmpCmpNe => (ScmpCompareOp::NotEqual, arg.value()),
+        Operator::ScmpCmpLt => (ScmpCompareOp::Less, arg.value()),
+        Operator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, arg.value()),
+        Operator::ScmpCmpEq => (ScmpCompareOp::Equal, arg.value()),
+        Operator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
+        Operator::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
+        // Here `value` is the mask, and `valueTwo` what must be left.
+        Operator::ScmpCmpMaskedEq => (
+            ScmpCompareOp::MaskedEqual(arg.value()),
+            arg.value_two().unwrap_or(0),
+        ),
+    };
+    Ok(ScmpArgCompare::new(index, operator, value))
+}
+
+fn action(wanted: Action, errno: Option<u32>) -> Result<ScmpAction> {
+    let number = errno.unwrap_or(libc::EPERM as u32);
+    Ok(match wanted {
+        Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
+        Action::ScmpActKillProcess => ScmpAction::KillProcess,
+        Action::ScmpActTrap => ScmpAction::Trap,
+        Action::ScmpActErrno => match i32::try_from(number) {
+            Ok(number) => ScmpAction::Errno(number),
+            Err(_) => return invalid("linux.seccomp", format!("errnoRet {number}: no such")),
+        },
+        Action::ScmpActTrace => match u16::try_from(number) {
+            Ok(number) => ScmpAction::Trace(number),
+            Err(_) => return invalid("linux.seccomp", format!("errnoRet {number}: no such")),
+        },
+        Action::ScmpActLog => ScmpAction::Log,
+        Action::ScmpActAllow => ScmpAction::Allow,
+        Action::ScmpActNotify => return unsupported("linux.seccomp: SCMP_ACT_NOTIFY"),
+    })
+}
+
+/// None: this processor runs no program of that kind, so it needs no rules for one.
+fn architecture(arch: Arch) -> Option<ScmpArch> {
+    match arch {
+        Arch::ScmpArchNative => Some(ScmpArch::Native),
+        Arch::ScmpArchX86 if X86 => Some(ScmpArch::X86),
+        Arch::ScmpArchX86_64 if X86 => Some(ScmpArch::X8664),
+        Arch::ScmpArchX32 if X86 => Some(ScmpArch::X32),
+        Arch::ScmpArchArm if ARM => Some(ScmpArch::Arm),
+        Arch::ScmpArchAarch64 if ARM => Some(ScmpArch::Aarch64),
+        _ => None,
+    }
+}
+
+fn flags(wanted: &[LinuxSeccompFilterFlag]) -> u32 {
+    let flag = |one: &LinuxSeccompFilterFlag| match one {
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+        // Only a filter with a listener may have it, and those are refused above.
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+    };
+    wanted.iter().fold(0, |all, one| all | flag(one) as u32)
+}
+
+/// libseccomp writes a program to a file only.
+fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>> {
+    let step = || "export the seccomp filter".to_owned();
+    let file = memfd_create(c"seccomp", MemfdFlags::CLOEXEC).doing(step)?;
+    filter.export_bpf(&file).map_err(refused)?;
+    let mut file = File::from(file);
+    file.seek(SeekFrom::Start(0)).doing(step)?;
+    let mut program = Vec::new();
+    file.read_to_end(&mut program).doing(step)?;
+    Ok(program)
+}
+
+fn refused(source: libseccomp::error::SeccompError) -> Error {
+    Error::Invalid {
+        what: "linux.seccomp".to_owned(),
+        why: source.to_string(),
+    }
+}

@@ -1,0 +1,130 @@
+//! The spawner: one process with one thread that forks on order, and does nothing else.
+//!
+//! The agent has threads and must not fork. The spawner was forked before they existed; it is
+//! small, so its forks are cheap, and what it forks are children of the agent (CLONE_PARENT).
+//! It never reads a plan: that goes from the agent straight to the new process.
+
+use super::{
+    child,
+    error::{Doing, Result},
+    plan::Report,
+    sys::{self, Forked},
+    wire::{self, ForkOrder},
+};
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    fs::{CWD, Mode, OFlags},
+    io::Errno,
+    process::{Signal, set_parent_process_death_signal},
+    thread::{
+        LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space,
+        move_into_thread_name_spaces, set_name,
+    },
+};
+
+/// The first descriptor after stdio: where the spawner keeps its end of the socket.
+const SOCKET_FD: i32 = 3;
+
+/// Forks the spawner and gives the agent's end of its socket: when that closes, the spawner ends.
+///
+/// # Errors
+/// When there can be no socket or no process.
+pub fn fork() -> Result<OwnedFd> {
+    let (ours, theirs) = wire::pair().doing(|| "make the spawner's socket".to_owned())?;
+    match sys::fork_child().doing(|| "fork the spawner".to_owned())? {
+        Some(_) => Ok(ours),
+        None => {
+            // Without this the spawner would outlive an agent that was killed in a test.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            let _ = set_name(c"hutch-spawner");
+            serve(&keep_only(&theirs));
+            sys::exit_now(0)
+        }
+    }
+}
+
+/// Closes all but stdio and the socket, which moves to a fixed place.
+#[allow(unsafe_code)]
+fn keep_only(socket: &OwnedFd) -> OwnedFd {
+    if socket.as_raw_fd() != SOCKET_FD {
+        // SAFETY: this process never returns to the code that owns what is closed here.
+        unsafe { libc::dup3(socket.as_raw_fd(), SOCKET_FD, libc::O_CLOEXEC) };
+    }
+    // SAFETY: as above; the process ends without dropping what it inherited.
+    let _ = unsafe { sys::close_from(SOCKET_FD as u32 + 1) };
+    // SAFETY: the descriptor was put there above and has no other owner that is ever dropped.
+    unsafe { OwnedFd::from_raw_fd(SOCKET_FD) }
+}
+
+/// Serves until the agent is gone or cannot be understood.
+fn serve(socket: &OwnedFd) {
+    sys::reset_signals();
+    let Ok(home) = rustix::fs::openat(
+        CWD,
+        c"/proc/self/ns/pid",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return;
+    };
+    while let Ok(Some((order, fds))) = wire::receive_order(socket.as_fd()) {
+        if fork_as_ordered(order, fds, home.as_fd(), socket.as_fd()).is_err() {
+            return;
+        }
+    }
+}
+
+/// An error here is one after which the spawner cannot go on.
+fn fork_as_ordered(
+    order: ForkOrder,
+    fds: Vec<OwnedFd>,
+    home: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let mut fds = fds.into_iter();
+    let request = fds.next().ok_or(Errno::BADMSG)?;
+    let neighbour = order.enter_pid_namespace.then(|| fds.next()).flatten();
+    let cgroup = order.enter_cgroup.then(|| fds.next()).flatten();
+
+    if let Some(init) = &neighbour
+        && let Err(errno) = enter_pid_namespace(init.as_fd())
+    {
+        refuse(&request, "enter the container's pid namespace", errno);
+        return Ok(());
+    }
+    let forked = sys::fork_sibling(order.namespaces, cgroup.as_ref().map(AsFd::as_fd));
+    if let Ok(Forked::Child) = forked {
+        // A folder of the guest left open would be a way out of the container.
+        drop((cgroup, neighbour));
+        child::run(request, socket);
+    }
+    if neighbour.is_some() {
+        move_into_link_name_space(home, Some(LinkNameSpaceType::ProcessID))?;
+    }
+    match forked {
+        Ok(Forked::Parent { pid, pidfd }) => {
+            // An agent that gave up has closed its end; the process finds that out itself.
+            let _ = wire::send_report(
+                request.as_fd(),
+                &Report::Forked { pid },
+                Some(pidfd.as_fd()),
+            );
+        }
+        Ok(Forked::Child) => {}
+        Err(errno) => refuse(&request, "fork", errno),
+    }
+    Ok(())
+}
+
+/// Only processes that are forked from now on are born there.
+fn enter_pid_namespace(init: BorrowedFd<'_>) -> Result<(), Errno> {
+    move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
+}
+
+fn refuse(request: &OwnedFd, step: &str, errno: Errno) {
+    let report = Report::NotForked {
+        step: step.to_owned(),
+        errno: errno.raw_os_error(),
+    };
+    let _ = wire::send_report(request.as_fd(), &report, None);
+}

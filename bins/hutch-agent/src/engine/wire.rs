@@ -1,0 +1,230 @@
+//! Messages between agent, spawner and process over sequenced-packet sockets, with descriptors.
+//!
+//! A socket of this kind keeps message borders and is safe to share: each message is sent whole
+//! or not at all. A plan may be longer than one message can be, so it is sent in pieces.
+
+use super::plan::{Plan, Report};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+        sendmsg, socketpair,
+    },
+};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+};
+
+/// Far below what a socket takes in one message by default (about 200 KiB).
+const PIECE_BYTES: usize = 64 * 1024;
+/// Twice the argument limit of the kernel (a quarter of an 8 MiB stack) and a filter beside it.
+const PLAN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The longest report is an error with a path in it.
+const REPORT_BYTES_MAX: usize = 16 * 1024;
+/// Stdio, an init, and one for each kind of namespace.
+const FDS_MAX: usize = 8;
+
+/// What the spawner is asked for; the rest of a request is descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForkOrder {
+    /// CLONE_NEW* for the new process.
+    pub namespaces: u64,
+    /// A pidfd follows, whose pid namespace the process is born into.
+    pub enter_pid_namespace: bool,
+    /// A cgroup folder follows, which the process is born into.
+    pub enter_cgroup: bool,
+}
+
+const ORDER_BYTES: usize = 10;
+
+impl ForkOrder {
+    fn to_bytes(self) -> [u8; ORDER_BYTES] {
+        let mut bytes = [0; ORDER_BYTES];
+        bytes[..8].copy_from_slice(&self.namespaces.to_ne_bytes());
+        bytes[8] = self.enter_pid_namespace.into();
+        bytes[9] = self.enter_cgroup.into();
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; ORDER_BYTES]) -> Self {
+        let (namespaces, rest) = bytes.split_at(8);
+        Self {
+            namespaces: u64::from_ne_bytes(namespaces.try_into().expect("split at eight")),
+            enter_pid_namespace: rest[0] != 0,
+            enter_cgroup: rest[1] != 0,
+        }
+    }
+}
+
+/// A connected pair; neither end survives an exec.
+///
+/// # Errors
+/// What socketpair says.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// # Errors
+/// What the socket says.
+pub fn send_order(
+    socket: BorrowedFd<'_>,
+    order: ForkOrder,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    send(socket, &[&order.to_bytes()], fds)
+}
+
+/// The next order, or None when the agent is gone.
+///
+/// # Errors
+/// What the socket says; a message that is no order is EBADMSG.
+pub fn receive_order(socket: BorrowedFd<'_>) -> Result<Option<(ForkOrder, Vec<OwnedFd>)>, Errno> {
+    let mut bytes = [0; ORDER_BYTES];
+    let (length, fds) = receive(socket, &mut bytes)?;
+    match length {
+        0 => Ok(None),
+        ORDER_BYTES => Ok(Some((ForkOrder::from_bytes(bytes), fds))),
+        _ => Err(Errno::BADMSG),
+    }
+}
+
+/// # Errors
+/// What the socket says; EMSGSIZE for a plan beyond all bounds.
+pub fn send_plan(socket: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let bytes = postcard::to_stdvec(plan).map_err(|_| Errno::INVAL)?;
+    if bytes.len() > PLAN_BYTES_MAX {
+        return Err(Errno::MSGSIZE);
+    }
+    let length = (bytes.len() as u64).to_ne_bytes();
+    let first = bytes.len().min(PIECE_BYTES);
+    send(socket, &[&length, &bytes[..first]], fds)?;
+    for piece in bytes[first..].chunks(PIECE_BYTES) {
+        send(socket, &[piece], &[])?;
+    }
+    Ok(())
+}
+
+/// The plan, or None when the agent gave up.
+///
+/// # Errors
+/// What the socket says; EBADMSG for what is no plan.
+pub fn receive_plan(socket: BorrowedFd<'_>) -> Result<Option<(Plan, Vec<OwnedFd>)>, Errno> {
+    let mut bytes = vec![0; 8 + PIECE_BYTES];
+    let (length, fds) = receive(socket, &mut bytes)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let head = bytes.first_chunk::<8>().ok_or(Errno::BADMSG)?;
+    let total = usize::try_from(u64::from_ne_bytes(*head)).map_err(|_| Errno::BADMSG)?;
+    if total > PLAN_BYTES_MAX {
+        return Err(Errno::BADMSG);
+    }
+    let mut filled = length;
+    bytes.resize(8 + total.max(PIECE_BYTES), 0);
+    while filled < 8 + total {
+        let (piece, _) = receive(socket, &mut bytes[filled..])?;
+        if piece == 0 {
+            return Ok(None);
+        }
+        filled += piece;
+    }
+    let plan = postcard::from_bytes(&bytes[8..8 + total]).map_err(|_| Errno::BADMSG)?;
+    Ok(Some((plan, fds)))
+}
+
+/// # Errors
+/// What the socket says.
+pub fn send_report(
+    socket: BorrowedFd<'_>,
+    report: &Report,
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    let bytes = postcard::to_stdvec(report).map_err(|_| Errno::INVAL)?;
+    send(socket, &[&bytes], fd.as_slice())
+}
+
+/// The next report, or None when nobody is left to send one.
+///
+/// # Errors
+/// What the socket says; EBADMSG for what is no report.
+pub fn receive_report(socket: BorrowedFd<'_>) -> Result<Option<(Report, Option<OwnedFd>)>, Errno> {
+    let mut bytes = [0; REPORT_BYTES_MAX];
+    let (length, mut fds) = receive(socket, &mut bytes)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let report = postcard::from_bytes(&bytes[..length]).map_err(|_| Errno::BADMSG)?;
+    Ok(Some((report, fds.pop())))
+}
+
+/// Tells a waiting init to run its program.
+///
+/// # Errors
+/// What the socket says.
+pub fn send_go(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(socket, &[&[1]], &[])
+}
+
+/// Waits to be told; false when the agent gave up.
+///
+/// # Errors
+/// What the socket says.
+pub fn receive_go(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut byte = [0];
+    receive(socket, &mut byte).map(|(length, _)| length == 1)
+}
+
+fn send(socket: BorrowedFd<'_>, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::TOOBIG);
+    }
+    let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    loop {
+        match sendmsg(socket, &slices, &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            sent => return sent.map(|_| ()),
+        }
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        let mut slices = [IoSliceMut::new(&mut *buffer)];
+        match recvmsg(
+            socket.as_fd(),
+            &mut slices,
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Err(Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    if message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(Errno::BADMSG);
+    }
+    let fds = control
+        .drain()
+        .filter_map(|one| match one {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    Ok((message.bytes, fds))
+}
