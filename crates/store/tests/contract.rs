@@ -1,5 +1,8 @@
 //! What every disk promises, the real one and the fake alike: the fakes do not lie.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 use runtime_core::records::{Change, Rows};
 use std::{cell::RefCell, future::Future, rc::Rc, sync::Arc};
 use store::{Disk, Durability, Error, Schema, SledStore, fake::FakeDisk};

@@ -1,5 +1,8 @@
 //! A write is answered when it survives kill -9: tried, with a process that is killed.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 use runtime_core::records::Change;
 use std::{
     fs::{self, File},

@@ -1,5 +1,8 @@
 //! Opening stores that are held, old, new or damaged.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 use runtime_core::{
     error::{Kind, fault},
     records::{Change, Rows},
