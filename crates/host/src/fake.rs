@@ -1,0 +1,418 @@
+//! A host in memory for tests and simulation: processes, cgroups, mounts and folders as sets; no
+//! clock but tokio's, no chance.
+//!
+//! Work is done in steps that take time, so that a crash between two of them leaves the host as a
+//! real crash would. Other fakes put their processes and mounts here, and checkers ask what leaks.
+
+use crate::{
+    Cleared, Error, Swept,
+    cgroup::CgroupPath,
+    premises::{cgroups, default_spec},
+};
+use runtime_core::{
+    error::{Fault, Kind, fault},
+    ids::{HostProcess, SandboxUid},
+    kit::Work,
+    premises::{Cgroup, Premises, PremisesSpec},
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{sync::oneshot, time::sleep};
+
+/// About what making a folder or a cgroup takes.
+const STEP: Duration = Duration::from_micros(200);
+
+/// The host; clones are the same one, and outlive the daemon that uses it.
+#[derive(Debug, Clone)]
+pub struct FakePremises {
+    world: Rc<RefCell<World>>,
+}
+
+#[derive(Debug)]
+struct World {
+    root: PathBuf,
+    processes: BTreeMap<HostProcess, CgroupPath>,
+    processes_made: u32,
+    cgroups: BTreeSet<CgroupPath>,
+    mounts: BTreeSet<PathBuf>,
+    /// With what each says of itself, once it does.
+    folders: BTreeMap<PathBuf, Option<PremisesSpec>>,
+    watchers: Vec<(HostProcess, oneshot::Sender<()>)>,
+    step: Duration,
+    faults: Vec<Fault>,
+}
+
+/// Something on the host that belongs to no known sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leak {
+    Process(HostProcess),
+    Cgroup(String),
+    Mount(PathBuf),
+    Folder(PathBuf),
+}
+
+impl FakePremises {
+    pub fn new(root: PathBuf) -> Self {
+        let world = World {
+            root,
+            processes: BTreeMap::new(),
+            processes_made: 0,
+            cgroups: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            folders: BTreeMap::new(),
+            watchers: Vec::new(),
+            step: STEP,
+            faults: Vec::new(),
+        };
+        Self {
+            world: Rc::new(RefCell::new(world)),
+        }
+    }
+
+    /// From now on each step takes this long.
+    pub fn set_step_time(&self, step: Duration) {
+        self.world.borrow_mut().step = step;
+    }
+
+    /// The next `prepare`, `clear` or `kill` fails with this, once; several fail in turn.
+    pub fn fail_next(&self, fault: Fault) {
+        self.world.borrow_mut().faults.push(fault);
+    }
+
+    /// A process is born in a cgroup, as a VMM or a helper is.
+    ///
+    /// # Errors
+    /// There is no such cgroup.
+    pub fn spawn(&self, cgroup: &Cgroup) -> Result<HostProcess, Fault> {
+        let path = CgroupPath::try_from(cgroup).map_err(|error| fault(&error))?;
+        let mut world = self.world.borrow_mut();
+        if !world.cgroups.contains(&path) {
+            let missing = format!("join cgroup {path}: it does not exist");
+            return Err(Fault::new(Kind::NotFound, missing));
+        }
+        world.processes_made += 1;
+        let process = HostProcess {
+            pid: world.processes_made,
+            start_time: u64::from(world.processes_made),
+        };
+        world.processes.insert(process, path);
+        Ok(process)
+    }
+
+    /// The process ends by itself. One that is gone is already so.
+    pub fn exit(&self, process: HostProcess) {
+        self.world.borrow_mut().end(process);
+    }
+
+    pub fn is_alive(&self, process: HostProcess) -> bool {
+        self.world.borrow().processes.contains_key(&process)
+    }
+
+    /// The living members of a cgroup and those below it.
+    pub fn members(&self, cgroup: &Cgroup) -> Vec<HostProcess> {
+        let Ok(path) = CgroupPath::try_from(cgroup) else {
+            return Vec::new();
+        };
+        self.world.borrow().members(&path)
+    }
+
+    /// Something is mounted there.
+    pub fn mount(&self, point: PathBuf) {
+        self.world.borrow_mut().mounts.insert(point);
+    }
+
+    pub fn unmount(&self, point: &Path) {
+        self.world.borrow_mut().mounts.remove(point);
+    }
+
+    /// The host is restarted: nothing outlives it but what is on its disk, and none of this is.
+    pub fn reboot(&self) {
+        let mut world = self.world.borrow_mut();
+        let processes: Vec<_> = world.processes.keys().copied().collect();
+        for process in processes {
+            world.end(process);
+        }
+        world.cgroups.clear();
+        world.mounts.clear();
+        world.folders.clear();
+    }
+
+    /// Everything on the host that does not belong to a `known` sandbox, in order.
+    pub fn leaks(&self, known: &BTreeSet<SandboxUid>) -> Vec<Leak> {
+        let world = self.world.borrow();
+        let known: Vec<_> = known.iter().map(|&uid| world.spec(uid)).collect();
+        let held = |path: &CgroupPath| {
+            let held = known.iter().filter_map(|spec| cgroups(spec).ok()).flatten();
+            // The parents of a cgroup that is held are held as well.
+            held.into_iter()
+                .any(|held| held.contains(path) || path.contains(&held))
+        };
+        let in_folder = |path: &&PathBuf| known.iter().any(|spec| path.starts_with(&spec.folder));
+        let processes = world.processes.iter().filter(|(_, cgroup)| !held(cgroup));
+        let cgroups = world.cgroups.iter().filter(|path| !held(path));
+        let mounts = world.mounts.iter().filter(|path| !in_folder(path));
+        let folders = world.folders.keys().filter(|path| !in_folder(path));
+        let processes = processes.map(|(process, _)| Leak::Process(*process));
+        let cgroups = cgroups.map(|path| Leak::Cgroup(path.to_string()));
+        let mounts = mounts.map(|path| Leak::Mount(path.clone()));
+        let folders = folders.map(|path| Leak::Folder(path.clone()));
+        processes
+            .chain(cgroups)
+            .chain(mounts)
+            .chain(folders)
+            .collect()
+    }
+
+    /// As [`crate::HostPremises::sweep`].
+    pub fn sweep(&self, known: BTreeSet<SandboxUid>) -> Work<Result<Vec<Swept>, Fault>> {
+        let host = self.clone();
+        Box::pin(async move {
+            host.step().await;
+            let unknown: Vec<_> = {
+                let world = host.world.borrow();
+                let folders = world.folders.keys();
+                let uids = folders.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+                uids.filter(|uid| !known.contains(uid)).collect()
+            };
+            let mut report = Vec::new();
+            for uid in unknown {
+                let spec = host.world.borrow().spec(uid);
+                report.push(Swept {
+                    name: uid.to_string(),
+                    cleared: host.clear_all(&spec).await,
+                    fault: None,
+                });
+            }
+            Ok(report)
+        })
+    }
+
+    /// As [`crate::HostPremises::claims`].
+    pub fn claims(&self) -> Work<Result<Vec<PremisesSpec>, Fault>> {
+        let host = self.clone();
+        Box::pin(async move {
+            host.step().await;
+            let world = host.world.borrow();
+            Ok(world.folders.values().flatten().cloned().collect())
+        })
+    }
+
+    async fn step(&self) {
+        let step = self.world.borrow().step;
+        sleep(step).await;
+    }
+
+    fn failing(&self) -> Option<Fault> {
+        let faults = &mut self.world.borrow_mut().faults;
+        (!faults.is_empty()).then(|| faults.remove(0))
+    }
+
+    fn check(&self, spec: &PremisesSpec) -> Result<Vec<CgroupPath>, Fault> {
+        if spec.folder != default_spec(&self.world.borrow().root, spec.uid).folder {
+            return Err(fault(&Error::ForeignFolder {
+                uid: spec.uid,
+                path: spec.folder.clone(),
+            }));
+        }
+        cgroups(spec).map_err(|error| fault(&error))
+    }
+
+    async fn clear_all(&self, spec: &PremisesSpec) -> Cleared {
+        let cgroups = cgroups(spec).unwrap_or_default();
+        let mut cleared = Cleared::default();
+        for cgroup in &cgroups {
+            self.step().await;
+            let mut world = self.world.borrow_mut();
+            for process in world.members(cgroup) {
+                cleared.killed.insert(process.pid);
+                world.end(process);
+            }
+        }
+        self.step().await;
+        cleared.unmounted = self.world.borrow_mut().unmount_below(&spec.folder);
+        self.step().await;
+        for cgroup in &cgroups {
+            self.world.borrow_mut().remove_cgroup(cgroup);
+        }
+        self.step().await;
+        self.world.borrow_mut().folders.remove(&spec.folder);
+        cleared
+    }
+}
+
+impl Premises for FakePremises {
+    fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
+        let host = self.clone();
+        Box::pin(async move {
+            let cgroups = host.check(&spec)?;
+            host.step().await;
+            host.world.borrow_mut().claim(spec);
+            for cgroup in cgroups {
+                host.step().await;
+                if let Some(fault) = host.failing() {
+                    return Err(fault);
+                }
+                let made = cgroup.ladder();
+                host.world.borrow_mut().cgroups.extend(made);
+            }
+            Ok(())
+        })
+    }
+
+    fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
+        let host = self.clone();
+        Box::pin(async move {
+            host.check(&spec)?;
+            if let Some(fault) = host.failing() {
+                return Err(fault);
+            }
+            host.clear_all(&spec).await;
+            Ok(())
+        })
+    }
+
+    fn ended(&self, process: HostProcess) -> Work<()> {
+        let (tell, told) = oneshot::channel();
+        let mut world = self.world.borrow_mut();
+        if world.processes.contains_key(&process) {
+            world.watchers.push((process, tell));
+        }
+        Box::pin(async move {
+            // Told, or dropped because the process was not there.
+            let _ = told.await;
+        })
+    }
+
+    fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
+        let failing = self.failing();
+        if failing.is_none() {
+            self.world.borrow_mut().end(process);
+        }
+        Box::pin(async { failing.map_or(Ok(()), Err) })
+    }
+}
+
+impl World {
+    fn spec(&self, uid: SandboxUid) -> PremisesSpec {
+        let spec = default_spec(&self.root, uid);
+        let claim = self.folders.get(&spec.folder).cloned().flatten();
+        claim.unwrap_or(spec)
+    }
+
+    fn claim(&mut self, spec: PremisesSpec) {
+        self.folders.insert(spec.folder.clone(), Some(spec));
+    }
+
+    fn end(&mut self, process: HostProcess) {
+        self.processes.remove(&process);
+        for (_, tell) in self
+            .watchers
+            .extract_if(.., |(watched, _)| *watched == process)
+        {
+            // Whoever gave up watching is not missed.
+            let _ = tell.send(());
+        }
+    }
+
+    fn members(&self, cgroup: &CgroupPath) -> Vec<HostProcess> {
+        let members = self.processes.iter();
+        let members = members.filter(|(_, lives_in)| cgroup.contains(lives_in));
+        members.map(|(process, _)| *process).collect()
+    }
+
+    fn unmount_below(&mut self, folder: &Path) -> Vec<PathBuf> {
+        let below = self
+            .mounts
+            .extract_if(.., |point| point.starts_with(folder));
+        below.collect()
+    }
+
+    /// With those below it, and the parents under `/hutch` that it leaves empty.
+    fn remove_cgroup(&mut self, cgroup: &CgroupPath) {
+        self.cgroups.retain(|known| !cgroup.contains(known));
+        let mut parent = cgroup.parent().filter(|_| cgroup.is_ours());
+        while let Some(empty) = parent {
+            let in_use = |known: &CgroupPath| *known != empty && empty.contains(known);
+            if self.cgroups.iter().any(in_use) || !self.members(&empty).is_empty() {
+                return;
+            }
+            self.cgroups.remove(&empty);
+            parent = empty.parent();
+        }
+    }
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(process) => write!(f, "process {process}"),
+            Self::Cgroup(path) => write!(f, "cgroup {path}"),
+            Self::Mount(path) => write!(f, "mount {}", path.display()),
+            Self::Folder(path) => write!(f, "folder {}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(uids: &[SandboxUid]) -> BTreeSet<SandboxUid> {
+        uids.iter().copied().collect()
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn everything_of_an_unknown_sandbox_leaks_and_nothing_of_a_known_one() {
+        let host = FakePremises::new("/run/hutch".into());
+        let uid = SandboxUid::from_random(1);
+        let spec = default_spec(Path::new("/run/hutch"), uid);
+        host.prepare(spec.clone()).await.unwrap();
+        let vmm = host.spawn(&spec.vmm).unwrap();
+        host.mount(spec.folder.join("share/1"));
+
+        assert_eq!(host.leaks(&known(&[uid])), []);
+        let leaks = host.leaks(&known(&[]));
+        assert!(leaks.contains(&Leak::Process(vmm)));
+        assert!(leaks.contains(&Leak::Cgroup("/hutch".into())));
+        assert!(leaks.contains(&Leak::Mount(spec.folder.join("share/1"))));
+        assert!(leaks.contains(&Leak::Folder(spec.folder.clone())));
+
+        host.clear(spec).await.unwrap();
+        assert_eq!(host.leaks(&known(&[])), []);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_daemon_that_crashes_while_it_prepares_leaves_a_part() {
+        let host = FakePremises::new("/run/hutch".into());
+        let spec = default_spec(Path::new("/run/hutch"), SandboxUid::from_random(1));
+        host.set_step_time(Duration::from_secs(1));
+
+        let half = Duration::from_millis(1500);
+        let crashed = tokio::time::timeout(half, host.prepare(spec.clone())).await;
+
+        assert!(crashed.is_err());
+        assert_eq!(host.leaks(&known(&[])), [Leak::Folder(spec.folder)]);
+        let swept = host.sweep(known(&[])).await.unwrap();
+        assert_eq!(swept.len(), 1);
+        assert_eq!(host.leaks(&known(&[])), []);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_fault_is_told_once() {
+        let host = FakePremises::new("/run/hutch".into());
+        let spec = default_spec(Path::new("/run/hutch"), SandboxUid::from_random(1));
+        host.fail_next(Fault::new(Kind::Internal, "disk full"));
+
+        assert!(host.prepare(spec.clone()).await.is_err());
+        assert!(host.prepare(spec.clone()).await.is_ok());
+
+        host.reboot();
+        assert_eq!(host.leaks(&known(&[])), []);
+    }
+}

@@ -1,0 +1,213 @@
+//! The driver of the [`Premises`] port: what a sandbox occupies on this host, made and cleared.
+//!
+//! A sandbox's folder is the claim: it is made first and removed last, and says in a file which
+//! cgroups belong to it. So what a crash leaves behind is found without any record.
+
+use crate::{
+    Doing, Error, PidFd,
+    cgroup::{CgroupPath, Hierarchies, KILL_LIMIT, REMOVE_LIMIT},
+    folder, mounts, proc,
+};
+use runtime_core::{
+    error::{Fault, fault},
+    ids::{HostProcess, SandboxUid},
+    kit::Work,
+    premises::{Cgroup, Premises, PremisesSpec},
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{task::spawn_blocking, time::sleep};
+
+/// Below the root: one folder for each sandbox.
+const SANDBOXES: &str = "s";
+/// Inside a sandbox's folder: its [`PremisesSpec`] as JSON. Not exported to the guest.
+const CLAIM: &str = "premises.json";
+/// Only where the host has no file descriptor left for a pidfd.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The premises below one root folder. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct HostPremises {
+    pub(crate) house: Arc<House>,
+}
+
+#[derive(Debug)]
+pub(crate) struct House {
+    pub root: PathBuf,
+    pub hierarchies: Hierarchies,
+}
+
+/// What clearing met.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cleared {
+    pub killed: BTreeSet<u32>,
+    pub unmounted: Vec<PathBuf>,
+}
+
+impl HostPremises {
+    /// # Errors
+    /// The host has no cgroup hierarchy that can be written.
+    pub fn new(root: PathBuf) -> Result<Self, Error> {
+        let hierarchies = Hierarchies::discover()?;
+        let house = Arc::new(House { root, hierarchies });
+        Ok(Self { house })
+    }
+
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.house.hierarchies
+    }
+
+    /// The sandboxes that claim premises here, whatever the records say: where those were lost,
+    /// what lives is found by this.
+    pub fn claims(&self) -> Work<Result<Vec<PremisesSpec>, Fault>> {
+        self.blocking(|house| {
+            let folders = folder::list(&house.sandboxes())?;
+            let claims = folders.iter().filter_map(|folder| house.claim(folder));
+            Ok(claims.collect())
+        })
+    }
+
+    pub(crate) fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&House) -> Result<T, Error> + Send + 'static,
+    ) -> Work<Result<T, Fault>> {
+        let house = self.house.clone();
+        // Begun now, so that the work is done even if nobody waits for it.
+        let work = spawn_blocking(move || work(&house));
+        Box::pin(async move {
+            let outcome = work.await.unwrap_or(Err(Error::WorkPanicked));
+            outcome.map_err(|error| fault(&error))
+        })
+    }
+}
+
+impl Premises for HostPremises {
+    fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
+        self.blocking(move |house| house.prepare(&spec))
+    }
+
+    fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
+        self.blocking(move |house| {
+            house.check(&spec)?;
+            let (_cleared, errors) = house.clear(&spec);
+            Error::join(errors)
+        })
+    }
+
+    fn ended(&self, process: HostProcess) -> Work<()> {
+        let pidfd = PidFd::open(process);
+        Box::pin(async move {
+            let unwatched = match pidfd {
+                Ok(None) => return,
+                Ok(Some(pidfd)) => match pidfd.ended().await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            tracing::error!(error = %fault(&unwatched), "polling instead");
+            while proc::is_alive(process).unwrap_or(true) {
+                sleep(POLL).await;
+            }
+        })
+    }
+
+    fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
+        // Two system calls that never block: not worth a thread.
+        let killed = proc::kill(process).map_err(|error| fault(&error));
+        Box::pin(async { killed })
+    }
+}
+
+impl House {
+    pub fn sandboxes(&self) -> PathBuf {
+        self.root.join(SANDBOXES)
+    }
+
+    /// The claim in a folder; `None` if there is none, or one that cannot be its own.
+    pub fn claim(&self, folder: &Path) -> Option<PremisesSpec> {
+        let text = fs::read(folder.join(CLAIM)).ok()?;
+        let claim: PremisesSpec = serde_json::from_slice(&text).ok()?;
+        self.check(&claim).ok()?;
+        (claim.folder == folder).then_some(claim)
+    }
+
+    /// Nothing outside of the root is ever made or removed as a sandbox's folder.
+    fn check(&self, spec: &PremisesSpec) -> Result<(), Error> {
+        if spec.folder != default_spec(&self.root, spec.uid).folder {
+            return Err(Error::ForeignFolder {
+                uid: spec.uid,
+                path: spec.folder.clone(),
+            });
+        }
+        cgroups(spec).map(drop)
+    }
+
+    fn prepare(&self, spec: &PremisesSpec) -> Result<(), Error> {
+        self.check(spec)?;
+        folder::make(&spec.folder)?;
+        write_claim(spec)?;
+        for cgroup in cgroups(spec)? {
+            self.hierarchies.create(&cgroup)?;
+            // `/hutch/<uid>`: found by its mark even if somebody removes the folder.
+            if let Some(parent) = cgroup.parent().filter(|parent| parent.is_ours()) {
+                self.hierarchies.mark(&parent, &self.root)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every step runs, whatever became of those before it.
+    pub fn clear(&self, spec: &PremisesSpec) -> (Cleared, Vec<Error>) {
+        let mut cleared = Cleared::default();
+        let mut errors = Vec::new();
+        let cgroups = cgroups(spec).unwrap_or_else(|error| {
+            errors.push(error);
+            Vec::new()
+        });
+        for cgroup in &cgroups {
+            match self.hierarchies.kill(cgroup, KILL_LIMIT) {
+                Ok(killed) => cleared.killed.extend(killed),
+                Err(error) => errors.push(error),
+            }
+        }
+        match mounts::detach_below(&spec.folder) {
+            Ok(unmounted) => cleared.unmounted = unmounted,
+            Err(error) => errors.push(error),
+        }
+        for cgroup in &cgroups {
+            errors.extend(self.hierarchies.remove(cgroup, REMOVE_LIMIT).err());
+        }
+        errors.extend(folder::remove_tree(&spec.folder).err());
+        (cleared, errors)
+    }
+}
+
+/// What a sandbox has unless its claim says otherwise.
+pub(crate) fn default_spec(root: &Path, uid: SandboxUid) -> PremisesSpec {
+    PremisesSpec {
+        uid,
+        folder: root.join(SANDBOXES).join(uid.to_string()),
+        vmm: Cgroup(format!("/hutch/{uid}/vmm")),
+        helpers: Cgroup(format!("/hutch/{uid}/helpers")),
+    }
+}
+
+pub(crate) fn cgroups(spec: &PremisesSpec) -> Result<Vec<CgroupPath>, Error> {
+    let paths = [&spec.vmm, &spec.helpers];
+    paths.into_iter().map(CgroupPath::try_from).collect()
+}
+
+/// Whole or not at all: another life may read it.
+fn write_claim(spec: &PremisesSpec) -> Result<(), Error> {
+    let path = spec.folder.join(CLAIM);
+    let young = spec.folder.join(".premises.json");
+    let text = serde_json::to_vec(spec).expect("a spec is text and paths of text");
+    fs::write(&young, text).map_err(Error::path(Doing::Write, &young))?;
+    fs::rename(&young, &path).map_err(Error::path(Doing::Write, path))
+}

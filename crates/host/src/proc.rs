@@ -1,0 +1,268 @@
+//! Host processes, named so that a reused pid is never mistaken for one: identity, watch, kill.
+//!
+//! A pidfd is opened first and the identity is checked afterwards: if it still fits, the pidfd
+//! can be no other process's. Starts no process and knows no cgroup.
+
+use crate::{Doing, Error};
+use runtime_core::ids::HostProcess;
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use std::{fs, io, os::fd::OwnedFd, path::PathBuf};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A process that was there when this was made, whatever happens to its pid.
+#[derive(Debug)]
+pub struct PidFd {
+    process: HostProcess,
+    fd: OwnedFd,
+}
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    life: Life,
+    start_time: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Living,
+    /// Ended, and not yet waited for by its parent.
+    Zombie,
+}
+
+/// The process that has this pid now; `None` if none has, or only a zombie.
+///
+/// # Errors
+/// /proc does not read.
+pub fn identify(pid: u32) -> Result<Option<HostProcess>, Error> {
+    Ok(stat(pid)?
+        .filter(|stat| stat.life == Life::Living)
+        .map(|stat| HostProcess {
+            pid,
+            start_time: stat.start_time,
+        }))
+}
+
+/// # Errors
+/// /proc does not read.
+pub fn is_alive(process: HostProcess) -> Result<bool, Error> {
+    Ok(identify(process.pid)? == Some(process))
+}
+
+/// Changes with every boot of the host: processes of another boot are gone.
+///
+/// # Errors
+/// /proc does not read.
+pub fn boot_id() -> Result<String, Error> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path).map_err(Error::path(Doing::Read, path))?;
+    Ok(text.trim().to_owned())
+}
+
+impl PidFd {
+    /// `None`: the process is gone.
+    ///
+    /// # Errors
+    /// No more file descriptors, or /proc does not read.
+    pub fn open(process: HostProcess) -> Result<Option<Self>, Error> {
+        let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(errno) => {
+                return Err(Error::Watch {
+                    process,
+                    source: errno.into(),
+                });
+            }
+        };
+        let is_it = identify(process.pid)? == Some(process);
+        Ok(is_it.then_some(Self { process, fd }))
+    }
+
+    /// A process that ended meanwhile is already so.
+    ///
+    /// # Errors
+    /// It belongs to someone else.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        match pidfd_send_signal(&self.fd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(Error::Kill {
+                process: self.process,
+                source: errno.into(),
+            }),
+        }
+    }
+
+    /// Answers when the process has ended; a zombie has.
+    ///
+    /// # Errors
+    /// The runtime cannot watch one more file descriptor.
+    pub async fn ended(self) -> Result<(), Error> {
+        let process = self.process;
+        let failed = |source| Error::Watch { process, source };
+        let fd = register(self.fd).map_err(failed)?;
+        // Readable once, for ever: a process ends once.
+        fd.readable().await.map(drop).map_err(failed)
+    }
+}
+
+#[allow(unsafe_code)]
+fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and one and the same descriptor as long as it lives, and the
+    // AsyncFd owns it and gives it to nobody.
+    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+        .map_err(|refused| refused.into_parts().1)
+}
+
+/// Sends SIGKILL to exactly this process; one that is gone is already so.
+///
+/// # Errors
+/// It belongs to someone else.
+pub fn kill(process: HostProcess) -> Result<(), Error> {
+    match PidFd::open(process)? {
+        Some(pidfd) => pidfd.signal(Signal::KILL),
+        None => Ok(()),
+    }
+}
+
+fn stat(pid: u32) -> Result<Option<Stat>, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/stat"));
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        // ESRCH: it ended between open and read.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(Error::path(Doing::Read, path)(error)),
+    };
+    let stat = parse_stat(&text);
+    let unknown = || Error::path(Doing::Read, path)(io::ErrorKind::InvalidData.into());
+    stat.ok_or_else(unknown).map(Some)
+}
+
+/// proc(5): `pid (command) state ppid …`. The command may hold anything, brackets and line ends
+/// too; the last bracket ends it.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let command_end = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(text.get(command_end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let life = match fields.next()? {
+        "Z" | "X" | "x" => Life::Zombie,
+        _ => Life::Living,
+    };
+    // The state is field 3 and was taken; field 22 is the nineteenth after it.
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(Stat { life, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn sleeper() -> (Child, HostProcess) {
+        let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let process = identify(child.id()).unwrap().unwrap();
+        (child, process)
+    }
+
+    fn imposter(process: HostProcess) -> HostProcess {
+        HostProcess {
+            start_time: process.start_time + 1,
+            ..process
+        }
+    }
+
+    #[test]
+    fn a_command_of_brackets_and_blanks_does_not_hide_the_start_time() {
+        let stat = b"7 (a) Z) 1 (x\n) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
+
+        let parsed = parse_stat(stat).unwrap();
+
+        let expected = Stat {
+            life: Life::Living,
+            start_time: 4711,
+        };
+        assert_eq!(parsed, expected);
+        assert_eq!(parse_stat(b"7 (a) S 1 7"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn a_process_is_alive_until_it_ends_even_if_nobody_waits_for_it() {
+        let (mut child, process) = sleeper();
+        assert!(is_alive(process).unwrap());
+        assert!(!is_alive(imposter(process)).unwrap());
+
+        kill(process).unwrap();
+        // WNOWAIT leaves the zombie.
+        let pid = Pid::from_child(&child);
+        let wait = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), wait).unwrap();
+
+        assert!(!is_alive(process).unwrap());
+        assert!(PidFd::open(process).unwrap().is_none());
+        kill(process).unwrap();
+        child.wait().unwrap();
+        assert!(!is_alive(process).unwrap());
+        kill(process).unwrap();
+    }
+
+    #[test]
+    fn a_kill_meant_for_another_process_of_that_pid_harms_nobody() {
+        let (mut child, process) = sleeper();
+
+        kill(imposter(process)).unwrap();
+
+        assert!(is_alive(process).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_heard_once_and_not_before() {
+        let (mut child, process) = sleeper();
+        let pidfd = PidFd::open(process).unwrap().unwrap();
+        let mut ended = Box::pin(pidfd.ended());
+        let soon = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, &mut ended).await.is_err());
+
+        child.kill().unwrap();
+
+        ended.await.unwrap();
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ended_before_it_was_watched_is_heard_at_once() {
+        let (mut child, process) = sleeper();
+        let pidfd = PidFd::open(process).unwrap().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        pidfd.ended().await.unwrap();
+    }
+
+    #[test]
+    fn pids_that_no_process_can_have_are_gone() {
+        for pid in [0, u32::MAX, 1 << 22] {
+            let process = HostProcess { pid, start_time: 1 };
+            assert!(PidFd::open(process).unwrap().is_none(), "{pid}");
+        }
+    }
+
+    #[test]
+    fn a_boot_has_one_id() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+}
