@@ -42,6 +42,9 @@ pub enum Error {
     /// A request that can never be done as it stands.
     #[error("{what}: {why}")]
     Invalid { what: String, why: &'static str },
+    /// There was something, and nothing more will come.
+    #[error("{what}: end")]
+    Over { what: String },
     #[error("{call}: not supported by this agent")]
     Unsupported { call: &'static str },
 }
@@ -55,6 +58,7 @@ pub enum Kind {
     Denied,
     Timeout,
     Exhausted,
+    Over,
     Unsupported,
     Internal,
 }
@@ -82,6 +86,7 @@ impl Error {
             },
             Self::Io { .. } => Kind::Internal,
             Self::Timeout { .. } => Kind::Timeout,
+            Self::Over { .. } => Kind::Over,
             Self::Unsupported { .. } => Kind::Unsupported,
         }
     }

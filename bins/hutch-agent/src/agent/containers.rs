@@ -1,12 +1,13 @@
 //! Containers as a whole.
 
 use super::{
-    Agent, Place, blocking, denied, engine_failed,
+    Agent, Goods, Place, blocking, denied, engine_failed,
     wish::{NewContainer, terminal_of_config},
 };
 use crate::{
     engine::{CreatePlan, Created, ProcessIo},
     error::Error,
+    guest::storage::Wanted,
     id::{Id, Name},
     oom,
     rootfs::{self, Rootfs, Source},
@@ -14,7 +15,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -22,6 +23,14 @@ use tokio::{sync::RwLock, time::timeout};
 
 /// The engine has seen the processes die; reaping them is a matter of turns.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where a container is to stand.
+struct Plot {
+    source: Source,
+    disk: Option<PathBuf>,
+    storages: Vec<Wanted>,
+    binds: Vec<(usize, PathBuf)>,
+}
 
 impl Agent {
     /// Makes a container whose init waits for its start; gives the pid.
@@ -57,23 +66,20 @@ impl Agent {
             Source::Share(_) | Source::Guest(_) => None,
         };
         let (agent, id) = (self.clone(), wish.id.clone());
-        let build = move || {
-            agent.build(
-                wish.id,
-                wish.config_json,
-                wish.rootfs,
-                disk,
-                wish.binds,
-                far,
-            )
+        let plot = Plot {
+            source: wish.rootfs,
+            disk,
+            storages: wish.storages,
+            binds: wish.binds,
         };
-        let (rootfs, created) = blocking(build).await?;
+        let build = move || agent.build(&wish.id, wish.config_json, plot, far);
+        let (goods, created) = blocking(build).await?;
         for warning in &created.warnings {
             crate::note!("container {id}: {warning}");
         }
         let pid = created.pid;
         if let Some(place) = self.state().places.get_mut(&id) {
-            place.rootfs = Some(rootfs);
+            place.goods = Some(goods);
         }
         if let Err(error) = self.settle(name, near, created) {
             self.discard(&id).await;
@@ -85,27 +91,18 @@ impl Agent {
 
     fn build(
         &self,
-        id: Id,
+        id: &Id,
         config_json: Vec<u8>,
-        source: Source,
-        disk: Option<PathBuf>,
-        binds: Vec<(usize, PathBuf)>,
+        plot: Plot,
         io: ProcessIo,
-    ) -> Result<(Rootfs, Created), Error> {
-        if matches!(source, Source::Share(_)) || !binds.is_empty() {
+    ) -> Result<(Goods, Created), Error> {
+        if matches!(plot.source, Source::Share(_)) || !plot.binds.is_empty() {
             rootfs::mount_share()?;
         }
-        let rootfs = match (source, disk) {
-            (Source::Share(path), _) => Rootfs::at(rootfs::in_share(&path)?),
-            (Source::Guest(path), _) => Rootfs::at(path),
-            (Source::Block(block), Some(device)) => {
-                let n = self.folders.fetch_add(1, Ordering::Relaxed);
-                Rootfs::mount_disk(n, &device, block.kind, block.access)?
-            }
-            (Source::Block(_), None) => unreachable!("a disk was looked for"),
-        };
+        let storages = self.mount(&plot.storages)?;
+        let rootfs = self.root(plot.source, plot.disk.as_deref())?;
         let mut bind_sources = BTreeMap::new();
-        for (index, path) in binds {
+        for (index, path) in plot.binds {
             bind_sources.insert(index, rootfs::in_share(&path)?);
         }
         let plan = CreatePlan {
@@ -115,9 +112,28 @@ impl Agent {
             bind_sources,
             namespaces: BTreeMap::new(),
         };
+        let goods = Goods {
+            _rootfs: rootfs,
+            _storages: storages,
+        };
         let created = self.engine.create(plan, io);
         let created = created.map_err(engine_failed(|| format!("create container {id}")))?;
-        Ok((rootfs, created))
+        Ok((goods, created))
+    }
+
+    fn root(&self, source: Source, disk: Option<&Path>) -> Result<Rootfs, Error> {
+        match (source, disk) {
+            (Source::Share(path), _) => Ok(Rootfs::at(rootfs::in_share(&path)?)),
+            (Source::Guest(path), _) => Ok(Rootfs::at(path)),
+            (Source::Block(block), Some(device)) => {
+                let n = self.folders.fetch_add(1, Ordering::Relaxed);
+                Rootfs::mount_disk(n, device, block.kind, block.access)
+            }
+            (Source::Block(block), None) => Err(Error::Invalid {
+                what: format!("disk {:?}", block.serial),
+                why: "was not looked for",
+            }),
+        }
     }
 
     /// Takes back a container that was made and cannot be kept.

@@ -18,6 +18,7 @@ use crate::{
     engine::{self, Engine},
     error::Error,
     exits::{Ended, Reason},
+    guest::storage::{Mounted, Mounts, Wanted},
     id::{Id, Name, Which},
     oom,
     ports::Reactor,
@@ -40,6 +41,9 @@ pub struct Agent {
     changes: watch::Sender<u64>,
     /// Numbers the folders of containers.
     folders: AtomicU64,
+    mounts: Mounts,
+    /// What the sandbox as a whole has mounted.
+    sandbox: Mutex<Vec<Arc<Mounted>>>,
     pub oom: oom::News,
     ended: watch::Sender<bool>,
 }
@@ -54,12 +58,19 @@ struct State {
 struct Place {
     /// Held by whoever changes the container as a whole; shared by its execs.
     busy: Arc<RwLock<()>>,
-    rootfs: Option<Rootfs>,
+    goods: Option<Goods>,
     processes: BTreeMap<Which, Live>,
     /// Dropped with the container: ends its streams.
     stop: watch::Sender<()>,
     /// What the engine last counted.
     oom_kills: u64,
+}
+
+/// What was mounted for a container; dropped with it.
+struct Goods {
+    _rootfs: Rootfs,
+    /// Beneath the root file system, so dropped after it.
+    _storages: Vec<Arc<Mounted>>,
 }
 
 /// What a process has of the agent.
@@ -73,7 +84,7 @@ impl Place {
     fn new() -> Self {
         Self {
             busy: Arc::default(),
-            rootfs: None,
+            goods: None,
             processes: BTreeMap::new(),
             stop: watch::Sender::new(()),
             oom_kills: 0,
@@ -90,6 +101,8 @@ impl Agent {
             state: Mutex::default(),
             changes: watch::Sender::new(0),
             folders: AtomicU64::new(0),
+            mounts: Mounts::default(),
+            sandbox: Mutex::default(),
             oom: oom::News::default(),
             ended: watch::Sender::new(false),
         }
@@ -104,6 +117,25 @@ impl Agent {
     pub async fn ended(&self) {
         // Its sender is ours, and lives as long as we do.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Mounts what all containers share.
+    ///
+    /// # Errors
+    /// One cannot be mounted; those before it stay.
+    pub async fn mount_for_sandbox(self: Arc<Self>, wanted: Vec<Wanted>) -> Result<(), Error> {
+        blocking(move || {
+            let mounted = self.mount(&wanted)?;
+            let mut sandbox = self.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
+            sandbox.extend(mounted);
+            Ok(())
+        })
+        .await
+    }
+
+    fn mount(&self, wanted: &[Wanted]) -> Result<Vec<Arc<Mounted>>, Error> {
+        let mounted = wanted.iter().map(|wanted| self.mounts.mount(wanted));
+        mounted.filter_map(Result::transpose).collect()
     }
 
     /// Takes down how a child ended.

@@ -204,6 +204,16 @@ impl Agent {
         }
     }
 
+    /// The pid of a process, if it is there.
+    pub fn pid(&self, name: &Name) -> Option<u32> {
+        match self.state().table.state(name).ok()? {
+            ProcessState::Making => None,
+            ProcessState::Created { pid }
+            | ProcessState::Running { pid }
+            | ProcessState::Exited { pid, .. } => Some(pid),
+        }
+    }
+
     /// Pids of a container with their commands.
     ///
     /// # Errors
@@ -269,7 +279,11 @@ impl Agent {
         let mut exit = self
             .live(name, |live| live.exit.subscribe())
             .ok_or_else(gone)?;
-        let ended = exit.wait_for(Option::is_some).await;
+        let ended = select! {
+            biased;
+            ended = exit.wait_for(Option::is_some) => ended,
+            () = self.ended() => return Err(Error::Over { what: "the sandbox".to_owned() }),
+        };
         let code = ended.map(|code| *code).ok().flatten().ok_or_else(gone)?;
         self.state().table.forget(name);
         if let Which::Exec(_) = name.process {

@@ -3,6 +3,7 @@
 use crate::{
     engine::Target,
     error::Error,
+    guest::storage::Wanted,
     id::{Id, Name, Which},
     rootfs::Source,
     stdio::{Endpoint, Terminal},
@@ -18,6 +19,8 @@ pub struct NewContainer {
     pub rootfs: Source,
     /// Sources of config.json's mounts, by index, as paths below the shared folder.
     pub binds: Vec<(usize, PathBuf)>,
+    /// Mounts that a stock host wants for it.
+    pub storages: Vec<Wanted>,
     pub io: Io,
 }
 

@@ -3,3 +3,4 @@
 
 pub mod clock;
 pub mod hotplug;
+pub mod storage;

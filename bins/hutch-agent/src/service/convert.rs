@@ -1,5 +1,7 @@
 //! Between the messages of our own interface and what the agent is asked for. Pure.
 
+pub mod oci;
+
 use crate::{
     agent::{Io, NewContainer, NewExec},
     error::Error,
@@ -28,6 +30,7 @@ pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
         config_json: request.config_json,
         rootfs: source,
         binds: binds.collect(),
+        storages: Vec::new(),
         io: io(request.stream.into_option())?,
         id,
     })

@@ -1,6 +1,9 @@
 //! The first interface, `grpc.AgentService`: which call is done where, and which is not built.
 
+mod containers;
 mod guest;
+mod sandbox;
+mod stdio;
 
 use crate::{agent::Agent, error::Error};
 use async_trait::async_trait;
@@ -38,11 +41,32 @@ macro_rules! calls {
                 Err(Error::Unsupported { call: $name }.into())
             })*
         }
+
+        #[cfg(test)]
+        const BUILT: &[&str] = &[$(stringify!($call)),*];
+        #[cfg(test)]
+        const MISSING: &[&str] = &[$($name),*];
     };
 }
 
 calls! {
     built {
+        create_container(CreateContainerRequest) -> Empty => containers::create;
+        start_container(StartContainerRequest) -> Empty => containers::start;
+        remove_container(RemoveContainerRequest) -> Empty => containers::remove;
+        exec_process(ExecProcessRequest) -> Empty => containers::exec;
+        signal_process(SignalProcessRequest) -> Empty => containers::signal;
+        wait_process(WaitProcessRequest) -> messages::WaitProcessResponse => containers::wait;
+        update_container(UpdateContainerRequest) -> Empty => containers::update;
+        pause_container(PauseContainerRequest) -> Empty => containers::pause;
+        resume_container(ResumeContainerRequest) -> Empty => containers::resume;
+        write_stdin(WriteStreamRequest) -> messages::WriteStreamResponse => stdio::write;
+        read_stdout(ReadStreamRequest) -> messages::ReadStreamResponse => stdio::read_stdout;
+        read_stderr(ReadStreamRequest) -> messages::ReadStreamResponse => stdio::read_stderr;
+        close_stdin(CloseStdinRequest) -> Empty => stdio::close_stdin;
+        tty_win_resize(TtyWinResizeRequest) -> Empty => stdio::resize;
+        create_sandbox(CreateSandboxRequest) -> Empty => sandbox::create;
+        get_oom_event(GetOOMEventRequest) -> messages::OOMEvent => sandbox::next_oom;
         get_guest_details(GuestDetailsRequest) -> messages::GuestDetailsResponse
             => guest::details;
         online_cpu_mem(OnlineCPUMemRequest) -> Empty => guest::online;
@@ -52,22 +76,6 @@ calls! {
         destroy_sandbox(DestroySandboxRequest) -> Empty => guest::end;
     }
     missing {
-        create_container(CreateContainerRequest) -> Empty = "CreateContainer";
-        start_container(StartContainerRequest) -> Empty = "StartContainer";
-        remove_container(RemoveContainerRequest) -> Empty = "RemoveContainer";
-        exec_process(ExecProcessRequest) -> Empty = "ExecProcess";
-        signal_process(SignalProcessRequest) -> Empty = "SignalProcess";
-        wait_process(WaitProcessRequest) -> messages::WaitProcessResponse = "WaitProcess";
-        update_container(UpdateContainerRequest) -> Empty = "UpdateContainer";
-        pause_container(PauseContainerRequest) -> Empty = "PauseContainer";
-        resume_container(ResumeContainerRequest) -> Empty = "ResumeContainer";
-        write_stdin(WriteStreamRequest) -> messages::WriteStreamResponse = "WriteStdin";
-        read_stdout(ReadStreamRequest) -> messages::ReadStreamResponse = "ReadStdout";
-        read_stderr(ReadStreamRequest) -> messages::ReadStreamResponse = "ReadStderr";
-        close_stdin(CloseStdinRequest) -> Empty = "CloseStdin";
-        tty_win_resize(TtyWinResizeRequest) -> Empty = "TtyWinResize";
-        create_sandbox(CreateSandboxRequest) -> Empty = "CreateSandbox";
-        get_oom_event(GetOOMEventRequest) -> messages::OOMEvent = "GetOOMEvent";
         stats_container(StatsContainerRequest) -> messages::StatsContainerResponse
             = "StatsContainer";
         list_interfaces(ListInterfacesRequest) -> messages::Interfaces = "ListInterfaces";
@@ -92,5 +100,29 @@ calls! {
         get_volume_stats(VolumeStatsRequest) -> messages::VolumeStatsResponse = "GetVolumeStats";
         resize_volume(ResizeVolumeRequest) -> Empty = "ResizeVolume";
         set_policy(SetPolicyRequest) -> Empty = "SetPolicy";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROTOCOL: &str = include_str!("../../../../crates/protocols/proto/agent.proto");
+
+    /// A row cannot be there twice or name no call: the compiler sees to that. A call without a
+    /// row would answer as if it were unknown.
+    #[test]
+    fn every_call_of_the_protocol_has_its_row() {
+        let calls: Vec<_> = PROTOCOL
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("rpc "))
+            .filter_map(|call| call.split('(').next())
+            .collect();
+
+        assert_eq!(calls.len(), 42);
+        assert_eq!(BUILT.len() + MISSING.len(), calls.len());
+        for missing in MISSING {
+            assert!(calls.contains(missing), "{missing}");
+        }
     }
 }

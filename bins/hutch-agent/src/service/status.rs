@@ -12,6 +12,7 @@ impl From<Error> for ttrpc::Error {
             Kind::Denied => Code::FAILED_PRECONDITION,
             Kind::Timeout => Code::DEADLINE_EXCEEDED,
             Kind::Exhausted => Code::RESOURCE_EXHAUSTED,
+            Kind::Over => Code::OUT_OF_RANGE,
             Kind::Unsupported => Code::UNIMPLEMENTED,
             Kind::Internal => Code::INTERNAL,
         };
