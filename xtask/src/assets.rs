@@ -35,7 +35,7 @@ pub fn ensure(workspace: &Workspace) -> Result<Assets> {
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     for (name, path) in [
         ("vmlinux", &kernel.vmlinux()),
-        ("initrd", &image),
+        ("initrd.img", &image),
         ("virtiofsd", &virtiofsd),
         ("hutch", &binaries.hutch),
         ("hutchd", &binaries.hutchd),

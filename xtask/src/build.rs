@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// The only one with std installed everywhere we build; static through crt-static, so no musl target is needed.
@@ -48,26 +49,47 @@ pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
 /// Without it a seccomp profile could not be applied.
 const AGENT_FEATURES: &[&str] = &["libseccomp"];
 
+/// The channel contract on AF_VSOCK, as a program to put into a guest.
+pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
+    eprintln!("building vsock_contract (static)");
+    let words = [
+        "--package",
+        "agent-client",
+        "--features",
+        "contract",
+        "--example",
+        "vsock_contract",
+    ];
+    command::run(static_build(workspace)?.args(words))?;
+    Ok(static_folder(workspace).join("examples/vsock_contract"))
+}
+
 /// A static program whose bytes do not depend on where the checkout or cargo's folder lie.
 fn standalone(workspace: &Workspace, package: &str, features: &[&str]) -> Result<PathBuf> {
     eprintln!("building {package} (static)");
-    let mut cargo = workspace.cargo();
-    cargo
-        .args(["build", "--release", "--locked"])
-        .args(["--target", STATIC_TARGET, "--package", package])
-        .env("CARGO_ENCODED_RUSTFLAGS", static_flags(workspace)?)
-        .env_remove("RUSTFLAGS")
-        .env("LIBSECCOMP_LINK_TYPE", "static")
-        .env("LIBSECCOMP_LIB_PATH", LIBRARIES);
+    let mut cargo = static_build(workspace)?;
+    cargo.args(["--package", package]);
     if !features.is_empty() {
         cargo.args(["--features", &features.join(",")]);
     }
     command::run(&mut cargo)?;
-    Ok(workspace
-        .target()
-        .join(STATIC_TARGET)
-        .join("release")
-        .join(package))
+    Ok(static_folder(workspace).join(package))
+}
+
+fn static_folder(workspace: &Workspace) -> PathBuf {
+    workspace.target().join(STATIC_TARGET).join("release")
+}
+
+fn static_build(workspace: &Workspace) -> Result<Command> {
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["build", "--release", "--locked"])
+        .args(["--target", STATIC_TARGET])
+        .env("CARGO_ENCODED_RUSTFLAGS", static_flags(workspace)?)
+        .env_remove("RUSTFLAGS")
+        .env("LIBSECCOMP_LINK_TYPE", "static")
+        .env("LIBSECCOMP_LIB_PATH", LIBRARIES);
+    Ok(cargo)
 }
 
 fn static_flags(workspace: &Workspace) -> Result<OsString> {

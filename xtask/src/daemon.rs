@@ -17,8 +17,8 @@ use std::{
 
 use crate::wait::wait_until;
 
-/// A daemon that drains answers what is under way first; more than this is a hang.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// A daemon that drains finishes what is under way first, for up to a minute; more than this is a hang.
+const DRAIN_LIMIT: Duration = Duration::from_secs(75);
 
 /// The pid of the daemon that listens in this state folder.
 pub fn pid(state: &Path) -> Result<Option<Pid>> {

@@ -7,13 +7,16 @@ mod build;
 mod bundle;
 mod cache;
 mod command;
+mod counts;
 mod daemon;
+mod e2e;
 mod image;
 mod kernel;
 mod programs;
 mod run;
 mod scratch;
 mod setup;
+mod test;
 mod tidy;
 mod wait;
 mod workspace;
@@ -41,6 +44,14 @@ enum Verb {
     ///
     ///   cargo xtask run -- /bin/sh -c 'echo hello from $(uname -r); exit 7'
     Run(run::Arguments),
+    /// Run everything that must hold: format, clippy, tidy, all tests, e2e; ends with `N passed, N failed`
+    Test(test::Arguments),
+    /// Run stories with real QEMU and a real guest, and look for what each leaves behind (needs root)
+    E2e {
+        /// Only stories whose name contains this
+        #[arg(value_name = "FILTER", default_value = "")]
+        filter: String,
+    },
     /// Install the Debian packages that are missing (as root), or print the command that does
     Setup,
     /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
@@ -67,6 +78,12 @@ fn perform(verb: Verb) -> Result<ExitCode> {
     let workspace = Workspace::find();
     match verb {
         Verb::Run(arguments) => return run::run(&workspace, &arguments),
+        Verb::Test(arguments) => return test::run(&workspace, &arguments),
+        Verb::E2e { filter } => {
+            let counts = e2e::run(&workspace, &filter)?;
+            println!("{counts}");
+            return Ok(ExitCode::from(u8::from(counts.failed > 0)));
+        }
         Verb::Setup => setup::ensure(setup::ALL)?,
         Verb::GuestKernel => {
             let kernel = kernel::ensure(&workspace, &Cache::open()?)?;

@@ -24,7 +24,7 @@ const KIND: &str = "kernel";
 /// Goes up with every change here that changes the kernel's bytes.
 const RECIPE: &str = "1";
 /// What a build prints with the fragment of today; only the progress line depends on it.
-const STEPS_EXPECTED: u32 = 1_500;
+const STEPS_EXPECTED: u32 = 2_050;
 /// What no x86 build reads, and is a third of the source: other architectures, one family of graphics drivers, self-tests.
 /// Kconfig files stay: they name each other across architectures.
 const LEFT_PACKED: &[&str] = &[

@@ -1,0 +1,249 @@
+//! `cargo xtask e2e`: stories with real binaries, real QEMU and a real guest; each ends with the search for what it left.
+//!
+//! A story is a function. It gets a world with an empty state folder and says what went wrong, or nothing. To add one: write
+//! it in `stories/` and list it in `stories::ALL`.
+
+mod apart;
+mod process;
+mod snapshot;
+mod stories;
+mod world;
+
+use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, workspace::Workspace};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use snapshot::Snapshot;
+use std::{
+    fs,
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    time::{Duration, Instant},
+};
+use stories::Story;
+use world::{Fixtures, World};
+
+/// What a dying VM holds goes soon after it; what is there after this time stays for ever.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How much of a log is shown with a failure.
+const TAIL_LINES: usize = 30;
+
+/// Runs every story.
+pub fn all(workspace: &Workspace) -> Result<Counts> {
+    run(workspace, "")
+}
+
+/// Runs the stories whose name contains `filter`.
+pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
+    let chosen: Vec<&Story> = stories::ALL
+        .iter()
+        .filter(|story| story.name.contains(filter))
+        .collect();
+    if chosen.is_empty() {
+        bail!("no story's name contains {filter:?}");
+    }
+    let fixtures = Fixtures {
+        assets: assets::ensure(workspace)?,
+        vsock_contract: build::vsock_contract(workspace)?,
+    };
+    let _alone = alone()?;
+    apart::enter()?;
+    leave_nothing_on_signals()?;
+
+    let mut sum = Counts::default();
+    for story in chosen {
+        let started = Instant::now();
+        let verdict = tell(story, &fixtures, &workspace.target().join("e2e"));
+        let seconds = started.elapsed().as_secs_f32();
+        match &verdict {
+            Ok(()) => println!("story {} ... ok ({seconds:.1} s)", story.name),
+            Err(error) => println!(
+                "story {} ... FAILED ({seconds:.1} s)\n  {error:#}",
+                story.name
+            ),
+        }
+        sum += Counts::one(verdict.is_ok());
+    }
+    Ok(sum)
+}
+
+/// The tests of the agent inside a guest that no daemon drives.
+pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
+    let assets = assets::ensure(workspace)?;
+    test::cargo_tests(
+        workspace
+            .cargo()
+            .args(["test", "--package", "hutch-agent", "--all-features"])
+            .args(["--locked", "--no-fail-fast", "--test", "guest"])
+            // Each boots a machine; two at a time is what two cores carry.
+            .args(["--", "--test-threads=2"])
+            .env("HUTCH_GUEST_TESTS", "1")
+            .env("HUTCH_GUEST_KERNEL", assets.folder.join("vmlinux"))
+            .env("HUTCH_GUEST_INITRD", assets.folder.join("initrd.img"))
+            .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd")),
+    )
+}
+
+/// cgroups are the host's: two harnesses would see each other's.
+fn alone() -> Result<File> {
+    let path = std::env::temp_dir().join("hutch-e2e.lock");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("another e2e is running on this machine: waiting for it");
+        file.lock()
+            .with_context(|| format!("lock {}", path.display()))?;
+    }
+    Ok(file)
+}
+
+/// One story, from an empty folder to the proof that nothing is left.
+fn tell(story: &Story, fixtures: &Fixtures, evidence: &Path) -> Result<()> {
+    let world = World::new(fixtures)?;
+    let before = Snapshot::take(world.root())?;
+    let told = catch_unwind(AssertUnwindSafe(|| (story.tell)(&world)))
+        .unwrap_or_else(|_| bail!("the story panicked"));
+    let stopped = stop_daemon(world.root());
+    let leaks = settle(world.root(), &before)?;
+    let clean = if leaks.is_empty() {
+        Ok(())
+    } else {
+        Err(anyhow::anyhow!(
+            "left behind:\n    {}",
+            leaks.join("\n    ")
+        ))
+    };
+    let verdict = told.and(stopped).and(clean);
+    if verdict.is_err() {
+        keep_evidence(&world, &evidence.join(story.name))?;
+    }
+    clear(&before, world.root())?;
+    verdict
+}
+
+fn stop_daemon(root: &Path) -> Result<()> {
+    match daemon::pid(root)? {
+        Some(pid) => daemon::stop(pid),
+        None => Ok(()),
+    }
+}
+
+/// What is left once everything had the time to go.
+fn settle(root: &Path, before: &Snapshot) -> Result<Vec<String>> {
+    let mut leaks = Vec::new();
+    let mut failure = None;
+    wait_until(
+        || match Snapshot::take(root) {
+            Ok(after) => {
+                leaks = after.leaks_since(before);
+                leaks.is_empty()
+            }
+            Err(error) => {
+                failure = Some(error);
+                true
+            }
+        },
+        SETTLE,
+    );
+    failure.map_or(Ok(leaks), Err)
+}
+
+/// Removes what a story left, so that the next one is not blamed for it.
+fn clear(before: &Snapshot, root: &Path) -> Result<()> {
+    apart::kill_descendants()?;
+    let after = Snapshot::take(root)?;
+    for cgroup in after.cgroups_since(before) {
+        // One that somebody else made meanwhile may be in use, and is none of our business.
+        let _ = fs::remove_dir(cgroup);
+    }
+    Ok(())
+}
+
+/// Copies the logs of a failed story to where they outlive it, and shows the ends of them.
+fn keep_evidence(world: &World<'_>, folder: &Path) -> Result<()> {
+    let doing = || format!("keep evidence in {}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(doing)?;
+    }
+    let mut waiting = vec![world.root().to_owned()];
+    while let Some(from) = waiting.pop() {
+        for entry in fs::read_dir(&from).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "log") {
+                let own = path.strip_prefix(world.root()).unwrap_or(&path);
+                let to = folder.join(own);
+                fs::create_dir_all(to.parent().unwrap_or(folder)).with_context(doing)?;
+                fs::copy(&path, &to).with_context(doing)?;
+                show_tail(&to);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show_tail(log: &Path) {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    eprintln!("  {}:", log.display());
+    for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+        eprintln!("    {line}");
+    }
+}
+
+/// Daemons and VMs are in sessions of their own: a ctrl-C that ends us would leave them.
+fn leave_nothing_on_signals() -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
+        .context("watch for signals")?;
+    std::thread::spawn(move || {
+        if let Some(number) = signals.forever().next() {
+            let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+            eprintln!("{name}: ending everything that was started");
+            if let Err(error) = apart::kill_descendants() {
+                eprintln!("error: {error:#}");
+            }
+            std::process::exit(128 + number);
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn what_goes_by_itself_is_no_leak_and_what_stays_is() {
+        let scratch = Scratch::new().unwrap();
+        let root = scratch.path().join("r");
+        fs::create_dir(&root).unwrap();
+        let before = Snapshot::take(&root).unwrap();
+        fs::write(root.join("going"), "").unwrap();
+        let going = root.join("going");
+        std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(100));
+            fs::remove_file(going).unwrap();
+        });
+
+        let leaks: Vec<String> = settle(&root, &before)
+            .unwrap()
+            .into_iter()
+            .filter(|leak| leak.starts_with("file"))
+            .collect();
+
+        assert!(leaks.is_empty(), "{leaks:?}");
+    }
+
+    #[test]
+    fn every_story_has_a_name_of_its_own() {
+        let mut names: Vec<&str> = stories::ALL.iter().map(|story| story.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+
+        assert_eq!(names.len(), count);
+    }
+}

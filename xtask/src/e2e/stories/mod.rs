@@ -1,0 +1,33 @@
+//! The stories, by subject.
+
+mod daemon;
+mod guest;
+mod run;
+
+use super::world::World;
+use anyhow::Result;
+
+pub struct Story {
+    pub name: &'static str,
+    pub tell: fn(&World<'_>) -> Result<()>,
+}
+
+/// A story's name is its function's.
+macro_rules! stories {
+    ($($room:ident :: $name:ident),* $(,)?) => {
+        &[$(Story { name: stringify!($name), tell: $room::$name }),*]
+    };
+}
+
+pub const ALL: &[Story] = stories![
+    run::hello_comes_out_and_the_exit_code_comes_back,
+    run::a_second_run_starts_from_the_cache,
+    run::what_goes_in_comes_out_unchanged,
+    run::output_written_just_before_the_end_is_not_lost,
+    run::an_exit_is_reported_while_a_child_keeps_the_output_open,
+    guest::the_vsock_driver_keeps_the_channels_contract,
+    daemon::a_killed_daemon_costs_no_output_and_no_exit_code,
+    daemon::a_killed_vm_ends_its_container_with_a_reason,
+    daemon::a_killed_virtiofsd_ends_its_container_with_a_reason,
+    daemon::a_killed_relay_takes_its_process_along,
+];

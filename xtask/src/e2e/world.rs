@@ -1,0 +1,332 @@
+//! The world of one story: its own state folder, real binaries, and what it takes to drive and to hurt them.
+
+use super::process::{self, Process};
+use crate::{
+    assets::{self, Assets},
+    bundle, command, daemon,
+    scratch::Scratch,
+    wait::wait_until,
+};
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    cell::Cell,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// A guest boots in two seconds, and in many more on an emulating machine that others load too.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// For what takes milliseconds on a quiet machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What is built once for all stories.
+pub struct Fixtures {
+    pub assets: Assets,
+    /// A static program that runs the channel contract on AF_VSOCK.
+    pub vsock_contract: PathBuf,
+}
+
+pub struct World<'a> {
+    fixtures: &'a Fixtures,
+    scratch: Scratch,
+    root: PathBuf,
+    bundles: Cell<u32>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+impl<'a> World<'a> {
+    pub fn new(fixtures: &'a Fixtures) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        Ok(Self {
+            fixtures,
+            root: scratch.path().join("r"),
+            scratch,
+            bundles: Cell::new(0),
+        })
+    }
+
+    /// The state folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn fixtures(&self) -> &Fixtures {
+        self.fixtures
+    }
+
+    /// The command line on this world's daemon.
+    pub fn hutch(&self, words: &[&str]) -> Command {
+        let assets = &self.fixtures.assets;
+        let mut command = Command::new(&assets.binaries.hutch);
+        command
+            .env(assets::VARIABLE, &assets.folder)
+            .arg("--root")
+            .arg(&self.root)
+            .args(words);
+        command
+    }
+
+    /// `hutch run --bundle … ID` of this shell script in a busybox container.
+    pub fn hutch_run(&self, id: &str, script: &str) -> Result<Command> {
+        let bundle = self.shell(script)?;
+        let mut command = self.hutch(&["run", "--bundle"]);
+        command.arg(bundle).arg(id);
+        Ok(command)
+    }
+
+    /// A busybox bundle that runs this shell script.
+    pub fn shell(&self, script: &str) -> Result<PathBuf> {
+        self.bundle(&["/bin/sh", "-c", script])
+    }
+
+    /// A busybox bundle that runs this.
+    pub fn bundle(&self, words: &[&str]) -> Result<PathBuf> {
+        self.bundles.set(self.bundles.get() + 1);
+        let folder = self.scratch.path().join(format!("b{}", self.bundles.get()));
+        let args: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let process = bundle::Process {
+            args: &args,
+            terminal: false,
+        };
+        bundle::busybox(&folder, &process)?;
+        Ok(folder)
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, command: &mut Command, limit: Duration) -> Result<Outcome> {
+        Running::start(command)?.finish(limit)
+    }
+
+    pub fn start(&self, command: &mut Command) -> Result<Running> {
+        Running::start(command)
+    }
+
+    /// The pid of this world's daemon.
+    pub fn daemon(&self) -> Result<Pid> {
+        daemon::pid(&self.root)?
+            .with_context(|| format!("no hutchd listens in {}", self.root.display()))
+    }
+
+    /// Processes of this program that belong to this world: below us, and with the state folder in their words.
+    pub fn processes(&self, program: &str) -> Result<Vec<Process>> {
+        let root = self.root.to_string_lossy().into_owned();
+        let all = process::all()?;
+        Ok(process::descendants(&all, Pid::this())
+            .into_iter()
+            .filter(|process| !process.is_dead && process.command.contains(&root))
+            .filter(|process| {
+                process
+                    .program()
+                    .is_some_and(|name| name.starts_with(program))
+            })
+            .cloned()
+            .collect())
+    }
+
+    /// kill -9, and wait until it is dead.
+    pub fn kill(&self, pid: Pid) -> Result<()> {
+        kill(pid, Signal::SIGKILL).with_context(|| format!("kill {pid}"))?;
+        if !wait_until(|| !daemon::is_alive(pid), SOON) {
+            bail!("process {pid} survived SIGKILL");
+        }
+        Ok(())
+    }
+}
+
+/// A command that runs beside the story; it is ended when it is dropped.
+pub struct Running {
+    line: String,
+    child: Child,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        let line = command::line(command);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start `{line}`"))?;
+        let (stdout, stderr) = (Arc::default(), Arc::default());
+        let readers = vec![
+            collect(
+                child.stdout.take().expect("stdout was asked for"),
+                Arc::clone(&stdout),
+            ),
+            collect(
+                child.stderr.take().expect("stderr was asked for"),
+                Arc::clone(&stderr),
+            ),
+        ];
+        Ok(Self {
+            line,
+            child,
+            stdout,
+            stderr,
+            readers,
+        })
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// What it printed until now.
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    /// Its standard input, to write to; dropping it is end of input.
+    pub fn stdin(&mut self) -> Option<std::process::ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Waits until it has printed `expected`.
+    pub fn wait_for_output(&self, expected: &str, limit: Duration) -> Result<()> {
+        if wait_until(|| self.stdout().contains(expected), limit) {
+            return Ok(());
+        }
+        bail!(
+            "`{}` did not print {expected:?} in {} s; {}",
+            self.line,
+            limit.as_secs(),
+            self.so_far()
+        );
+    }
+
+    /// Waits for its end; its input ends now.
+    pub fn finish(mut self, limit: Duration) -> Result<Outcome> {
+        drop(self.child.stdin.take());
+        let mut status = None;
+        let child = &mut self.child;
+        let ended = wait_until(
+            || {
+                status = child.try_wait().ok().flatten();
+                status.is_some()
+            },
+            limit,
+        );
+        let Some(status) = status.filter(|_| ended) else {
+            bail!(
+                "`{}` did not end in {} s; {}",
+                self.line,
+                limit.as_secs(),
+                self.so_far()
+            );
+        };
+        // A daemon that it started may hold its streams open, which is a fault of its own: it may take no more than this.
+        let readers = std::mem::take(&mut self.readers);
+        if !wait_until(|| readers.iter().all(|reader| reader.is_finished()), SOON) {
+            bail!("`{}` ended, and somebody holds its output open", self.line);
+        }
+        Ok(Outcome {
+            status,
+            stdout: text(&self.stdout),
+            stderr: text(&self.stderr),
+        })
+    }
+
+    fn so_far(&self) -> String {
+        format!(
+            "stdout: {:?}, stderr: {:?}",
+            text(&self.stdout),
+            text(&self.stderr)
+        )
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail if it ended already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(
+    mut stream: impl Read + Send + 'static,
+    into: Arc<Mutex<Vec<u8>>>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            into.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend_from_slice(&buffer[..count]);
+        }
+    })
+}
+
+fn text(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Running {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Running::start(&mut command).unwrap()
+    }
+
+    #[test]
+    fn output_and_code_of_a_command_are_kept_apart() {
+        let outcome = shell("echo out; echo err >&2; exit 7")
+            .finish(SOON)
+            .unwrap();
+
+        assert_eq!(outcome.code(), Some(7));
+        assert_eq!(outcome.stdout, "out\n");
+        assert_eq!(outcome.stderr, "err\n");
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_named_with_what_it_said() {
+        let running = shell("echo here; read line; read line");
+        running.wait_for_output("here\n", SOON).unwrap();
+        let pid = running.pid();
+
+        let error = running
+            .wait_for_output("there", Duration::from_millis(20))
+            .unwrap_err()
+            .to_string();
+
+        assert!(error.contains("did not print \"there\""), "{error}");
+        assert!(error.contains("here"), "{error}");
+        drop(running);
+        assert!(!daemon::is_alive(pid), "a story that fails leaves nobody");
+    }
+
+    #[test]
+    fn end_of_input_reaches_the_command() {
+        let outcome = shell("cat; echo done").finish(SOON).unwrap();
+
+        assert_eq!(outcome.stdout, "done\n");
+    }
+}

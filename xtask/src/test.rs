@@ -1,0 +1,165 @@
+//! `cargo xtask test`: everything that must hold, in order of price, every step run even when one before it failed.
+
+use crate::{command, counts::Counts, e2e, setup, tidy, workspace::Workspace};
+use anyhow::{Context, Result};
+use clap::Args;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Leave out what needs a guest
+    #[arg(long)]
+    no_e2e: bool,
+}
+
+type Step = fn(&Workspace) -> Result<Counts>;
+
+/// `cargo xtask sim` puts its step here; from then on it is run every time.
+const SIMULATION: Option<Step> = None;
+
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    setup::ensure(setup::ALL)?;
+    let mut steps: Vec<(&str, Option<Step>)> = vec![
+        ("format", Some(format)),
+        ("clippy", Some(clippy)),
+        (
+            "tidy",
+            Some(|workspace| tidy::run(workspace).map(Counts::one)),
+        ),
+        ("tests", Some(tests)),
+        ("sim", SIMULATION),
+    ];
+    if !arguments.no_e2e {
+        steps.push(("guest tests", Some(e2e::guest_tests)));
+        steps.push(("e2e", Some(e2e::all)));
+    }
+
+    let mut sum = Counts::default();
+    let mut failed = Vec::new();
+    for (name, step) in steps {
+        let Some(step) = step else {
+            eprintln!("== {name}: skipped: `cargo xtask {name}` does not exist yet");
+            continue;
+        };
+        let counts = perform(name, step, workspace);
+        if counts.failed > 0 {
+            failed.push(name);
+        }
+        sum += counts;
+    }
+    if !failed.is_empty() {
+        eprintln!("== failed: {}", failed.join(", "));
+    }
+    println!("{sum}");
+    Ok(ExitCode::from(u8::from(sum.failed > 0)))
+}
+
+/// A step that cannot even be run has failed.
+fn perform(name: &str, step: Step, workspace: &Workspace) -> Counts {
+    eprintln!("== {name}");
+    let started = Instant::now();
+    let counts = step(workspace).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Counts::FAILED
+    });
+    eprintln!("== {name}: {counts} ({} s)", started.elapsed().as_secs());
+    counts
+}
+
+fn format(workspace: &Workspace) -> Result<Counts> {
+    succeeds(workspace.cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy(workspace: &Workspace) -> Result<Counts> {
+    succeeds(
+        workspace
+            .cargo()
+            .args(["clippy", "--workspace", "--all-targets", "--all-features"])
+            .args(["--locked", "--", "-D", "warnings"]),
+    )
+}
+
+/// All features, since some suites and the agent's seccomp are behind one.
+fn tests(workspace: &Workspace) -> Result<Counts> {
+    cargo_tests(
+        workspace
+            .cargo()
+            .args(["test", "--workspace", "--all-features"])
+            .args(["--locked", "--no-fail-fast"]),
+    )
+}
+
+fn succeeds(command: &mut Command) -> Result<Counts> {
+    command::run(command).map(|()| Counts::PASSED)
+}
+
+/// Runs tests, shows what they print, and counts.
+pub fn cargo_tests(cargo: &mut Command) -> Result<Counts> {
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{}`", command::line(cargo)))?;
+    let output = child.stdout.take().expect("stdout was asked for");
+    let mut counts = Counts::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        counts += Counts::of_line(&line).unwrap_or_default();
+    }
+    let status = child.wait().context("wait for the tests")?;
+    // Tests that did not compile, or that died, print no result.
+    if !status.success() && counts.failed == 0 {
+        counts += Counts::FAILED;
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn results_of_all_test_programs_are_summed() {
+        let mut command = shell(
+            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101",
+        );
+
+        let counts = cargo_tests(&mut command).unwrap();
+
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 5,
+                failed: 1
+            }
+        );
+    }
+
+    #[test]
+    fn tests_that_died_without_a_result_count_as_a_failure() {
+        assert_eq!(cargo_tests(&mut shell("exit 101")).unwrap(), Counts::FAILED);
+        assert_eq!(
+            cargo_tests(&mut shell("exit 0")).unwrap(),
+            Counts::default()
+        );
+    }
+
+    #[test]
+    fn a_step_that_cannot_run_has_failed() {
+        let counts = perform("broken", |_| anyhow::bail!("no"), &Workspace::find());
+
+        assert_eq!(counts, Counts::FAILED);
+    }
+}
