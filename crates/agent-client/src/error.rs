@@ -35,10 +35,6 @@ pub enum Error {
         address: String,
         fault: &'static str,
     },
-    #[error("this channel has no endpoint of the kind {kind}")]
-    EndpointKind { kind: &'static str },
-    #[error("stream port {number} is beyond {max}")]
-    EndpointNumber { number: u32, max: u32 },
     #[error("{call}: the link to the agent is down")]
     LinkLost { call: &'static str },
     #[error("{call}: no answer from the agent in {}", Seconds(*.after))]
@@ -66,6 +62,13 @@ pub enum Error {
         call: &'static str,
         what: &'static str,
     },
+    #[error("{call}: {what} asks for something that this agent's protocol cannot carry")]
+    Config {
+        call: &'static str,
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("{call}: this agent does not offer it")]
     Unsupported { call: &'static str },
 }
@@ -73,12 +76,6 @@ pub enum Error {
 /// What was wrong with something that came out of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    #[error("{field} has {len} bytes; at most {max} are allowed")]
-    TooLong {
-        field: &'static str,
-        len: usize,
-        max: usize,
-    },
     #[error("{field} has {len} entries; at most {max} are allowed")]
     TooMany {
         field: &'static str,
@@ -98,7 +95,9 @@ pub enum Malformed {
     Missing { field: &'static str },
     #[error("{field} is unknown: {value}")]
     Unknown { field: &'static str, value: i32 },
-    #[error("{field} is not in ascending order")]
+    #[error("{field} comes twice")]
+    Twice { field: &'static str },
+    #[error("{field} do not follow each other")]
     Order { field: &'static str },
     #[error("it cannot be decoded")]
     Encoding,
@@ -122,8 +121,8 @@ impl Classify for Error {
             | Self::LinkLost { .. } => Kind::Unavailable,
             Self::Silent { .. } | Self::Deadline { .. } => Kind::Timeout,
             Self::Agent { kind, .. } => *kind,
-            Self::TooLarge { .. } | Self::EndpointNumber { .. } => Kind::Invalid,
-            Self::Unsupported { .. } | Self::Inexpressible { .. } | Self::EndpointKind { .. } => {
+            Self::TooLarge { .. } => Kind::Invalid,
+            Self::Unsupported { .. } | Self::Inexpressible { .. } | Self::Config { .. } => {
                 Kind::Unsupported
             }
             Self::Handshake { .. } | Self::Malformed { .. } => Kind::Internal,

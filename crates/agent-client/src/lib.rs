@@ -4,7 +4,19 @@
 //! process to the sandbox until the sandbox has it on record. It decides nothing about sandboxes
 //! or containers. What comes out of a guest is checked here (`convert`) before anyone sees it.
 
+pub mod actor;
+pub mod call;
 pub mod channel;
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod convert;
 pub mod error;
+pub mod events;
+pub mod fake;
+pub mod kata;
+pub mod machine;
+pub mod patience;
+pub mod port;
+pub mod ready;
+pub mod rpc;
+pub mod signs;

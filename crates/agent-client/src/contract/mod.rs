@@ -3,5 +3,8 @@
 //! Only with the feature `contract`. They are part of the library because the vsock driver can
 //! only be tried inside a guest, by a program that is put there (`examples/vsock_contract.rs`).
 
+pub mod agent;
 pub mod channel;
 pub mod peers;
+pub mod server;
+pub mod stock;

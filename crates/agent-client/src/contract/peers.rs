@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 use stream::{ControlEvent, ControlGuest};
@@ -20,11 +20,22 @@ use tokio_vsock::{VMADDR_CID_LOCAL, VsockAddr, VsockListener};
 
 /// The guest's end of the control stream: one for all connections, as behind a serial port.
 #[derive(Clone, Default)]
-pub struct GuestSession(Arc<Mutex<ControlGuest>>);
+pub struct GuestSession(Arc<Mutex<Port>>);
+
+#[derive(Default)]
+struct Port {
+    guest: ControlGuest,
+    /// Which session stands. What an older one still has to say must not be said in it.
+    epoch: u64,
+}
 
 impl GuestSession {
     fn with<T>(&self, act: impl FnOnce(&mut ControlGuest) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.port().guest)
+    }
+
+    fn port(&self) -> MutexGuard<'_, Port> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads until the host has said HELLO, and answers it. `None`: the host went away before.
@@ -50,7 +61,17 @@ impl GuestSession {
             io.write_all(&outgoing).await.ok()?;
             if begun {
                 let session = self.clone();
-                return Some(GuestEnd { io, session, inbox });
+                let epoch = {
+                    let mut port = self.port();
+                    port.epoch += 1;
+                    port.epoch
+                };
+                return Some(GuestEnd {
+                    io,
+                    session,
+                    epoch,
+                    inbox,
+                });
             }
         }
     }
@@ -60,11 +81,20 @@ impl GuestSession {
 pub struct GuestEnd {
     io: Connection,
     session: GuestSession,
+    epoch: u64,
     inbox: Vec<u8>,
 }
 
 impl GuestEnd {
+    fn current(&self) -> io::Result<()> {
+        match self.session.port().epoch == self.epoch {
+            true => Ok(()),
+            false => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.current()?;
         loop {
             let bytes = self.session.with(|guest| guest.outgoing().to_vec());
             if bytes.is_empty() {
@@ -86,6 +116,7 @@ impl AsyncRead for GuestEnd {
             let mut bytes = [0; 4096];
             let mut piece = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
+            self.current()?;
             if piece.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }

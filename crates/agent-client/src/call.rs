@@ -1,0 +1,59 @@
+//! The calls that rooms make on an agent, and how long each may take.
+
+use runtime_core::hypervisor::Accelerator;
+use std::{fmt, time::Duration};
+
+/// A call, without what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    CreateSandbox,
+    CreateContainer,
+    StartContainer,
+    Exec,
+    Signal,
+    RemoveContainer,
+    List,
+    Pids,
+}
+
+impl Call {
+    /// With hardware acceleration; see [`Self::deadline`].
+    fn base(self) -> Duration {
+        Duration::from_secs(match self {
+            // Mounts, and for a stock agent modules and hooks.
+            Self::CreateSandbox => 20,
+            // A block device may have to appear first; a stock agent needs 1.4 s under emulation.
+            Self::CreateContainer => 20,
+            Self::StartContainer | Self::Exec => 10,
+            // Kills and reaps what is left, unmounts, removes cgroups that may be busy for a while.
+            Self::RemoveContainer => 20,
+            // Nothing in the guest waits for anything here.
+            Self::Signal | Self::List | Self::Pids => 5,
+        })
+    }
+
+    /// When the caller hears `Timeout`, scaled by how slow the guest's processor is.
+    pub fn deadline(self, accelerator: Accelerator) -> Duration {
+        self.base() * accelerator.patience()
+    }
+
+    /// For errors: what was being done.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CreateSandbox => "create sandbox",
+            Self::CreateContainer => "create container",
+            Self::StartContainer => "start container",
+            Self::Exec => "exec",
+            Self::Signal => "signal",
+            Self::RemoveContainer => "remove container",
+            Self::List => "list processes",
+            Self::Pids => "list pids",
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,290 @@
+//! What is in the fake guest, and what each call does to it. No waiting here: time is given.
+
+use super::program::Program;
+use crate::convert::EXITS_MAX;
+use runtime_core::{
+    agent::{
+        CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit, GuestPid,
+        GuestProcess, GuestProcessState, Signal, SignalTarget,
+    },
+    error::Kind,
+    ids::{ContainerNumber, EpochMs, ProcessId},
+};
+use std::collections::{BTreeMap, VecDeque};
+use tokio::time::Instant;
+
+/// Why the guest does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: Kind,
+    pub what: String,
+}
+
+type Done<T> = Result<T, Refusal>;
+
+/// Signals that end the fake's processes; the rest is ignored.
+const DEADLY: [u32; 6] = [1, 2, 3, 6, 9, 15];
+
+#[derive(Debug)]
+pub(crate) struct World {
+    /// What the guest was prepared with.
+    pub sandbox: Option<CreateSandbox>,
+    containers: BTreeMap<ContainerNumber, BTreeMap<ProcessId, Process>>,
+    exits: VecDeque<GuestExit>,
+    exits_issued: u64,
+    pids_issued: u32,
+    /// The guest's clock said this then.
+    clock: (EpochMs, Instant),
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    program: Program,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Created,
+    Running { since: Instant },
+    Exited,
+}
+
+impl World {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            sandbox: None,
+            containers: BTreeMap::new(),
+            exits: VecDeque::new(),
+            exits_issued: 0,
+            pids_issued: 1,
+            clock: (EpochMs(0), now),
+        }
+    }
+
+    pub fn prepare(&mut self, ask: CreateSandbox, now: Instant) {
+        if let Some(time) = ask.now {
+            self.clock = (time, now);
+        }
+        self.sandbox = Some(ask);
+    }
+
+    pub fn create(&mut self, ask: &CreateContainer) -> Done<()> {
+        if self.containers.contains_key(&ask.container) {
+            return refuse(Kind::AlreadyExists, "container exists already");
+        }
+        let Some(program) = Program::of_config(&ask.config_json) else {
+            return refuse(Kind::Invalid, "config.json is none");
+        };
+        let init = self.process(program, Phase::Created);
+        let processes = BTreeMap::from([(ProcessId::Init, init)]);
+        self.containers.insert(ask.container, processes);
+        Ok(())
+    }
+
+    pub fn start(&mut self, container: ContainerNumber, now: Instant) -> Done<()> {
+        let init = self.find(container, &ProcessId::Init)?;
+        match init.phase {
+            Phase::Created => {
+                init.phase = Phase::Running { since: now };
+                Ok(())
+            }
+            Phase::Running { .. } | Phase::Exited => refuse(Kind::Denied, "not created"),
+        }
+    }
+
+    pub fn exec(&mut self, ask: &Exec, now: Instant) -> Done<()> {
+        let init = self.find(ask.container, &ProcessId::Init)?;
+        if !matches!(init.phase, Phase::Running { .. }) {
+            return refuse(Kind::Denied, "not running");
+        }
+        let Some(program) = Program::of_process(&ask.process_json) else {
+            return refuse(Kind::Invalid, "the process is none");
+        };
+        if ask.process == ProcessId::Init {
+            return refuse(Kind::Unsupported, "an exec that is the init");
+        }
+        let process = self.process(program, Phase::Running { since: now });
+        let processes = self.processes(ask.container)?;
+        if processes.contains_key(&ask.process) {
+            return refuse(Kind::AlreadyExists, "exec exists already");
+        }
+        processes.insert(ask.process.clone(), process);
+        Ok(())
+    }
+
+    pub fn signal(&mut self, ask: &Signal, now: Instant) -> Done<()> {
+        let targets = match &ask.target {
+            SignalTarget::All => self.living(ask.container)?,
+            SignalTarget::Process(process) => match self.find(ask.container, process)?.phase {
+                Phase::Created | Phase::Running { .. } => vec![process.clone()],
+                Phase::Exited => return refuse(Kind::NotFound, "not running"),
+            },
+        };
+        if !DEADLY.contains(&ask.signal) {
+            return Ok(());
+        }
+        for process in targets {
+            let code = 128 + ask.signal;
+            self.end(ask.container, process, code, ExitReason::Signaled, now);
+        }
+        Ok(())
+    }
+
+    pub fn remove(&mut self, container: ContainerNumber, now: Instant) {
+        for process in self.living(container).unwrap_or_default() {
+            self.end(container, process, 137, ExitReason::Signaled, now);
+        }
+        self.containers.remove(&container);
+    }
+
+    pub fn knows(&self, container: ContainerNumber) -> bool {
+        self.containers.contains_key(&container)
+    }
+
+    pub fn list(&self) -> Vec<GuestProcess> {
+        let mut list = Vec::new();
+        for (container, processes) in &self.containers {
+            list.extend(processes.iter().map(|(id, process)| GuestProcess {
+                container: *container,
+                process: id.clone(),
+                state: match process.phase {
+                    Phase::Created => GuestProcessState::Created,
+                    Phase::Running { .. } => GuestProcessState::Running,
+                    Phase::Exited => GuestProcessState::Exited,
+                },
+            }));
+        }
+        list
+    }
+
+    pub fn pids(&mut self, container: ContainerNumber) -> Done<Vec<GuestPid>> {
+        let living = self.living(container)?;
+        let processes = self.processes(container)?;
+        let pid = |id: &ProcessId| processes.get(id).map(|process| process.pid);
+        Ok(living
+            .iter()
+            .filter_map(pid)
+            .map(|pid| GuestPid {
+                pid,
+                command: "fake".to_owned(),
+            })
+            .collect())
+    }
+
+    pub fn exits_above(&self, after: u64) -> Vec<GuestExit> {
+        let above = self.exits.iter().filter(|exit| exit.seq > after);
+        above.take(EXITS_MAX).cloned().collect()
+    }
+
+    pub fn acknowledge(&mut self, up_to: u64) {
+        self.exits.retain(|exit| exit.seq > up_to);
+    }
+
+    /// Ends every process whose time has come, in the order in which it came.
+    pub fn settle(&mut self, now: Instant) {
+        while let Some((at, container, process, code)) = self.first_to_end() {
+            if at > now {
+                return;
+            }
+            self.end(container, process, code, ExitReason::Exited, at);
+        }
+    }
+
+    /// When the next process ends by itself.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.first_to_end().map(|(at, ..)| at)
+    }
+
+    /// A process ends as the story has it; its init takes the others along.
+    pub fn end(
+        &mut self,
+        container: ContainerNumber,
+        process: ProcessId,
+        code: u32,
+        reason: ExitReason,
+        now: Instant,
+    ) {
+        let Ok(found) = self.find(container, &process) else {
+            return;
+        };
+        if matches!(found.phase, Phase::Exited) {
+            return;
+        }
+        found.phase = Phase::Exited;
+        self.exits_issued += 1;
+        let (told, then) = self.clock;
+        let since = u64::try_from(now.saturating_duration_since(then).as_millis());
+        self.exits.push_back(GuestExit {
+            seq: self.exits_issued,
+            container,
+            process: process.clone(),
+            status: ExitStatus {
+                code,
+                reason,
+                detail: String::new(),
+                at: EpochMs(told.0 + since.unwrap_or(0)),
+            },
+        });
+        if process == ProcessId::Init {
+            for other in self.living(container).unwrap_or_default() {
+                self.end(container, other, 137, ExitReason::Signaled, now);
+            }
+        }
+    }
+
+    fn first_to_end(&self) -> Option<(Instant, ContainerNumber, ProcessId, u32)> {
+        let mut first = None;
+        for (container, processes) in &self.containers {
+            for (id, process) in processes {
+                if let (Phase::Running { since }, Program::Ends { after, code }) =
+                    (&process.phase, process.program)
+                {
+                    let candidate = (*since + after, *container, id.clone(), code);
+                    if first.as_ref().is_none_or(|first| candidate < *first) {
+                        first = Some(candidate);
+                    }
+                }
+            }
+        }
+        first
+    }
+
+    fn process(&mut self, program: Program, phase: Phase) -> Process {
+        self.pids_issued += 1;
+        Process {
+            pid: self.pids_issued,
+            program,
+            phase,
+        }
+    }
+
+    fn processes(&mut self, container: ContainerNumber) -> Done<&mut BTreeMap<ProcessId, Process>> {
+        let processes = self.containers.get_mut(&container);
+        processes.ok_or_else(|| Refusal {
+            kind: Kind::NotFound,
+            what: "container not found".to_owned(),
+        })
+    }
+
+    fn find(&mut self, container: ContainerNumber, process: &ProcessId) -> Done<&mut Process> {
+        let found = self.processes(container)?.get_mut(process);
+        found.ok_or_else(|| Refusal {
+            kind: Kind::NotFound,
+            what: "process not found".to_owned(),
+        })
+    }
+
+    /// The init last: it takes the others along.
+    fn living(&mut self, container: ContainerNumber) -> Done<Vec<ProcessId>> {
+        let processes = self.processes(container)?.iter().rev();
+        let living = processes.filter(|(_, process)| !matches!(process.phase, Phase::Exited));
+        Ok(living.map(|(id, _)| id.clone()).collect())
+    }
+}
+
+fn refuse<T>(kind: Kind, what: &str) -> Done<T> {
+    let what = what.to_owned();
+    Err(Refusal { kind, what })
+}

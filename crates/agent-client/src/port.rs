@@ -1,0 +1,54 @@
+//! The ports of this room, at the cut of typed calls: what simulation replaces, and what a real
+//! link implements. No decision is taken behind them but how a call travels.
+
+use runtime_core::{
+    agent::{
+        AgentDetails, CreateContainer, CreateSandbox, Exec, GetPids, GuestExit, GuestPid,
+        GuestProcess, LinkSpec, ListProcesses, RemoveContainer, Signal, StartContainer,
+    },
+    error::Fault,
+    kit::Work,
+};
+use std::time::Duration;
+
+/// What a call yields.
+pub type Answer<T> = Work<Result<T, Fault>>;
+
+/// The agent of one guest. It has at most one link; a call without one, and a call whose link
+/// breaks, fails with `Unavailable`. Every call ends by its deadline, with `Timeout`; it may have
+/// been carried out all the same.
+pub trait AgentPort {
+    /// One attempt to reach the agent and to learn who it is. It replaces the link that there
+    /// was. A link that stands has proven that it brings exits.
+    fn dial(&self, link: LinkSpec, deadline: Duration) -> Answer<AgentDetails>;
+
+    /// Answers when the link that stands now is down; at once without one.
+    fn hung_up(&self) -> Work<()>;
+
+    /// Drops the link; calls in flight fail at once.
+    fn hang_up(&self);
+
+    fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()>;
+    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()>;
+    fn start_container(&self, ask: StartContainer, deadline: Duration) -> Answer<()>;
+    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()>;
+    fn signal(&self, ask: Signal, deadline: Duration) -> Answer<()>;
+
+    /// A container that the guest does not know is already removed.
+    fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()>;
+    fn list(&self, ask: ListProcesses, deadline: Duration) -> Answer<Vec<GuestProcess>>;
+    fn pids(&self, ask: GetPids, deadline: Duration) -> Answer<Vec<GuestPid>>;
+
+    /// Exits numbered above `after`, oldest first, without gaps; waits up to `wait` for the first.
+    fn next_exits(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestExit>>;
+
+    /// The guest may forget every exit up to this number.
+    fn ack_exits(&self, up_to: u64, deadline: Duration) -> Answer<()>;
+}
+
+/// Signs of life of a guest that is not yet on the link.
+pub trait Signs {
+    /// How much its console has said. Only whether it changes matters: whoever bounds the console
+    /// may shorten it.
+    fn console_bytes(&self) -> Work<u64>;
+}

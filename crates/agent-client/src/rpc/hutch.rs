@@ -1,0 +1,149 @@
+//! The calls of hutch.agent.v1 on one link.
+
+use super::Link;
+use crate::{
+    call::Call,
+    convert,
+    error::{Error, Malformed},
+};
+use protocols::asynchronous::{hutch_agent as wire, hutch_agent_ttrpc::AgentClient};
+use runtime_core::{
+    agent::{
+        CreateContainer, Exec, GetPids, GuestExit, GuestPid, GuestProcess, RemoveContainer, Signal,
+        StartContainer,
+    },
+    error::{Classify, Kind},
+    ids::{EpochMs, ProcessId},
+};
+use std::time::Duration;
+use ttrpc::context::Context;
+
+/// An agent with our own calls.
+#[derive(Clone)]
+pub struct HutchCalls {
+    link: Link,
+    agent: AgentClient,
+}
+
+/// Deadlines are kept on this side; see `link`.
+fn context() -> Context {
+    Context::default()
+}
+
+fn malformed(call: &'static str) -> impl FnOnce(Malformed) -> Error {
+    move |source| Error::Malformed { call, source }
+}
+
+impl HutchCalls {
+    pub fn over(link: &Link) -> Self {
+        Self {
+            link: link.clone(),
+            agent: AgentClient::new(link.client()),
+        }
+    }
+
+    /// The clock and, at the same moment, the random pool.
+    pub async fn set_clock(
+        &self,
+        now: EpochMs,
+        entropy: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let mut request = wire::SetClockRequest::new();
+        request.sec = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
+        request.nsec = i64::try_from(now.0 % 1000).unwrap_or(0) * 1_000_000;
+        request.entropy = entropy;
+        let work = self.agent.set_clock(context(), &request);
+        let call = self.link.call("set clock", deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn create(&self, ask: CreateContainer, deadline: Duration) -> Result<(), Error> {
+        let request = convert::create(ask);
+        let work = self.agent.create(context(), &request);
+        let name = Call::CreateContainer.name();
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn start(&self, ask: StartContainer, deadline: Duration) -> Result<(), Error> {
+        let mut request = wire::StartRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.start(context(), &request);
+        let name = Call::StartContainer.name();
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn exec(&self, ask: Exec, deadline: Duration) -> Result<(), Error> {
+        let call = Call::Exec.name();
+        let ProcessId::Exec(id) = ask.process.clone() else {
+            let what = "an exec that is the init";
+            return Err(Error::Inexpressible { call, what });
+        };
+        let request = convert::exec(ask, &id);
+        let work = self.agent.exec(context(), &request);
+        let call = self.link.call(call, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn signal(&self, ask: Signal, deadline: Duration) -> Result<(), Error> {
+        let request = convert::signal(ask);
+        let work = self.agent.signal(context(), &request);
+        let name = Call::Signal.name();
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn remove(&self, ask: RemoveContainer, deadline: Duration) -> Result<(), Error> {
+        let mut request = wire::RemoveRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.remove(context(), &request);
+        let name = Call::RemoveContainer.name();
+        match self.link.call(name, deadline, &request, work).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn list(&self, deadline: Duration) -> Result<Vec<GuestProcess>, Error> {
+        let request = wire::ListRequest::new();
+        let work = self.agent.list(context(), &request);
+        let name = Call::List.name();
+        let answer = self.link.call(name, deadline, &request, work).await?;
+        convert::processes(answer).map_err(malformed(name))
+    }
+
+    pub async fn pids(&self, ask: GetPids, deadline: Duration) -> Result<Vec<GuestPid>, Error> {
+        let mut request = wire::PidsRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.pids(context(), &request);
+        let name = Call::Pids.name();
+        let answer = self.link.call(name, deadline, &request, work).await?;
+        convert::pids(answer).map_err(malformed(name))
+    }
+
+    pub async fn next_exits(
+        &self,
+        after: u64,
+        wait: Duration,
+        deadline: Duration,
+    ) -> Result<Vec<GuestExit>, Error> {
+        let mut request = wire::NextExitsRequest::new();
+        request.after = after;
+        request.wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let work = self.agent.next_exits(context(), &request);
+        let name = "next exits";
+        let answer = self.link.call(name, deadline, &request, work).await?;
+        convert::exits(answer, after).map_err(malformed(name))
+    }
+
+    pub async fn ack_exits(&self, up_to: u64, deadline: Duration) -> Result<(), Error> {
+        let mut request = wire::AckExitsRequest::new();
+        request.up_to = up_to;
+        let work = self.agent.ack_exits(context(), &request);
+        let call = self.link.call("ack exits", deadline, &request, work);
+        call.await.map(drop)
+    }
+}

@@ -1,0 +1,314 @@
+//! The agent contract on the fake, on the real port before agents in this process, and on a real
+//! guest where one is named.
+
+use agent_client::{
+    call::Call,
+    channel::Wire,
+    contract::{
+        agent::{self as contract, Bench, LIMIT, Offers},
+        channel::Peer,
+        peers::{HybridPeer, SerialPeer},
+        server, stock as stock_agent,
+    },
+    convert::HUTCH_FEATURE,
+    fake::{FakeAgent, FakeGuest, Trouble},
+    port::AgentPort,
+    rpc::TtrpcAgent,
+};
+use runtime_core::{
+    agent::{CreateContainer, CreateSandbox, GuestRootfs, LinkSpec, ListProcesses, StartContainer},
+    error::Kind,
+    hypervisor::{Accelerator, HostEndpoint},
+    ids::{ContainerNumber, EpochMs},
+    kit,
+};
+use serde_json::json;
+use std::{path::PathBuf, rc::Rc, time::Duration};
+use tempfile::TempDir;
+use tokio::task::LocalSet;
+use ttrpc::r#async::Server;
+
+fn container(number: ContainerNumber, args: &[&str], rootfs: GuestRootfs) -> CreateContainer {
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 },
+            "env": ["PATH=/bin:/usr/bin"]
+        },
+        "root": { "path": "rootfs" },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "linux": { "namespaces": [
+            { "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }
+        ] }
+    });
+    CreateContainer {
+        container: number,
+        config_json: config.to_string().into_bytes(),
+        rootfs,
+        mounts: Vec::new(),
+        stream: None,
+    }
+}
+
+fn process(args: &[&str]) -> Vec<u8> {
+    let process = json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } });
+    process.to_string().into_bytes()
+}
+
+struct TestBench {
+    port: Rc<dyn AgentPort>,
+    control: HostEndpoint,
+    rootfs: String,
+    guest: FakeGuest,
+    _kept: Option<(Server, TempDir)>,
+}
+
+impl Bench for TestBench {
+    fn port(&self) -> Rc<dyn AgentPort> {
+        self.port.clone()
+    }
+
+    fn link(&self) -> LinkSpec {
+        LinkSpec {
+            control: self.control.clone(),
+            accelerator: Accelerator::Tcg,
+            exits_recorded: 0,
+        }
+    }
+
+    fn container(&self, number: ContainerNumber, args: &[&str]) -> CreateContainer {
+        container(number, args, GuestRootfs::Share(self.rootfs.clone()))
+    }
+
+    fn process(&self, args: &[&str]) -> Vec<u8> {
+        process(args)
+    }
+}
+
+async fn fake() -> TestBench {
+    let guest = FakeGuest::new();
+    TestBench {
+        port: Rc::new(FakeAgent::new(guest.clone())),
+        control: HostEndpoint::Socket(PathBuf::from("/nowhere")),
+        rootfs: "rootfs".to_owned(),
+        guest,
+        _kept: None,
+    }
+}
+
+/// Our agent's calls, over the framed control link of a serial port.
+async fn hutch() -> TestBench {
+    let (guest, folder) = (FakeGuest::new(), TempDir::new().expect("a folder"));
+    let peer = SerialPeer::new(folder.path());
+    let (server, door) = server::serve(server::hutch_services(&guest)).await;
+    let control = HostEndpoint::Socket(peer.socket().to_owned());
+    kit::detach(async move { server::usher(|| peer.accept(), door).await });
+    real(guest, control, server, folder)
+}
+
+/// A stock agent, over hybrid vsock.
+async fn stock() -> TestBench {
+    let (guest, folder) = (FakeGuest::new(), TempDir::new().expect("a folder"));
+    let peer = HybridPeer::new(folder.path(), Wire::Plain);
+    let (server, door) = server::serve(stock_agent::stock_services(&guest)).await;
+    let control = HostEndpoint::Hybrid {
+        socket: folder.path().join("vsock.sock"),
+        port: 1024,
+    };
+    kit::detach(async move { server::usher(|| peer.accept(), door).await });
+    real(guest, control, server, folder)
+}
+
+fn real(guest: FakeGuest, control: HostEndpoint, server: Server, folder: TempDir) -> TestBench {
+    TestBench {
+        port: Rc::new(TtrpcAgent::new()),
+        control,
+        rootfs: "rootfs".to_owned(),
+        guest,
+        _kept: Some((server, folder)),
+    }
+}
+
+/// Whose time passes in a test.
+enum Clock {
+    /// It jumps to the next timer.
+    Paused,
+    Real,
+}
+
+fn run(clock: Clock, test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(matches!(clock, Clock::Paused))
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, test);
+}
+
+macro_rules! on {
+    ($bench:ident, $clock:expr, [$($promise:ident),* $(,)?]) => {
+        mod $bench {
+            use super::*;
+            $(
+                #[test]
+                fn $promise() {
+                    run($clock, async { contract::$promise(&super::$bench().await).await });
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! all_promises {
+    ($bench:ident, $clock:expr) => {
+        on!(
+            $bench,
+            $clock,
+            [
+                an_exit_is_told_until_it_is_acknowledged,
+                exits_are_numbered_in_the_order_of_their_ends,
+                a_poll_without_an_exit_ends_when_its_wait_is_over,
+                a_poll_answers_when_an_exit_comes,
+                a_signal_reaches_one_process_or_all,
+                the_end_of_an_init_ends_its_container,
+                a_list_tells_where_each_process_is,
+                without_a_link_a_call_is_unavailable_at_once,
+                what_happened_without_a_link_is_told_over_the_next,
+                what_is_not_there_is_not_found_and_removing_it_is_already_so,
+                a_container_exists_once,
+                an_exec_needs_a_running_container_and_an_id_of_its_own,
+                pids_are_those_of_the_living,
+            ]
+        );
+    };
+}
+
+all_promises!(fake, Clock::Paused);
+all_promises!(hutch, Clock::Real);
+on!(
+    stock,
+    Clock::Real,
+    [
+        an_exit_is_told_until_it_is_acknowledged,
+        exits_are_numbered_in_the_order_of_their_ends,
+        a_poll_without_an_exit_ends_when_its_wait_is_over,
+        a_poll_answers_when_an_exit_comes,
+        a_signal_reaches_one_process_or_all,
+        the_end_of_an_init_ends_its_container,
+        a_list_tells_where_each_process_is,
+        without_a_link_a_call_is_unavailable_at_once,
+        what_happened_without_a_link_is_told_over_the_next,
+    ]
+);
+
+/// `HUTCH_CONTRACT_CONTROL`: the control socket of a guest that nobody else talks to;
+/// `HUTCH_CONTRACT_ROOTFS`: path of a root with busybox below its share.
+#[tokio::test(flavor = "current_thread")]
+async fn a_real_guest_keeps_the_contract_where_one_is_named() {
+    let Some(control) = std::env::var_os("HUTCH_CONTRACT_CONTROL") else {
+        eprintln!("not tried: HUTCH_CONTRACT_CONTROL names no guest");
+        return;
+    };
+    let rootfs = std::env::var("HUTCH_CONTRACT_ROOTFS").unwrap_or_else(|_| "rootfs".to_owned());
+    let run = async {
+        let bench = TestBench {
+            port: Rc::new(TtrpcAgent::new()),
+            control: HostEndpoint::Socket(control.into()),
+            rootfs,
+            guest: FakeGuest::new(),
+            _kept: None,
+        };
+        let details = bench.port.dial(bench.link(), LIMIT).await.unwrap();
+        assert!(details.speaks_hutch, "{details:?} lacks {HUTCH_FEATURE}");
+        bench.port.create_sandbox(sandbox(), LIMIT).await.unwrap();
+        contract::suite(&bench, Offers::Hutch).await;
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+fn sandbox() -> CreateSandbox {
+    CreateSandbox {
+        sandbox: "0123456789abcdef".to_owned(),
+        hostname: "web".to_owned(),
+        share: true,
+        now: Some(EpochMs(1_700_000_000_123)),
+        entropy: vec![7; 32],
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_sandbox_is_prepared_the_way_that_each_agent_offers() {
+    let run = async {
+        for (bench, hutch) in [(hutch().await, true), (stock().await, false)] {
+            let details = bench.port.dial(bench.link(), LIMIT).await.unwrap();
+
+            bench.port.create_sandbox(sandbox(), LIMIT).await.unwrap();
+
+            assert_eq!(details.speaks_hutch, hutch);
+            assert_eq!(bench.guest.prepared_with(), Some(sandbox()));
+        }
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_answer_that_comes_too_late_is_a_timeout_and_the_link_goes_on() {
+    let run = async {
+        for bench in [fake().await, hutch().await, stock().await] {
+            bench.port.dial(bench.link(), LIMIT).await.unwrap();
+            let ask = bench.container(ContainerNumber(1), &["/bin/true"]);
+            bench.port.create_container(ask, LIMIT).await.unwrap();
+            bench.guest.trouble(Call::StartContainer, Trouble::Lost);
+            let container = ContainerNumber(1);
+            let start = || StartContainer { container };
+
+            let short = Duration::from_millis(200);
+            let late = bench.port.start_container(start(), short).await;
+
+            let fault = late.unwrap_err();
+            assert_eq!(fault.kind(), Kind::Timeout, "{fault}");
+            assert_eq!(bench.port.start_container(start(), LIMIT).await, Ok(()));
+        }
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_agents_refusal_keeps_its_kind_and_becomes_one_line() {
+    let run = async {
+        for kind in [
+            Kind::Exhausted,
+            Kind::Invalid,
+            Kind::Internal,
+            Kind::Unsupported,
+        ] {
+            let bench = hutch().await;
+            bench.port.dial(bench.link(), LIMIT).await.unwrap();
+            bench.guest.trouble(Call::List, Trouble::Refused(kind));
+
+            let fault = bench.port.list(ListProcesses, LIMIT).await.unwrap_err();
+
+            assert_eq!(fault.kind(), kind);
+            let line = "list processes: the agent answered: trouble in two lines";
+            assert_eq!(fault.to_string(), line);
+        }
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_request_that_no_message_can_carry_is_refused_before_it_is_sent() {
+    let run = async {
+        let bench = hutch().await;
+        bench.port.dial(bench.link(), LIMIT).await.unwrap();
+        let mut ask = bench.container(ContainerNumber(1), &["/bin/true"]);
+        ask.config_json = vec![b' '; 5 << 20];
+
+        let refused = bench.port.create_container(ask, LIMIT).await.unwrap_err();
+        let after = bench.port.list(ListProcesses, LIMIT).await;
+
+        assert_eq!(refused.kind(), Kind::Invalid, "{refused}");
+        assert_eq!(after, Ok(Vec::new()));
+    };
+    LocalSet::new().run_until(run).await;
+}
