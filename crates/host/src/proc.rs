@@ -6,10 +6,16 @@
 use crate::{Doing, Error};
 use runtime_core::ids::HostProcess;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use std::{fs, io, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A process that was there when this was made, whatever happens to its pid.
@@ -85,6 +91,10 @@ impl PidFd {
         Ok(is_it.then_some(Self { process, fd }))
     }
 
+    pub fn process(&self) -> HostProcess {
+        self.process
+    }
+
     /// A process that ended meanwhile is already so.
     ///
     /// # Errors
@@ -131,6 +141,21 @@ pub fn kill(process: HostProcess) -> Result<(), Error> {
     }
 }
 
+/// Blocks until all of them have ended, or `limit` is over: whoever asks looks again anyway.
+pub(crate) fn wait_for_all(processes: &[PidFd], limit: Duration) {
+    let deadline = Instant::now() + limit;
+    for process in processes {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut ends = [PollFd::new(&process.fd, PollFlags::IN)];
+        // Interrupted, or out of memory: the next look tells.
+        let _ = poll(&mut ends, Some(&left));
+    }
+}
+
 fn stat(pid: u32) -> Result<Option<Stat>, Error> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
     let text = match fs::read(&path) {
@@ -155,12 +180,15 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let command_end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(command_end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    let life = match fields.next()? {
-        "Z" | "X" | "x" => Life::Zombie,
+    let state = fields.next()?;
+    // The state is field 3 and was taken: fields 20 and 22 follow.
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    let life = match state {
+        // A first thread that has ended before the others is a zombie of a living process.
+        "Z" | "X" | "x" if threads <= 1 => Life::Zombie,
         _ => Life::Living,
     };
-    // The state is field 3 and was taken; field 22 is the nineteenth after it.
-    let start_time = fields.nth(18)?.parse().ok()?;
     Some(Stat { life, start_time })
 }
 
@@ -195,6 +223,17 @@ mod tests {
         assert_eq!(parsed, expected);
         assert_eq!(parse_stat(b"7 (a) S 1 7"), None);
         assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_ended_before_the_others_lives() {
+        let zombie = "7 (a) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
+        let crippled = zombie.replace(" 20 0 1 0 ", " 20 0 3 0 ");
+
+        let life = |stat: &str| parse_stat(stat.as_bytes()).unwrap().life;
+
+        assert_eq!(life(zombie), Life::Zombie);
+        assert_eq!(life(&crippled), Life::Living);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Every actor has at most one write in line, so this is ten thousand actors before one waits
 /// outside of it.
@@ -38,13 +38,21 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The real [`Disk`]. Dropping it answers what is in line, syncs, and gives the lock back.
 #[derive(Debug)]
 pub struct SledStore {
-    line: Option<mpsc::Sender<Request>>,
+    line: Option<mpsc::UnboundedSender<Request>>,
+    places: Arc<Semaphore>,
     figures: Arc<Mutex<Figures>>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-enum Request {
+struct Request {
+    kind: RequestKind,
+    /// Given back when the request is served.
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum RequestKind {
     Write(Write),
     Scan(Scan),
 }
@@ -85,7 +93,7 @@ pub(crate) struct Engine {
 
 impl SledStore {
     pub(crate) fn start(engine: Engine) -> Result<Self, Error> {
-        let (line, requests) = mpsc::channel(LINE_MAX);
+        let (line, requests) = mpsc::unbounded_channel();
         let figures = engine.figures.clone();
         let path = engine.path.clone();
         let thread = thread::Builder::new()
@@ -98,31 +106,43 @@ impl SledStore {
             })?;
         Ok(Self {
             line: Some(line),
+            places: Arc::new(Semaphore::new(LINE_MAX)),
             figures,
             thread: Some(thread),
         })
     }
 
-    /// Puts a request in line now if there is room, else when the future is polled.
+    /// Puts a request in line now if there is a place, else when one is free. Who waits for a
+    /// place does not keep the store from closing.
     fn ask<T: 'static>(
         &self,
-        request: Request,
+        kind: RequestKind,
         answer: oneshot::Receiver<Result<T, Error>>,
     ) -> Work<Result<T, Error>> {
-        let line = self.line.clone().expect("the line is closed by drop only");
-        let outside = match line.try_send(request) {
-            Ok(()) => None,
-            Err(mpsc::error::TrySendError::Full(request)) => Some((line, request)),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Box::pin(async { Err(Error::Closed) });
-            }
-        };
+        let line = self.line.as_ref();
+        let line = line.expect("the line is closed by drop only");
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            // A thread that is gone drops the request, and with it the answer's sender.
+            let _ = line.send(Request::new(kind, place));
+            return Box::pin(async { answer.await.unwrap_or(Err(Error::Closed)) });
+        }
+        let (line, places) = (line.downgrade(), self.places.clone());
         Box::pin(async move {
-            if let Some((line, request)) = outside {
-                line.send(request).await.map_err(|_| Error::Closed)?;
-            }
+            let place = places.acquire_owned().await.map_err(|_| Error::Closed)?;
+            let line = line.upgrade().ok_or(Error::Closed)?;
+            let _ = line.send(Request::new(kind, place));
+            drop(line);
             answer.await.unwrap_or(Err(Error::Closed))
         })
+    }
+}
+
+impl Request {
+    fn new(kind: RequestKind, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            kind,
+            _place: place,
+        }
     }
 }
 
@@ -137,12 +157,12 @@ impl Disk for SledStore {
             durability,
             answer,
         };
-        self.ask(Request::Write(write), answered)
+        self.ask(RequestKind::Write(write), answered)
     }
 
     fn scan(&self, prefix: String) -> Work<Result<Rows, Error>> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Request::Scan(Scan { prefix, answer }), answered)
+        self.ask(RequestKind::Scan(Scan { prefix, answer }), answered)
     }
 
     fn figures(&self) -> Figures {
@@ -152,6 +172,7 @@ impl Disk for SledStore {
 
 impl Drop for SledStore {
     fn drop(&mut self) {
+        self.places.close();
         drop(self.line.take());
         if let Some(thread) = self.thread.take() {
             // The thread catches its own panics; there is nothing more to learn from it.
@@ -160,7 +181,7 @@ impl Drop for SledStore {
     }
 }
 
-fn serve(mut engine: Engine, mut requests: mpsc::Receiver<Request>) {
+fn serve(mut engine: Engine, mut requests: mpsc::UnboundedReceiver<Request>) {
     let mut broken = None;
     while let Some(first) = requests.blocking_recv() {
         let group = gather(first, &mut requests);
@@ -180,13 +201,13 @@ fn serve(mut engine: Engine, mut requests: mpsc::Receiver<Request>) {
 }
 
 /// Everything that waits, up to a scan or a bound.
-fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Group {
+fn gather(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> Group {
     let mut group = Group::default();
     let mut next = Some(first);
     while let Some(request) = next.take() {
-        match request {
-            Request::Scan(scan) => group.scan = Some(scan),
-            Request::Write(write) => {
+        match request.kind {
+            RequestKind::Scan(scan) => group.scan = Some(scan),
+            RequestKind::Write(write) => {
                 group.bytes += size_bytes(&write.changes);
                 group.writes.push(write);
             }

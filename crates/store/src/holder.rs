@@ -129,6 +129,7 @@ fn lock_when_orphaned(
                 if named.as_ref().is_some_and(Holder::is_alive) || Instant::now() >= limit {
                     return Ok(Err(named));
                 }
+                // tidy: a lock that can be waited for has no limit for the wait
                 thread::sleep(ORPHANED_LOCK_POLL);
             }
         }

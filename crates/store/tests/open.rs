@@ -403,6 +403,33 @@ fn no_harm_to_any_file_loses_a_record_in_silence() {
 }
 
 #[test]
+fn more_writes_than_the_line_holds_wait_outside_and_do_not_keep_a_store_open() {
+    const WRITES: usize = 12_000;
+    let place = Place::new();
+    let opened = place.open(&V1).unwrap();
+    let ask = |n: usize| {
+        let changes = Arc::from([put(&format!("k{n:05}"), "v")]);
+        opened.store.write(changes, Durability::Kill)
+    };
+    let waiting: Vec<_> = (0..WRITES).map(ask).collect();
+
+    drop(opened);
+
+    let answers = waiting.into_iter().map(wait);
+    let written = answers.filter(Result::is_ok).count();
+    assert!((10_000..=WRITES).contains(&written), "{written}");
+    let again = place.open(&V1).unwrap();
+    assert_eq!(rows(&again.store).len(), written);
+    let ask = |n: usize| {
+        let changes = Arc::from([put(&format!("k{n:05}"), "v")]);
+        again.store.write(changes, Durability::Kill)
+    };
+    let all = futures::future::join_all((0..WRITES).map(ask));
+    assert!(wait(all).iter().all(Result::is_ok));
+    assert_eq!(rows(&again.store).len(), WRITES);
+}
+
+#[test]
 fn a_store_that_was_never_finished_is_begun_again() {
     let place = Place::new();
     fs::create_dir(place.path("store.new")).unwrap();

@@ -10,15 +10,14 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    thread,
     time::{Duration, Instant},
 };
 
 /// A process dies within milliseconds of SIGKILL unless it waits for a disk or a mount that does
 /// not answer; then it may never, and somebody has to be told.
 pub const KILL_LIMIT: Duration = Duration::from_secs(10);
-const POLL_MIN: Duration = Duration::from_millis(1);
-const POLL_MAX: Duration = Duration::from_millis(50);
+/// Members that were seen to end are gone at once; who came meanwhile is looked for after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Freeze {
@@ -35,7 +34,6 @@ impl Hierarchies {
     pub fn kill(&self, cgroup: &CgroupPath, limit: Duration) -> Result<BTreeSet<u32>, Error> {
         let deadline = Instant::now() + limit;
         let mut met = BTreeSet::new();
-        let mut poll = POLL_MIN;
         loop {
             let members = self.members(cgroup)?;
             if members.is_empty() {
@@ -54,13 +52,12 @@ impl Hierarchies {
                 });
             }
             met.extend(&members);
-            self.strike(cgroup, &members)?;
-            thread::sleep(poll);
-            poll = (poll * 2).min(POLL_MAX);
+            let struck = self.strike(cgroup, &members)?;
+            proc::wait_for_all(&struck, LOOK_AGAIN);
         }
     }
 
-    fn strike(&self, cgroup: &CgroupPath, members: &BTreeSet<u32>) -> Result<(), Error> {
+    fn strike(&self, cgroup: &CgroupPath, members: &BTreeSet<u32>) -> Result<Vec<PidFd>, Error> {
         for hierarchy in &self.0 {
             if hierarchy.version == Version::V2 {
                 // A kernel that does not know the file leaves it to the rest.
@@ -76,20 +73,19 @@ impl Hierarchies {
 
     /// A pidfd first, then a second look: a pid that is a member then is the process that the
     /// pidfd holds, or the pidfd's process is gone and the signal meets nobody.
-    fn kill_each(&self, cgroup: &CgroupPath, members: &BTreeSet<u32>) -> Result<(), Error> {
+    fn kill_each(&self, cgroup: &CgroupPath, members: &BTreeSet<u32>) -> Result<Vec<PidFd>, Error> {
         let mut targets = Vec::new();
         for &pid in members {
             if let Some(process) = proc::identify(pid)? {
-                targets.extend(PidFd::open(process)?.map(|pidfd| (pid, pidfd)));
+                targets.extend(PidFd::open(process)?);
             }
         }
         let still = self.members(cgroup)?;
-        for (pid, pidfd) in targets {
-            if still.contains(&pid) {
-                pidfd.signal(Signal::KILL)?;
-            }
+        targets.retain(|pidfd| still.contains(&pidfd.process().pid));
+        for pidfd in &targets {
+            pidfd.signal(Signal::KILL)?;
         }
-        Ok(())
+        Ok(targets)
     }
 
     /// As well as it goes: a host without a freezer only takes more rounds.

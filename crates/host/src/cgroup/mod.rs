@@ -150,6 +150,7 @@ impl Hierarchies {
                         limit,
                     });
                 }
+                // tidy: v1 gives no sign when the last member of a cgroup has gone
                 thread::sleep(POLL);
             }
         }
