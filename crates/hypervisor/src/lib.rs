@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod error;
+pub mod fake;
 pub mod port;
 pub mod process;
 pub mod qemu;

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub struct LaunchPlan {
     pub spec: VmSpec,
     pub ports: PortPlan,
+    /// How many devices can be plugged into the running VM.
+    pub slots: u32,
 }
 
 /// How many stream ports there are. Used where the channel is serial ports.
@@ -96,7 +98,9 @@ pub trait Vmm {
     /// Adds stream port `number` to a running VM.
     fn add_stream(&self, uid: SandboxUid, number: u32) -> Work<Result<(), Error>>;
 
-    fn attach_block(&self, uid: SandboxUid, block: BlockSpec) -> Work<Result<(), Error>>;
+    /// Plugs a block device into `slot`, which nothing else occupies.
+    fn attach_block(&self, uid: SandboxUid, slot: u32, block: BlockSpec)
+    -> Work<Result<(), Error>>;
 
     /// Answers when guest and VMM have let go of it.
     fn detach_block(&self, uid: SandboxUid, serial: String) -> Work<Result<(), Error>>;

@@ -159,6 +159,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_killed_child_is_reaped_with_its_signal() {
+        #[expect(
+            clippy::zombie_processes,
+            reason = "what is tested is that it is reaped"
+        )]
         let child = sleeper();
         let held = Held::child(child.id()).unwrap();
 

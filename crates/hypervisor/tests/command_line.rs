@@ -1,6 +1,8 @@
 //! What QEMU is started with, word for word. `HUTCH_GOLDEN=write` renews the files after a change
 //! that was meant; read the difference before committing it.
 
+#![allow(clippy::unwrap_used)]
+
 use hypervisor::{
     error::InvalidSpec,
     port::{LaunchPlan, PortPlan},
@@ -35,6 +37,7 @@ fn plan() -> LaunchPlan {
             blocks: Vec::new(),
         },
         ports: PortPlan { cold: 2, max: 30 },
+        slots: 2,
     }
 }
 
@@ -135,7 +138,8 @@ fn a_comma_in_a_path_does_not_become_an_option() {
 #[test]
 fn a_wish_that_no_command_line_can_express_is_refused_by_name() {
     type Spoil = fn(&mut LaunchPlan);
-    let wishes: [(Spoil, &str); 13] = [
+    let wishes: [(Spoil, &str); 14] = [
+        (|p| p.slots = 33, "number of slots is 33; 0 to 32"),
         (
             |p| p.spec.vcpus = 0,
             "number of vcpus is 0; 1 to 240 is expected",

@@ -2,7 +2,7 @@
 
 use crate::{
     error::InvalidSpec,
-    qemu::command_line::{BRIDGE, text},
+    qemu::command_line::{slot_bus, text},
 };
 use runtime_core::hypervisor::{BlockSpec, MachineType};
 use serde_json::{Value, json};
@@ -60,21 +60,29 @@ pub fn node(block: &BlockSpec, backing: Backing) -> Result<Value, InvalidSpec> {
     }))
 }
 
-/// The device. Errors go to the guest: QEMU's default would stop the whole VM on a full disk.
-pub fn device(block: &BlockSpec, machine: MachineType) -> Value {
-    let mut device = json!({
-        "driver": match machine {
-            MachineType::Q35 => "virtio-blk-pci",
-            MachineType::Microvm => "virtio-blk-device",
-        },
+/// The device of a block that is there from the start, and stays.
+pub fn boot_device(block: &BlockSpec, machine: MachineType) -> Value {
+    match machine {
+        MachineType::Q35 => device(block, "virtio-blk-pci"),
+        MachineType::Microvm => device(block, "virtio-blk-device"),
+    }
+}
+
+/// The device of a block that comes later.
+pub fn slot_device(block: &BlockSpec, slot: u32) -> Value {
+    let mut device = device(block, "virtio-blk-pci");
+    device["bus"] = slot_bus(slot).into();
+    device
+}
+
+/// Errors go to the guest: QEMU's default would stop the whole VM on a full disk.
+fn device(block: &BlockSpec, driver: &str) -> Value {
+    json!({
+        "driver": driver,
         "id": device_id(&block.serial),
         "drive": node_name(&block.serial),
         "serial": block.serial,
         "werror": "report",
         "rerror": "report",
-    });
-    if machine == MachineType::Q35 {
-        device["bus"] = BRIDGE.into();
-    }
-    device
+    })
 }

@@ -164,7 +164,7 @@ impl Qemu {
         Ok(())
     }
 
-    async fn plug_block(self, uid: SandboxUid, wish: BlockSpec) -> Result<(), Error> {
+    async fn plug_block(self, uid: SandboxUid, slot: u32, wish: BlockSpec) -> Result<(), Error> {
         let (machine, session) = self.session(uid)?;
         hotpluggable(machine, &wish.serial)?;
         block::check_serial(&wish.serial).map_err(Error::Spec)?;
@@ -192,7 +192,7 @@ impl Qemu {
         let node: q::BlockdevOptions = typed("blockdev-add", node).map_err(failed)?;
         session.run(q::blockdev_add(node)).await.map_err(failed)?;
         let device: q::device_add =
-            typed("device_add", block::device(&wish, machine)).map_err(failed)?;
+            typed("device_add", block::slot_device(&wish, slot)).map_err(failed)?;
         if let Err(refused) = session.run(device).await {
             let _ = session.run(q::blockdev_del { node_name }).await;
             return Err(failed(refused));
@@ -272,8 +272,13 @@ impl Vmm for Qemu {
         Box::pin(self.clone().plug_stream(uid, number))
     }
 
-    fn attach_block(&self, uid: SandboxUid, block: BlockSpec) -> Work<Result<(), Error>> {
-        Box::pin(self.clone().plug_block(uid, block))
+    fn attach_block(
+        &self,
+        uid: SandboxUid,
+        slot: u32,
+        block: BlockSpec,
+    ) -> Work<Result<(), Error>> {
+        Box::pin(self.clone().plug_block(uid, slot, block))
     }
 
     fn detach_block(&self, uid: SandboxUid, serial: String) -> Work<Result<(), Error>> {

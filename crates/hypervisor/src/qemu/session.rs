@@ -243,6 +243,8 @@ impl Watch {
                 biased;
                 // A watch that fails has lost the reactor: the daemon is going down.
                 _ = held.ended() => break,
+                // The driver forgot the VM: its conversation is free for another.
+                () = self.qmp.closed() => break,
                 news = next(&self.layout, self.answer_limit, &mut events) => self.note(news),
                 _ = logs.tick() => keep_small(&self.layout).await,
             }

@@ -1,0 +1,459 @@
+//! A host that runs VMMs in memory: the port [`Vmm`] for tests and simulation.
+//!
+//! Deterministic: tokio's clock, no randomness, nothing shared with other threads. [`FakeHost`] is
+//! the world, which outlives a daemon; [`FakeVmm`] is one daemon's driver in it. Both the order and
+//! the outcome of calls can be bent through [`FakeHost::bend`]. It passes `tests/contract.rs`.
+
+use crate::{
+    error::{Error, QmpError},
+    port::{Exit, ExitHow, LaunchPlan, Vmm},
+};
+use runtime_core::{
+    hypervisor::{Accelerator, BlockSpec, MachineType},
+    ids::{HostProcess, SandboxUid},
+    kit::Work,
+    premises::Cgroup,
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// What a real VMM takes, roughly, on a quiet host.
+const SPAWN: Duration = Duration::from_millis(5);
+const ANSWER: Duration = Duration::from_millis(40);
+const COMMAND: Duration = Duration::from_millis(1);
+const RELEASE: Duration = Duration::from_millis(400);
+
+/// As the real driver's.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// A call of the port, as the one who bends it sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    Spawn,
+    Connect,
+    Find,
+    Kill,
+    AddStream,
+    AttachBlock,
+    DetachBlock,
+    Pause,
+    Resume,
+}
+
+/// What becomes of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fate {
+    /// Added to what the call takes.
+    pub delay: Duration,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Outcome {
+    #[default]
+    AsAsked,
+    /// Nothing happens, and the call fails.
+    Fails,
+    /// For [`Call::Connect`]: the VMM is alive and mute.
+    Mute,
+}
+
+type Bend = Box<dyn FnMut(SandboxUid, Call) -> Fate>;
+
+/// The world: every VMM process, whoever started it.
+#[derive(Clone)]
+pub struct FakeHost(Rc<World>);
+
+struct World {
+    processes: RefCell<BTreeMap<HostProcess, Process>>,
+    bend: RefCell<Bend>,
+    pids_issued: RefCell<u32>,
+}
+
+struct Process {
+    plan: LaunchPlan,
+    streams: BTreeSet<u32>,
+    /// By slot.
+    blocks: BTreeMap<u32, String>,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeHost {
+    pub fn new() -> Self {
+        Self(Rc::new(World {
+            processes: RefCell::default(),
+            bend: RefCell::new(Box::new(|_, _| Fate::default())),
+            pids_issued: RefCell::new(1000),
+        }))
+    }
+
+    /// A daemon's driver in this world; it knows nothing of what others started.
+    pub fn driver(&self) -> FakeVmm {
+        FakeVmm {
+            host: self.clone(),
+            vms: Rc::default(),
+        }
+    }
+
+    /// From now on `bend` says what becomes of each call.
+    pub fn bend(&self, bend: impl FnMut(SandboxUid, Call) -> Fate + 'static) {
+        *self.0.bend.borrow_mut() = Box::new(bend);
+    }
+
+    /// Every VMM that lives, for those who look for leaks.
+    pub fn live(&self) -> Vec<(SandboxUid, HostProcess)> {
+        let processes = self.0.processes.borrow();
+        let live = processes.iter().filter(|(_, p)| p.exit.borrow().is_none());
+        live.map(|(process, p)| (p.plan.spec.uid, *process))
+            .collect()
+    }
+
+    /// The stream ports of a live VM.
+    pub fn streams(&self, uid: SandboxUid) -> BTreeSet<u32> {
+        let streams = self.with_live(uid, |process| process.streams.clone());
+        streams.unwrap_or_default()
+    }
+
+    /// The serials of what was plugged into a live VM.
+    pub fn blocks(&self, uid: SandboxUid) -> BTreeSet<String> {
+        let blocks = self.with_live(uid, |process| process.blocks.values().cloned().collect());
+        blocks.unwrap_or_default()
+    }
+
+    /// Ends the VMM of a sandbox as `how` says; one that is gone stays as it is.
+    pub fn end(&self, uid: SandboxUid, how: ExitHow) {
+        self.end_where(how, |process| process.plan.spec.uid == uid);
+    }
+
+    /// What clearing a cgroup does to the VMMs in it.
+    pub fn kill_cgroup(&self, cgroup: &Cgroup) {
+        let of = |process: &Process| process.plan.spec.cgroup == *cgroup;
+        self.end_where(ExitHow::Signal(libc::SIGKILL), of);
+    }
+
+    /// The host restarts: nothing lives.
+    pub fn restart(&self) {
+        self.end_where(ExitHow::Unknown, |_| true);
+        self.0.processes.borrow_mut().clear();
+    }
+
+    fn end_where(&self, how: ExitHow, which: impl Fn(&Process) -> bool) {
+        let processes = self.0.processes.borrow();
+        for process in processes.values().filter(|process| which(process)) {
+            process.exit.send_if_modified(|exit| {
+                let lives = exit.is_none();
+                if lives {
+                    *exit = Some(words(how));
+                }
+                lives
+            });
+        }
+    }
+
+    fn with_live<T>(&self, uid: SandboxUid, look: impl FnOnce(&mut Process) -> T) -> Option<T> {
+        let mut processes = self.0.processes.borrow_mut();
+        let mut live = processes
+            .values_mut()
+            .filter(|p| p.plan.spec.uid == uid && p.exit.borrow().is_none());
+        live.next().map(look)
+    }
+
+    fn fate(&self, uid: SandboxUid, call: Call) -> Fate {
+        (self.0.bend.borrow_mut())(uid, call)
+    }
+
+    fn begin(&self, plan: &LaunchPlan) -> (HostProcess, watch::Receiver<Option<Exit>>) {
+        let mut issued = self.0.pids_issued.borrow_mut();
+        *issued += 1;
+        let process = HostProcess {
+            pid: *issued,
+            start_time: u64::from(*issued) * 10,
+        };
+        let exit = watch::Sender::new(None);
+        let receiver = exit.subscribe();
+        let begun = Process {
+            plan: plan.clone(),
+            streams: (1..=plan.ports.cold).collect(),
+            blocks: BTreeMap::new(),
+            exit,
+        };
+        self.0.processes.borrow_mut().insert(process, begun);
+        (process, receiver)
+    }
+}
+
+fn words(how: ExitHow) -> Exit {
+    Exit {
+        how,
+        console: format!("fake guest: {how}"),
+        stderr: format!("fake vmm: {how}"),
+    }
+}
+
+/// One daemon's driver.
+#[derive(Clone)]
+pub struct FakeVmm {
+    host: FakeHost,
+    vms: Rc<RefCell<BTreeMap<SandboxUid, Known>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    process: Option<HostProcess>,
+    accelerator: Accelerator,
+    machine: MachineType,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Known {
+    fn lives(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
+    async fn ended(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        let ended = exit.wait_for(Option::is_some).await;
+        let ended = ended.map(|exit| exit.clone()).ok().flatten();
+        ended.unwrap_or_else(|| words(ExitHow::Unknown))
+    }
+}
+
+impl FakeVmm {
+    fn known(&self, uid: SandboxUid) -> Result<Known, Error> {
+        let known = self.vms.borrow().get(&uid).cloned();
+        known.ok_or(Error::Unknown { uid })
+    }
+
+    fn keep(
+        &self,
+        plan: &LaunchPlan,
+        process: Option<HostProcess>,
+        exit: watch::Receiver<Option<Exit>>,
+    ) {
+        let known = Known {
+            process,
+            accelerator: plan.spec.accelerator,
+            machine: plan.spec.machine,
+            exit,
+        };
+        self.vms.borrow_mut().insert(plan.spec.uid, known);
+    }
+
+    /// A call that changes a live VM: as a QMP command would.
+    fn change(
+        &self,
+        uid: SandboxUid,
+        call: Call,
+        takes: Duration,
+        verb: &'static str,
+        change: impl FnOnce(&mut Process) + 'static,
+    ) -> Work<Result<(), Error>> {
+        let vmm = self.clone();
+        let fate = self.host.fate(uid, call);
+        Box::pin(async move {
+            vmm.known(uid)?;
+            sleep(takes + fate.delay).await;
+            let source = match fate.outcome {
+                Outcome::AsAsked | Outcome::Mute => match vmm.host.with_live(uid, change) {
+                    Some(()) => return Ok(()),
+                    None => QmpError::Closed,
+                },
+                Outcome::Fails => refused(verb),
+            };
+            Err(Error::Qmp { verb, source })
+        })
+    }
+
+    fn plugs(&self, uid: SandboxUid, device: &str) -> Result<(), Error> {
+        match self.known(uid)?.machine {
+            MachineType::Q35 => Ok(()),
+            MachineType::Microvm => Err(Error::NoHotplug {
+                machine: "microvm",
+                device: device.to_owned(),
+            }),
+        }
+    }
+}
+
+fn refused(command: &'static str) -> QmpError {
+    QmpError::Refused {
+        command,
+        reason: "as the test wished".to_owned(),
+    }
+}
+
+fn io_failure() -> io::Error {
+    io::Error::other("as the test wished")
+}
+
+impl Vmm for FakeVmm {
+    fn spawn(&self, plan: LaunchPlan) -> Work<Result<HostProcess, Error>> {
+        let vmm = self.clone();
+        let fate = self.host.fate(plan.spec.uid, Call::Spawn);
+        Box::pin(async move {
+            crate::qemu::command_line::check(&plan).map_err(Error::Spec)?;
+            sleep(SPAWN + fate.delay).await;
+            if fate.outcome == Outcome::Fails {
+                return Err(Error::Spawn {
+                    binary: "fake".into(),
+                    source: io_failure(),
+                });
+            }
+            let (process, exit) = vmm.host.begin(&plan);
+            vmm.keep(&plan, Some(process), exit);
+            Ok(process)
+        })
+    }
+
+    fn connect(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        let vmm = self.clone();
+        let fate = self.host.fate(uid, Call::Connect);
+        Box::pin(async move {
+            let known = vmm.known(uid)?;
+            let limit = ANSWER_LIMIT * known.accelerator.patience();
+            let answer = match fate.outcome {
+                Outcome::AsAsked => ANSWER + fate.delay,
+                Outcome::Fails | Outcome::Mute => Duration::MAX,
+            };
+            tokio::select! {
+                biased;
+                exit = known.ended() => Err(Error::EndedEarly {
+                    status: exit.how.to_string(),
+                    stderr: exit.stderr,
+                }),
+                late = timeout(limit, sleep(answer)) => late.map_err(|_| Error::NoAnswer {
+                    accelerator: known.accelerator,
+                    limit,
+                    console: words(ExitHow::Unknown).console,
+                    source: QmpError::Timeout { command: "greeting", limit },
+                }),
+            }
+        })
+    }
+
+    fn find(
+        &self,
+        plan: LaunchPlan,
+        recorded: Option<HostProcess>,
+    ) -> Work<Result<Option<HostProcess>, Error>> {
+        let vmm = self.clone();
+        let uid = plan.spec.uid;
+        let fate = self.host.fate(uid, Call::Find);
+        Box::pin(async move {
+            sleep(COMMAND + fate.delay).await;
+            if fate.outcome == Outcome::Fails {
+                return Err(Error::Open {
+                    what: "cgroup",
+                    path: plan.spec.cgroup.0.into(),
+                    source: io_failure(),
+                });
+            }
+            if let Ok(known) = vmm.known(uid) {
+                return Ok(known.process.filter(|_| known.lives()));
+            }
+            let found = {
+                let processes = vmm.host.0.processes.borrow();
+                let mut ours = processes.iter().filter(|(process, p)| {
+                    let wanted = recorded.is_none_or(|recorded| recorded == **process);
+                    p.plan.spec.uid == uid && p.exit.borrow().is_none() && wanted
+                });
+                ours.next().map(|(id, p)| (*id, p.exit.subscribe()))
+            };
+            let process = found.as_ref().map(|(process, _)| *process);
+            let gone = || watch::channel(Some(words(ExitHow::Unknown))).1;
+            let exit = found.map_or_else(gone, |(_, exit)| exit);
+            vmm.keep(&plan, process, exit);
+            Ok(process)
+        })
+    }
+
+    fn ended(&self, uid: SandboxUid) -> Work<Exit> {
+        let known = self.known(uid);
+        Box::pin(async move {
+            match known {
+                Ok(known) => known.ended().await,
+                Err(_) => words(ExitHow::Unknown),
+            }
+        })
+    }
+
+    fn kill(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        let vmm = self.clone();
+        let fate = self.host.fate(uid, Call::Kill);
+        Box::pin(async move {
+            let known = vmm.known(uid)?;
+            sleep(COMMAND + fate.delay).await;
+            match (fate.outcome, known.process) {
+                (Outcome::Fails, Some(process)) if known.lives() => Err(Error::Unkillable {
+                    process,
+                    limit: Duration::ZERO,
+                }),
+                (_, _) => {
+                    vmm.host.end(uid, ExitHow::Signal(libc::SIGKILL));
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn forget(&self, uid: SandboxUid) {
+        self.vms.borrow_mut().remove(&uid);
+    }
+
+    fn add_stream(&self, uid: SandboxUid, number: u32) -> Work<Result<(), Error>> {
+        let add = move |process: &mut Process| {
+            process.streams.insert(number);
+        };
+        self.change(uid, Call::AddStream, COMMAND * 4, "add stream port", add)
+    }
+
+    fn attach_block(
+        &self,
+        uid: SandboxUid,
+        slot: u32,
+        block: BlockSpec,
+    ) -> Work<Result<(), Error>> {
+        if let Err(refused) = self.plugs(uid, &block.serial) {
+            return Box::pin(async move { Err(refused) });
+        }
+        let plug = move |process: &mut Process| {
+            let occupant = process.blocks.insert(slot, block.serial.clone());
+            let free = occupant.is_none_or(|serial| serial == block.serial);
+            assert!(free, "slot {slot} was occupied");
+        };
+        self.change(uid, Call::AttachBlock, COMMAND * 4, "plug block", plug)
+    }
+
+    fn detach_block(&self, uid: SandboxUid, serial: String) -> Work<Result<(), Error>> {
+        if let Err(refused) = self.plugs(uid, &serial) {
+            return Box::pin(async move { Err(refused) });
+        }
+        let unplug = move |process: &mut Process| {
+            process.blocks.retain(|_, occupant| *occupant != serial);
+        };
+        self.change(uid, Call::DetachBlock, RELEASE, "unplug block", unplug)
+    }
+
+    fn pause(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        self.change(uid, Call::Pause, COMMAND, "pause vm", |_| {})
+    }
+
+    fn resume(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
+        self.change(uid, Call::Resume, COMMAND, "resume vm", |_| {})
+    }
+}
