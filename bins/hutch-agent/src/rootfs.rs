@@ -12,7 +12,7 @@ use nix::{
     sys::statfs::statfs,
 };
 use std::{
-    fs, io,
+    fs,
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
     time::Duration,
@@ -101,7 +101,10 @@ fn below(root: &Path, path: &Path) -> Result<PathBuf, Error> {
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
     if !plain || path.as_os_str().is_empty() || path.as_os_str().len() > PATH_MAX {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput)).doing(step);
+        return Err(Error::Invalid {
+            what: step(),
+            why: "is not a plain path below it",
+        });
     }
     let open = |from: &OwnedFd, path: &Path| {
         let how = OpenHow::new()
@@ -124,11 +127,9 @@ pub async fn disk(serial: &str) -> Result<PathBuf, Error> {
         && serial.len() <= SERIAL_MAX
         && serial.bytes().all(|byte| byte.is_ascii_graphic());
     if !known {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput)).doing(|| {
-            format!(
-                "find disk {:?}",
-                serial.chars().take(32).collect::<String>()
-            )
+        return Err(Error::Invalid {
+            what: format!("disk {:?}", serial.chars().take(32).collect::<String>()),
+            why: "is not a serial number",
         });
     }
     let find = || find_disk(Path::new("/sys/block"), serial);

@@ -31,9 +31,8 @@ impl Link {
         let path = vm.socket("c");
         until(LIMIT, || path.exists().then_some(())).unwrap();
         let port = UnixStream::connect(&path).await.unwrap();
-        let nonce = Nonce([SESSIONS.fetch_add(1, Ordering::Relaxed); 16]);
         let (near, far) = duplex(65_536);
-        tokio::spawn(carry(port, ControlHost::new(nonce, padding), near));
+        tokio::spawn(carry(port, ControlHost::new(nonce(), padding), near));
         let client = Client::new(Socket::new(far));
         Self {
             health: HealthClient::new(client.clone()),
@@ -41,6 +40,11 @@ impl Link {
             agent: AgentClient::new(client),
         }
     }
+}
+
+/// One that no other session of this run has.
+pub fn nonce() -> Nonce {
+    Nonce([SESSIONS.fetch_add(1, Ordering::Relaxed); 16])
 }
 
 /// The deadline of every call.

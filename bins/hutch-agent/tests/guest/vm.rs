@@ -137,10 +137,6 @@ impl Vm {
         path
     }
 
-    pub fn unplug_port(&self, name: &str) {
-        self.qmp("device_del", json!({"id": format!("d-{name}")}));
-    }
-
     /// Waits for the guest to switch itself off.
     pub fn ended(&mut self) -> bool {
         until(LIMIT, || self.qemu.try_wait().unwrap()).is_some()
@@ -165,8 +161,7 @@ impl Drop for Vm {
 /// Starts the daemon that exports a folder, and adds its device.
 fn export(folder: &Path, socket: &Path, command: &mut Command) -> Child {
     let daemon = Command::new("/usr/lib/qemu/virtiofsd")
-        .arg("--socket-path")
-        .arg(socket)
+        .arg(format!("--socket-path={}", socket.display()))
         .args(["-o", &format!("source={}", folder.display())])
         .args(["-o", "sandbox=chroot"])
         .stdin(Stdio::null())
