@@ -36,18 +36,15 @@ pub fn all(workspace: &Workspace) -> Result<Binaries> {
     Ok(Binaries {
         hutch: host.join("hutch"),
         hutchd: host.join("hutchd"),
-        relay: standalone(workspace, "hutch-relay", &[])?,
+        relay: standalone(workspace, "hutch-relay")?,
         agent: agent(workspace)?,
     })
 }
 
 /// PID 1 of the guest.
 pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
-    standalone(workspace, "hutch-agent", AGENT_FEATURES)
+    standalone(workspace, "hutch-agent")
 }
-
-/// Without it a seccomp profile could not be applied.
-const AGENT_FEATURES: &[&str] = &["libseccomp"];
 
 /// The channel contract on AF_VSOCK, as a program to put into a guest.
 pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
@@ -65,14 +62,9 @@ pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 /// A static program whose bytes do not depend on where the checkout or cargo's folder lie.
-fn standalone(workspace: &Workspace, package: &str, features: &[&str]) -> Result<PathBuf> {
+fn standalone(workspace: &Workspace, package: &str) -> Result<PathBuf> {
     eprintln!("building {package} (static)");
-    let mut cargo = static_build(workspace)?;
-    cargo.args(["--package", package]);
-    if !features.is_empty() {
-        cargo.args(["--features", &features.join(",")]);
-    }
-    command::run(&mut cargo)?;
+    command::run(static_build(workspace)?.args(["--package", package]))?;
     Ok(static_folder(workspace).join(package))
 }
 

@@ -58,6 +58,8 @@ enum Verb {
     GuestKernel,
     /// Build the static agent and the initramfs around it, into the cache; prints its path
     GuestImage,
+    /// Build a program of others that guests need beside them on the host, into the cache; prints its path
+    Program { name: programs::Name },
     /// Check what compiler and clippy do not: sizes, module heads, names, who touches what, sleeps, places, promised tests
     Tidy,
     /// Build all binaries (release; agent and relay static) and print their paths
@@ -93,6 +95,10 @@ fn perform(verb: Verb) -> Result<ExitCode> {
             setup::ensure(&[setup::PROGRAMS])?;
             let agent = build::agent(&workspace)?;
             println!("{}", image::ensure(&Cache::open()?, &agent)?.display());
+        }
+        Verb::Program { name } => {
+            let path = programs::ensure(&workspace, &Cache::open()?, name.program())?;
+            println!("{}", path.display());
         }
         Verb::Tidy => {
             if !tidy::run(&workspace)? {

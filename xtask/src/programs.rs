@@ -24,6 +24,28 @@ pub const VIRTIOFSD: Program = Program {
     version: "1.14.0",
 };
 
+/// Gives a guest a vsock where the host has none; QEMU's tests of hybrid vsock use it, nothing else does.
+pub const VHOST_DEVICE_VSOCK: Program = Program {
+    name: "vhost-device-vsock",
+    version: "0.3.0",
+};
+
+/// By what one types.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Name {
+    Virtiofsd,
+    VhostDeviceVsock,
+}
+
+impl Name {
+    pub fn program(self) -> &'static Program {
+        match self {
+            Self::Virtiofsd => &VIRTIOFSD,
+            Self::VhostDeviceVsock => &VHOST_DEVICE_VSOCK,
+        }
+    }
+}
+
 /// The program's path; built if the cache does not have it.
 pub fn ensure(workspace: &Workspace, cache: &Cache, program: &Program) -> Result<PathBuf> {
     setup::ensure(&[setup::PROGRAMS])?;
