@@ -1,4 +1,6 @@
-//! Builds our own binaries: those of the host as cargo links them, those that stand alone as static programs.
+//! Builds our own binaries, all of them static: those of the guest must be, and one build of everything costs half of two.
+//!
+//! Their bytes do not depend on where the checkout or cargo's folder lie.
 
 use crate::{command, workspace::Workspace};
 use anyhow::{Context, Result};
@@ -14,41 +16,38 @@ const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 const FLAG_SEPARATOR: &str = "\x1f";
 /// Where Debian's libseccomp-dev puts libseccomp.a.
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+/// Always built together: cargo unites the features of what is built at once, and the same set gives the same bytes.
+const PACKAGES: &[&str] = &["hutch", "hutchd", "hutch-relay", "hutch-agent"];
 
 /// What was built, by path.
 pub struct Binaries {
     pub hutch: PathBuf,
     pub hutchd: PathBuf,
     pub relay: PathBuf,
+    /// PID 1 of the guest.
     pub agent: PathBuf,
 }
 
 /// All binaries, release profile.
 pub fn all(workspace: &Workspace) -> Result<Binaries> {
-    eprintln!("building hutch and hutchd");
-    command::run(
-        workspace
-            .cargo()
-            .args(["build", "--release", "--locked"])
-            .args(["--package", "hutch", "--package", "hutchd"]),
-    )?;
-    let host = workspace.target().join("release");
+    eprintln!("building {}", PACKAGES.join(", "));
+    let mut cargo = static_build(workspace)?;
+    for package in PACKAGES {
+        cargo.args(["--package", package]);
+    }
+    command::run(&mut cargo)?;
+    let folder = static_folder(workspace);
     Ok(Binaries {
-        hutch: host.join("hutch"),
-        hutchd: host.join("hutchd"),
-        relay: standalone(workspace, "hutch-relay")?,
-        agent: agent(workspace)?,
+        hutch: folder.join("hutch"),
+        hutchd: folder.join("hutchd"),
+        relay: folder.join("hutch-relay"),
+        agent: folder.join("hutch-agent"),
     })
-}
-
-/// PID 1 of the guest.
-pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
-    standalone(workspace, "hutch-agent")
 }
 
 /// The channel contract on AF_VSOCK, as a program to put into a guest.
 pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
-    eprintln!("building vsock_contract (static)");
+    eprintln!("building vsock_contract");
     let words = [
         "--package",
         "agent-client",
@@ -59,13 +58,6 @@ pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
     ];
     command::run(static_build(workspace)?.args(words))?;
     Ok(static_folder(workspace).join("examples/vsock_contract"))
-}
-
-/// A static program whose bytes do not depend on where the checkout or cargo's folder lie.
-fn standalone(workspace: &Workspace, package: &str) -> Result<PathBuf> {
-    eprintln!("building {package} (static)");
-    command::run(static_build(workspace)?.args(["--package", package]))?;
-    Ok(static_folder(workspace).join(package))
 }
 
 fn static_folder(workspace: &Workspace) -> PathBuf {
@@ -92,8 +84,6 @@ fn static_flags(workspace: &Workspace) -> Result<OsString> {
             .join(".cargo"),
     };
     let mut flags = OsString::from("-Ctarget-feature=+crt-static");
-    flags.push(FLAG_SEPARATOR);
-    flags.push("-Cstrip=symbols");
     for (from, to) in [
         (workspace.root(), "/hutch"),
         (&workspace.target(), "/target"),

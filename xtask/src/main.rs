@@ -56,13 +56,13 @@ enum Verb {
     Setup,
     /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
     GuestKernel,
-    /// Build the static agent and the initramfs around it, into the cache; prints its path
+    /// Build the binaries and the initramfs around the agent, into the cache; prints its path
     GuestImage,
     /// Build a program of others that guests need beside them on the host, into the cache; prints its path
     Program { name: programs::Name },
     /// Check what compiler and clippy do not: sizes, module heads, names, who touches what, sleeps, places, promised tests
     Tidy,
-    /// Build all binaries (release; agent and relay static) and print their paths
+    /// Build all binaries (release, static) and print their paths
     Build,
 }
 
@@ -93,8 +93,11 @@ fn perform(verb: Verb) -> Result<ExitCode> {
         }
         Verb::GuestImage => {
             setup::ensure(&[setup::PROGRAMS])?;
-            let agent = build::agent(&workspace)?;
-            println!("{}", image::ensure(&Cache::open()?, &agent)?.display());
+            let built = build::all(&workspace)?;
+            println!(
+                "{}",
+                image::ensure(&Cache::open()?, &built.agent)?.display()
+            );
         }
         Verb::Program { name } => {
             let path = programs::ensure(&workspace, &Cache::open()?, name.program())?;

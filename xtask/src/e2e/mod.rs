@@ -11,14 +11,17 @@ mod world;
 
 use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, workspace::Workspace};
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::Signal,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use snapshot::Snapshot;
 use std::{
     fs,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use stories::Story;
@@ -51,10 +54,15 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     apart::enter()?;
     leave_nothing_on_signals()?;
 
+    let stage = Stage {
+        fixtures,
+        evidence: workspace.target().join("e2e"),
+        settle: SETTLE,
+    };
     let mut sum = Counts::default();
     for story in chosen {
         let started = Instant::now();
-        let verdict = tell(story, &fixtures, &workspace.target().join("e2e"));
+        let verdict = stage.tell(story);
         let seconds = started.elapsed().as_secs_f32();
         match &verdict {
             Ok(()) => println!("story {} ... ok ({seconds:.1} s)", story.name),
@@ -97,28 +105,37 @@ fn alone() -> Result<File> {
     Ok(file)
 }
 
-/// One story, from an empty folder to the proof that nothing is left.
-fn tell(story: &Story, fixtures: &Fixtures, evidence: &Path) -> Result<()> {
-    let world = World::new(fixtures)?;
-    let before = Snapshot::take(world.root())?;
-    let told = catch_unwind(AssertUnwindSafe(|| (story.tell)(&world)))
-        .unwrap_or_else(|_| bail!("the story panicked"));
-    let stopped = stop_daemon(world.root());
-    let leaks = settle(world.root(), &before)?;
-    let clean = if leaks.is_empty() {
-        Ok(())
-    } else {
-        Err(anyhow::anyhow!(
-            "left behind:\n    {}",
-            leaks.join("\n    ")
-        ))
-    };
-    let verdict = told.and(stopped).and(clean);
-    if verdict.is_err() {
-        keep_evidence(&world, &evidence.join(story.name))?;
+/// Where stories are told.
+struct Stage {
+    fixtures: Fixtures,
+    /// Gets a folder per failed story.
+    evidence: PathBuf,
+    settle: Duration,
+}
+
+impl Stage {
+    /// One story, from an empty folder to the proof that nothing is left.
+    fn tell(&self, story: &Story) -> Result<()> {
+        let world = World::new(&self.fixtures)?;
+        let before = Snapshot::take(world.root())?;
+        let told = catch_unwind(AssertUnwindSafe(|| (story.tell)(&world)))
+            .unwrap_or_else(|_| bail!("the story panicked"));
+        let stopped = stop_daemon(world.root());
+        let leaks = settle(world.root(), &before, self.settle)?;
+        let mut faults: Vec<String> = [told, stopped]
+            .into_iter()
+            .filter_map(|outcome| Some(format!("{:#}", outcome.err()?)))
+            .collect();
+        faults.extend(leaks.into_iter().map(|leak| format!("left behind: {leak}")));
+        if !faults.is_empty() {
+            keep_evidence(&world, &self.evidence.join(story.name))?;
+        }
+        clear(&before, world.root())?;
+        if faults.is_empty() {
+            return Ok(());
+        }
+        bail!("{}", faults.join("\n  "))
     }
-    clear(&before, world.root())?;
-    verdict
 }
 
 fn stop_daemon(root: &Path) -> Result<()> {
@@ -129,7 +146,7 @@ fn stop_daemon(root: &Path) -> Result<()> {
 }
 
 /// What is left once everything had the time to go.
-fn settle(root: &Path, before: &Snapshot) -> Result<Vec<String>> {
+fn settle(root: &Path, before: &Snapshot, limit: Duration) -> Result<Vec<String>> {
     let mut leaks = Vec::new();
     let mut failure = None;
     wait_until(
@@ -143,7 +160,7 @@ fn settle(root: &Path, before: &Snapshot) -> Result<Vec<String>> {
                 true
             }
         },
-        SETTLE,
+        limit,
     );
     failure.map_or(Ok(leaks), Err)
 }
@@ -152,6 +169,9 @@ fn settle(root: &Path, before: &Snapshot) -> Result<Vec<String>> {
 fn clear(before: &Snapshot, root: &Path) -> Result<()> {
     apart::kill_descendants()?;
     let after = Snapshot::take(root)?;
+    for place in after.mounts_since(before) {
+        umount2(place, MntFlags::MNT_DETACH).with_context(|| format!("unmount {place}"))?;
+    }
     for cgroup in after.cgroups_since(before) {
         // One that somebody else made meanwhile may be in use, and is none of our business.
         let _ = fs::remove_dir(cgroup);
@@ -213,7 +233,123 @@ fn leave_nothing_on_signals() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::Scratch;
+    use crate::{build::Binaries, scratch::Scratch};
+    use anyhow::ensure;
+    use nix::{
+        mount::{MsFlags, mount},
+        unistd::geteuid,
+    };
+    use std::process::{Command, Stdio};
+
+    const ALONE: &str = "HUTCH_XTASK_TEST_ALONE";
+
+    /// Runs this test again in a process of its own: it ends everything below it, and other tests have children too.
+    fn in_own_process(name: &str) {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn nothing_built() -> Fixtures {
+        let nowhere = PathBuf::from("/nowhere");
+        Fixtures {
+            assets: assets::Assets {
+                folder: nowhere.clone(),
+                binaries: Binaries {
+                    hutch: nowhere.clone(),
+                    hutchd: nowhere.clone(),
+                    relay: nowhere.clone(),
+                    agent: nowhere.clone(),
+                },
+            },
+            vsock_contract: nowhere,
+        }
+    }
+
+    /// Leaves one of everything, and says that all is well.
+    fn leak(world: &World<'_>) -> Result<()> {
+        let root = world.root();
+        fs::create_dir_all(root.join("m"))?;
+        fs::write(root.join("hutchd.log"), "what the daemon said")?;
+        fs::write(root.join("record"), "")?;
+        let none = None::<&str>;
+        mount(
+            Some("none"),
+            &root.join("m"),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )?;
+        fs::create_dir(leaked_cgroup())?;
+        let status = Command::new("setsid")
+            .args(["--fork", "sleep", "4711"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(status.success());
+        Ok(())
+    }
+
+    fn leaked_cgroup() -> PathBuf {
+        let hierarchy = [
+            "/sys/fs/cgroup/cgroup.procs",
+            "/sys/fs/cgroup/unified/cgroup.procs",
+        ]
+        .into_iter()
+        .find(|file| Path::new(file).exists())
+        .unwrap();
+        let name = format!("hutch-xtask-leak-{}", std::process::id());
+        Path::new(hierarchy).with_file_name(name)
+    }
+
+    #[test]
+    fn a_story_that_leaves_one_of_everything_fails_by_name_and_is_cleared_away() {
+        if !geteuid().is_root() {
+            return;
+        }
+        if std::env::var_os(ALONE).is_none() {
+            return in_own_process(
+                "e2e::tests::a_story_that_leaves_one_of_everything_fails_by_name_and_is_cleared_away",
+            );
+        }
+        apart::enter().unwrap();
+        let scratch = Scratch::new().unwrap();
+        let stage = Stage {
+            fixtures: nothing_built(),
+            evidence: scratch.path().to_owned(),
+            settle: Duration::from_millis(50),
+        };
+
+        let text = stage
+            .tell(&Story {
+                name: "leaky",
+                tell: leak,
+            })
+            .unwrap_err()
+            .to_string();
+
+        for expected in [
+            "process ",
+            "sleep 4711",
+            "mount tmpfs on ",
+            "file record",
+            "cgroup ",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in: {text}");
+        }
+        assert!(!text.contains(" on /proc"), "a mount of before: {text}");
+        let log = fs::read_to_string(scratch.path().join("leaky/hutchd.log")).unwrap();
+        assert_eq!(log, "what the daemon said");
+        assert!(!leaked_cgroup().exists());
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        assert!(!mounts.contains("/r/m "), "{mounts}");
+        let all = process::all().unwrap();
+        let left = process::descendants(&all, nix::unistd::Pid::this());
+        assert!(left.iter().all(|process| process.is_dead), "{left:?}");
+    }
 
     #[test]
     fn what_goes_by_itself_is_no_leak_and_what_stays_is() {
@@ -228,7 +364,7 @@ mod tests {
             fs::remove_file(going).unwrap();
         });
 
-        let leaks: Vec<String> = settle(&root, &before)
+        let leaks: Vec<String> = settle(&root, &before, SETTLE)
             .unwrap()
             .into_iter()
             .filter(|leak| leak.starts_with("file"))

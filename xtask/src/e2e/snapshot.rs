@@ -26,7 +26,8 @@ pub struct Snapshot {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Thing {
-    Mount(String),
+    // The point first: things are ordered by it.
+    Mount { point: String, kind: String },
     NetworkNamespace(String),
     Link(String),
     Cgroup(String),
@@ -50,7 +51,10 @@ impl Snapshot {
             .map(Thing::Cgroup);
         let things = mounts
             .iter()
-            .map(|mount| Thing::Mount(format!("{} on {}", mount.kind, mount.point)))
+            .map(|mount| Thing::Mount {
+                kind: mount.kind.to_owned(),
+                point: mount.point.to_owned(),
+            })
             .chain(names("/run/netns").into_iter().map(Thing::NetworkNamespace))
             .chain(
                 links(&read("/proc/thread-self/net/dev")?)
@@ -77,32 +81,44 @@ impl Snapshot {
             .iter()
             .filter(|(identity, _)| !before.processes.contains_key(identity))
             .map(|(identity, command)| format!("process {}: {command}", identity.pid));
-        let things = self
-            .things
-            .iter()
-            .filter(|(thing, count)| **count > before.things.get(thing).copied().unwrap_or(0))
-            .map(|(thing, _)| thing.to_string());
+        let things = self.new_things(before).map(Thing::to_string);
         processes.chain(things).collect()
     }
 
     /// The cgroups that were not there `before`, inner ones first.
     pub fn cgroups_since(&self, before: &Self) -> Vec<&str> {
-        self.things
-            .keys()
-            .rev()
-            .filter(|thing| !before.things.contains_key(thing))
+        self.new_things(before)
             .filter_map(|thing| match thing {
                 Thing::Cgroup(path) => Some(path.as_str()),
                 _ => None,
             })
             .collect()
     }
+
+    /// Where something is mounted that was not there `before`, inner ones first.
+    pub fn mounts_since(&self, before: &Self) -> Vec<&str> {
+        self.new_things(before)
+            .filter_map(|thing| match thing {
+                Thing::Mount { point, .. } => Some(point.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// In falling order, so that what lies in something comes before it.
+    fn new_things(&self, before: &Self) -> impl Iterator<Item = &Thing> {
+        self.things
+            .iter()
+            .rev()
+            .filter(|(thing, count)| **count > before.things.get(thing).copied().unwrap_or(0))
+            .map(|(thing, _)| thing)
+    }
 }
 
 impl std::fmt::Display for Thing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (kind, name) = match self {
-            Self::Mount(name) => ("mount", name),
+            Self::Mount { kind, point } => return write!(f, "mount {kind} on {point}"),
             Self::NetworkNamespace(name) => ("network namespace", name),
             Self::Link(name) => ("link", name),
             Self::Cgroup(name) => ("cgroup", name),
@@ -300,14 +316,21 @@ mod tests {
         );
     }
 
+    fn on_x() -> Thing {
+        Thing::Mount {
+            kind: "tmpfs".into(),
+            point: "/x".into(),
+        }
+    }
+
     #[test]
     fn a_second_mount_on_the_same_place_is_a_leak() {
         let one = Snapshot {
-            things: BTreeMap::from([(Thing::Mount("tmpfs on /x".into()), 1)]),
+            things: BTreeMap::from([(on_x(), 1)]),
             ..Snapshot::default()
         };
         let two = Snapshot {
-            things: BTreeMap::from([(Thing::Mount("tmpfs on /x".into()), 2)]),
+            things: BTreeMap::from([(on_x(), 2)]),
             ..Snapshot::default()
         };
 
