@@ -1,1 +1,122 @@
-fn main() {}
+//! Stands for one process of a guest on the host: has its files, gets its signals and ends with its
+//! exit code. Started by `hutch create` and `hutch exec --detach`; waited for by whoever supervises
+//! the pid file.
+
+mod args;
+
+use args::Args;
+use hutch_relay::daemon::{Daemon, Process};
+use hutch_relay::{Outcome, Relay, Session, Stdio, StreamAddress, VM_LOST};
+use std::error::Error;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::exit;
+use std::time::Duration;
+use stream::Padding;
+
+/// A daemon that is being restarted may take so long until it knows us.
+const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+
+/// The exit code does not wait longer for the daemon than this.
+const EXITED_LIMIT: Duration = Duration::from_secs(1);
+
+/// When the VM is gone, the daemon learns it within a second or two; it may be being restarted.
+const LOST_LIMIT: Duration = Duration::from_secs(10);
+
+fn main() {
+    // A caller that already leads a session for us is fine.
+    let _ = rustix::process::setsid();
+    let args = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(wrong) => {
+            eprintln!("hutch-relay: {wrong}");
+            exit(i32::from(VM_LOST));
+        }
+    };
+    let mut caller = args.ready_fd.and_then(inherited).map(File::from);
+    let daemon = Daemon {
+        socket: args.hutchd.clone(),
+        process: Process {
+            namespace: args.namespace.clone(),
+            container_id: args.container.clone(),
+            exec_id: args.exec.clone(),
+        },
+    };
+    let code = match stand(&args, &daemon, &mut caller) {
+        Ok(Outcome::Exited(code)) => code,
+        Ok(Outcome::Lost) => daemon.exit_of(LOST_LIMIT).unwrap_or(VM_LOST),
+        Err(error) => {
+            // Nothing has exited but us; a daemon that knows us sees that.
+            tell(&mut caller, &chain(&*error));
+            exit(i32::from(VM_LOST));
+        }
+    };
+    // The daemon hears of it from the guest too; the code waits for nobody.
+    let _ = daemon.exited(code, EXITED_LIMIT);
+    exit(i32::from(code));
+}
+
+fn stand(
+    args: &Args,
+    daemon: &Daemon,
+    caller: &mut Option<File>,
+) -> Result<Outcome, Box<dyn Error>> {
+    let inherited = hutch_relay::take_stdio()?;
+    let stdio = match &args.console_socket {
+        Some(path) => {
+            drop(inherited);
+            Stdio::terminal(hutch_relay::open_console(path)?)?
+        }
+        None => inherited,
+    };
+    let stream = StreamAddress {
+        socket: args.stream.clone(),
+        connect_port: args.connect_port,
+    };
+    let relay = Relay::open(Session {
+        terminal: args.terminal,
+        resume: args.resume,
+        stdin_from: args.stdin_from,
+        padding: if args.fresh {
+            Padding::None
+        } else {
+            Padding::Full
+        },
+        ..Session::new(stream, stdio, args.answer_limit)
+    })?;
+    daemon.attach(ATTACH_LIMIT)?;
+    tell(caller, "ready");
+    Ok(relay.run()?.outcome)
+}
+
+/// Says it once, and closes: a caller reads to the end.
+fn tell(caller: &mut Option<File>, text: &str) {
+    if let Some(mut caller) = caller.take() {
+        // A caller that has gone does not need to know.
+        let _ = caller.write_all(text.as_bytes());
+    }
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// A descriptor that the caller left open for us, by its number; none of ours has it.
+#[allow(unsafe_code)]
+fn inherited(number: i32) -> Option<OwnedFd> {
+    // SAFETY: fcntl looks at a number and changes nothing; above 2 and open, before we opened any
+    // file, means that the caller meant it for us alone.
+    unsafe {
+        let is_open = number > 2 && libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == 0;
+        is_open.then(|| OwnedFd::from_raw_fd(number))
+    }
+}

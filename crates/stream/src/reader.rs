@@ -128,9 +128,16 @@ impl Reader {
         }
     }
 
-    /// There is a connection: greets the guest. `nonce` is fresh random bytes.
+    /// There is a connection: greets the guest. `nonce` is fresh random bytes. What came before and
+    /// was not taken will come again.
     pub fn connected(&mut self, nonce: Nonce, padding: Padding) {
         self.disconnected();
+        self.stdout.forget_untaken();
+        self.stderr.forget_untaken();
+        self.exit = match self.exit {
+            Exit::Unknown | Exit::Received { .. } => Exit::Unknown,
+            Exit::Shown { code } | Exit::Acknowledged { code } => Exit::Shown { code },
+        };
         let resume = match self.origin {
             Origin::Wanted { resume, .. } => resume,
             Origin::Settled => Resume::At {
@@ -152,16 +159,10 @@ impl Reader {
         };
     }
 
-    /// The connection is gone. What came and was not taken will come again.
+    /// The connection is gone. What came can still be taken: there may never be another one.
     pub fn disconnected(&mut self) {
         self.session = Session::Apart;
         self.outgoing.clear();
-        self.stdout.forget_untaken();
-        self.stderr.forget_untaken();
-        self.exit = match self.exit {
-            Exit::Unknown | Exit::Received { .. } => Exit::Unknown,
-            Exit::Shown { code } | Exit::Acknowledged { code } => Exit::Shown { code },
-        };
     }
 
     pub fn is_established(&self) -> bool {

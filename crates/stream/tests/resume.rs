@@ -183,6 +183,21 @@ fn an_exit_does_not_show_before_the_output_was_taken() {
 }
 
 #[test]
+fn what_came_before_the_vm_died_can_still_be_taken_and_the_exit_shows() {
+    let mut world = settled();
+    world.write_output(Channel::Stdout, 1000);
+    world.exit();
+    world.carry(usize::MAX);
+    world.deliver(usize::MAX);
+
+    world.reader.disconnected();
+    world.take_output(Channel::Stdout, 1000);
+
+    assert_eq!(world.stdout.taken, 1000);
+    assert_eq!(world.exits, 1);
+}
+
+#[test]
 fn stdin_ends_after_its_last_byte_also_over_a_reconnect() {
     let mut world = settled();
     world.write_stdin(100_000);

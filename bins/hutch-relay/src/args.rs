@@ -1,0 +1,186 @@
+//! The arguments of `hutch-relay`. It is started by programs, not by people.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+use stream::{Resume, StdinFrom};
+
+/// How long the guest may take to answer unless the caller knows better: an emulated guest on a
+/// busy host is slow.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Args {
+    pub stream: PathBuf,
+    pub connect_port: u32,
+    pub hutchd: PathBuf,
+    pub namespace: String,
+    pub container: String,
+    /// Empty: the init.
+    pub exec: String,
+    pub terminal: bool,
+    pub console_socket: Option<PathBuf>,
+    /// A successor knows what its predecessor had written out, and how much of stdin it had read.
+    pub resume: Resume,
+    pub stdin_from: StdinFrom,
+    /// Nobody has written to this stream before.
+    pub fresh: bool,
+    pub answer_limit: Duration,
+    /// Gets the word "ready", or why it did not come to that.
+    pub ready_fd: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WrongArgs {
+    #[error("unknown argument {0:?}")]
+    Unknown(String),
+    #[error("argument {0} has no value")]
+    NoValue(String),
+    #[error("argument {name} has the value {value:?}, which it cannot have")]
+    BadValue { name: String, value: String },
+    #[error("argument {0} is missing")]
+    Missing(&'static str),
+}
+
+#[derive(Default)]
+struct Found {
+    stream: Option<PathBuf>,
+    hutchd: Option<PathBuf>,
+    container: Option<String>,
+    answer_ms: Option<u64>,
+    stdout_from: Option<u64>,
+    stderr_from: Option<u64>,
+}
+
+impl Args {
+    /// `args` are those after the name of the program.
+    ///
+    /// # Errors
+    /// Names the first argument that is wrong.
+    pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, WrongArgs> {
+        let mut args = args.map(|arg| {
+            arg.into_string()
+                .map_err(|arg| arg.to_string_lossy().into_owned())
+        });
+        let mut found = Found::default();
+        let mut parsed = Self {
+            stream: PathBuf::new(),
+            connect_port: 0,
+            hutchd: PathBuf::new(),
+            namespace: "default".to_owned(),
+            container: String::new(),
+            exec: String::new(),
+            terminal: false,
+            console_socket: None,
+            resume: Resume::Acked,
+            stdin_from: StdinFrom::Next,
+            fresh: false,
+            answer_limit: ANSWER_LIMIT,
+            ready_fd: None,
+        };
+        while let Some(arg) = args.next() {
+            let name = arg.map_err(WrongArgs::Unknown)?;
+            match name.as_str() {
+                "--terminal" => parsed.terminal = true,
+                "--fresh" => parsed.fresh = true,
+                _ => {
+                    let value = match args.next() {
+                        Some(Ok(value)) => value,
+                        Some(Err(value)) => return Err(WrongArgs::BadValue { name, value }),
+                        None => return Err(WrongArgs::NoValue(name)),
+                    };
+                    parsed.set(&mut found, name, value)?;
+                }
+            }
+        }
+        parsed.stream = found.stream.ok_or(WrongArgs::Missing("--stream"))?;
+        parsed.hutchd = found.hutchd.ok_or(WrongArgs::Missing("--hutchd"))?;
+        parsed.container = found.container.ok_or(WrongArgs::Missing("--container"))?;
+        if found.stdout_from.is_some() || found.stderr_from.is_some() {
+            parsed.resume = Resume::At {
+                stdout: found.stdout_from.unwrap_or(0),
+                stderr: found.stderr_from.unwrap_or(0),
+            };
+        }
+        parsed.answer_limit = found.answer_ms.map_or(ANSWER_LIMIT, Duration::from_millis);
+        Ok(parsed)
+    }
+
+    fn set(&mut self, found: &mut Found, name: String, value: String) -> Result<(), WrongArgs> {
+        match name.as_str() {
+            "--stream" => found.stream = Some(value.into()),
+            "--connect-port" => self.connect_port = number(name, value)?,
+            "--hutchd" => found.hutchd = Some(value.into()),
+            "--namespace" => self.namespace = value,
+            "--container" => found.container = Some(value),
+            "--exec" => self.exec = value,
+            "--console-socket" => self.console_socket = Some(value.into()),
+            "--stdin-from" => self.stdin_from = StdinFrom::At(number(name, value)?),
+            "--stdout-from" => found.stdout_from = Some(number(name, value)?),
+            "--stderr-from" => found.stderr_from = Some(number(name, value)?),
+            "--answer-ms" => found.answer_ms = Some(number(name, value)?),
+            "--ready-fd" => self.ready_fd = Some(number(name, value)?),
+            _ => return Err(WrongArgs::Unknown(name)),
+        }
+        Ok(())
+    }
+}
+
+fn number<T: std::str::FromStr>(name: String, value: String) -> Result<T, WrongArgs> {
+    value
+        .parse()
+        .map_err(|_| WrongArgs::BadValue { name, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Args, WrongArgs> {
+        Args::parse(text.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn every_argument_has_its_place() {
+        let args = parse(
+            "--stream /s/p1.sock --connect-port 1025 --hutchd /s/hutchd.sock --namespace k8s.io \
+             --container web --exec e1 --terminal --console-socket /c.sock --fresh \
+             --answer-ms 1500 --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
+        );
+
+        assert_eq!(
+            args,
+            Ok(Args {
+                stream: "/s/p1.sock".into(),
+                connect_port: 1025,
+                hutchd: "/s/hutchd.sock".into(),
+                namespace: "k8s.io".to_owned(),
+                container: "web".to_owned(),
+                exec: "e1".to_owned(),
+                terminal: true,
+                console_socket: Some("/c.sock".into()),
+                resume: Resume::At {
+                    stdout: 2,
+                    stderr: 3
+                },
+                stdin_from: StdinFrom::At(1),
+                fresh: true,
+                answer_limit: Duration::from_millis(1500),
+                ready_fd: Some(5),
+            })
+        );
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        let missing = parse("--stream /s --hutchd /h");
+        let no_value = parse("--stream");
+        let bad = parse("--connect-port many");
+        let unknown = parse("--verbose yes");
+
+        assert_eq!(missing, Err(WrongArgs::Missing("--container")));
+        assert_eq!(no_value, Err(WrongArgs::NoValue("--stream".to_owned())));
+        assert!(matches!(bad, Err(WrongArgs::BadValue { .. })));
+        assert_eq!(unknown, Err(WrongArgs::Unknown("--verbose".to_owned())));
+    }
+}

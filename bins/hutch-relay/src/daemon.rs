@@ -1,0 +1,182 @@
+//! What a relay says to hutchd: whom it stands for, and that it has seen the exit. Each call is a
+//! connection of its own, so that nothing is held while nothing is said.
+
+use crate::error::RelayError;
+use crate::link::connect;
+use protobuf::MessageField;
+use protocols::blocking::hutch::{AttachRequest, ExitedRequest, ProcessRef, WaitRequest};
+use protocols::blocking::hutch_ttrpc::RuntimeClient;
+use std::fs;
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether a daemon listens again.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// A process, as the daemon knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub namespace: String,
+    pub container_id: String,
+    /// Empty: the init.
+    pub exec_id: String,
+}
+
+/// The daemon that a relay belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    pub socket: PathBuf,
+    pub process: Process,
+}
+
+impl Daemon {
+    /// Says that this very process stands for the process in the guest.
+    ///
+    /// # Errors
+    /// When the daemon does not take it in time.
+    pub fn attach(&self, limit: Duration) -> Result<(), RelayError> {
+        let request = AttachRequest {
+            process: self.process(),
+            relay_pid: std::process::id(),
+            relay_start_time: start_time().unwrap_or(0),
+            ..AttachRequest::default()
+        };
+        self.call("attach", limit, |client, context| {
+            client.attach(context, &request).map(|_| ())
+        })
+    }
+
+    /// Says that the exit was seen.
+    ///
+    /// # Errors
+    /// When the daemon does not take it in time.
+    pub fn exited(&self, code: u8, limit: Duration) -> Result<(), RelayError> {
+        let request = ExitedRequest {
+            process: self.process(),
+            code: u32::from(code),
+            ..ExitedRequest::default()
+        };
+        self.call("exited", limit, |client, context| {
+            client.exited(context, &request).map(|_| ())
+        })
+    }
+
+    /// Asks how the process ended.
+    ///
+    /// # Errors
+    /// When the daemon does not know it in time.
+    pub fn exit_of(&self, limit: Duration) -> Result<u8, RelayError> {
+        let request = WaitRequest {
+            process: self.process(),
+            ..WaitRequest::default()
+        };
+        self.call("wait", limit, |client, context| {
+            let answer = client.wait(context, &request)?;
+            Ok(u8::try_from(answer.exit.code).unwrap_or(crate::VM_LOST))
+        })
+    }
+
+    fn process(&self) -> MessageField<ProcessRef> {
+        MessageField::some(ProcessRef {
+            namespace: self.process.namespace.clone(),
+            container_id: self.process.container_id.clone(),
+            exec_id: self.process.exec_id.clone(),
+            ..ProcessRef::default()
+        })
+    }
+
+    /// One call, until the limit: a daemon that is just being restarted is waited for.
+    fn call<T>(
+        &self,
+        step: &'static str,
+        limit: Duration,
+        request: impl Fn(&RuntimeClient, ttrpc::context::Context) -> ttrpc::Result<T>,
+    ) -> Result<T, RelayError> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let outcome = self.once(step, left, &request);
+            match outcome {
+                // It was there and went, or is not there: both pass.
+                Err(
+                    RelayError::NoDaemon { .. }
+                    | RelayError::Daemon {
+                        source: ttrpc::Error::Socket(_) | ttrpc::Error::RemoteClosed,
+                        ..
+                    },
+                ) if left > RETRY_DELAY => std::thread::sleep(RETRY_DELAY),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn once<T>(
+        &self,
+        step: &'static str,
+        left: Duration,
+        request: impl Fn(&RuntimeClient, ttrpc::context::Context) -> ttrpc::Result<T>,
+    ) -> Result<T, RelayError> {
+        let socket = connect(&self.socket).map_err(|source| RelayError::NoDaemon {
+            path: self.socket.clone(),
+            source,
+        })?;
+        let failed = |source| RelayError::Daemon {
+            path: self.socket.clone(),
+            step,
+            source,
+        };
+        // Its threads read and write as if the socket could wait.
+        rustix::io::ioctl_fionbio(&socket, false)
+            .map_err(|errno| failed(ttrpc::Error::Socket(io::Error::from(errno).to_string())))?;
+        let client = ttrpc::Client::new(socket.into_raw_fd()).map_err(failed)?;
+        let nanos = i64::try_from(left.as_nanos()).unwrap_or(i64::MAX).max(1);
+        request(
+            &RuntimeClient::new(client),
+            ttrpc::context::with_timeout(nanos),
+        )
+        .map_err(failed)
+    }
+}
+
+/// Field 22 of our own stat line: with the pid it names this process for ever.
+fn start_time() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is a name in parentheses and may hold anything, also parentheses.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_start_time_is_that_of_the_process() {
+        let since_boot = start_time().unwrap();
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+
+        let started = since_boot as f64 / 100.0;
+
+        assert!(started <= seconds && started > seconds - 3600.0);
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_named() {
+        let daemon = Daemon {
+            socket: PathBuf::from("/nonexistent/hutchd.sock"),
+            process: Process {
+                namespace: "default".to_owned(),
+                container_id: "web".to_owned(),
+                exec_id: String::new(),
+            },
+        };
+
+        let outcome = daemon.exited(0, Duration::from_millis(10));
+
+        let text = outcome.unwrap_err().to_string();
+        assert_eq!(text, "no hutchd listens at /nonexistent/hutchd.sock");
+    }
+}

@@ -1,0 +1,431 @@
+//! The loop: polls the files, the socket and the signals, and moves bytes between them and the
+//! reader machine. Decides nothing about bytes; the machine does.
+//!
+//! ```text
+//!   open ──► joined (the guest has answered) ── run ──► exited │ lost
+//!              ▲ │ link breaks
+//!              └─┘ a bounded number of times
+//! ```
+
+use crate::{
+    error::{RelayError, doing},
+    files::{Sink, Source},
+    link::{Change, Link},
+    session::{BrokenOutput, Outcome, Report, Session, Stdio, VM_LOST},
+    signals::{Arrived, Signals},
+    terminal::{self, RawTerminal},
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use stream::{Channel, Fault, Nonce, Reader};
+
+/// One read: two frames.
+const BUFFER_LEN: usize = 64 * 1024;
+
+/// A guest that breaks the protocol is greeted anew so many times in all: it may have lost its place.
+const FAULTS_MAX: u32 = 5;
+
+/// A stream that was silent for so long gives its buffers back.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// So long is the guest told that its exit has arrived; it does not matter much.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Relay {
+    reader: Reader,
+    link: Link,
+    stdin: Option<Source>,
+    outputs: [Output; 2],
+    signals: Signals,
+    terminal: Option<OwnedFd>,
+    raw: Option<RawTerminal>,
+    buffer: Box<[u8]>,
+    activity: Activity,
+    faults: u32,
+    broken: Vec<BrokenOutput>,
+}
+
+#[derive(Debug)]
+struct Output {
+    channel: Channel,
+    sink: Option<Sink>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    /// Something moved since the last poll.
+    Busy,
+    Trimmed,
+}
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Signals,
+    Link,
+    Stdin,
+    Output(usize),
+}
+
+impl Relay {
+    /// Connects, greets the guest and waits for its answer. Signals wait for the guest from here on.
+    ///
+    /// # Errors
+    /// When nothing answers there in time.
+    pub fn open(session: Session) -> Result<Self, RelayError> {
+        let Session {
+            stream,
+            stdio,
+            terminal,
+            padding,
+            resume,
+            stdin_from,
+            answer_limit,
+        } = session;
+        let now = Instant::now();
+        let signals = Signals::open()?;
+        let terminal = match (terminal, &stdio.stdin) {
+            (true, Some(fd)) if rustix::termios::isatty(fd) => {
+                Some(rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(doing("copy terminal"))?)
+            }
+            (true | false, _) => None,
+        };
+        let mut relay = Self {
+            reader: Reader::new(resume, stdin_from),
+            link: Link::new(stream, padding, now),
+            stdin: None,
+            outputs: [Channel::Stdout, Channel::Stderr].map(|channel| Output {
+                channel,
+                sink: None,
+            }),
+            signals,
+            terminal,
+            raw: None,
+            buffer: vec![0; BUFFER_LEN].into_boxed_slice(),
+            activity: Activity::Busy,
+            faults: 0,
+            broken: Vec::new(),
+        };
+        relay.resize();
+        relay.join(now + answer_limit, answer_limit)?;
+        relay.take_files(stdio)?;
+        Ok(relay)
+    }
+
+    fn join(&mut self, until: Instant, limit: Duration) -> Result<(), RelayError> {
+        while !self.reader.is_established() {
+            if let Some(source) = self.link.lost() {
+                return Err(RelayError::Connect {
+                    path: self.link.address().socket.clone(),
+                    source,
+                });
+            }
+            if until <= Instant::now() {
+                return Err(RelayError::NoAnswer {
+                    path: self.link.address().socket.clone(),
+                    limit,
+                });
+            }
+            self.step(Some(until))?;
+        }
+        Ok(())
+    }
+
+    fn take_files(&mut self, stdio: Stdio) -> Result<(), RelayError> {
+        self.stdin = stdio.stdin.map(Source::new);
+        if self.stdin.is_none() {
+            self.reader.end_stdin();
+        }
+        for (output, fd) in self.outputs.iter_mut().zip([stdio.stdout, stdio.stderr]) {
+            let fd = match fd {
+                Some(fd) => fd,
+                None => open_null()?,
+            };
+            output.sink = Some(Sink::new(fd));
+        }
+        Ok(())
+    }
+
+    /// Relays until the process has exited and all its output up to there is written, or the VM is
+    /// gone. A terminal is raw meanwhile.
+    ///
+    /// # Errors
+    /// When poll itself or the guest's protocol fails for good.
+    pub fn run(mut self) -> Result<Report, RelayError> {
+        if let Some(terminal) = &self.terminal {
+            let copy = rustix::io::fcntl_dupfd_cloexec(terminal, 3);
+            self.raw = Some(RawTerminal::new(copy.map_err(doing("copy terminal"))?)?);
+        }
+        let outcome = loop {
+            if let Some(code) = self.reader.exit() {
+                break Outcome::Exited(u8::try_from(code).unwrap_or(VM_LOST));
+            }
+            if self.link.lost().is_some() && !self.has_output() {
+                break Outcome::Lost;
+            }
+            self.step(None)?;
+        };
+        self.say_farewell();
+        Ok(Report {
+            outcome,
+            broken: self.broken,
+        })
+    }
+
+    fn has_output(&self) -> bool {
+        let mut outputs = self.outputs.iter();
+        outputs.any(|output| !self.reader.output(output.channel).is_empty())
+    }
+
+    /// Tells the guest that its exit has arrived.
+    fn say_farewell(&mut self) {
+        let until = Instant::now() + FAREWELL;
+        while !self.reader.is_exit_acknowledged() && Instant::now() < until {
+            self.write_link();
+            let Some(socket) = self.link.socket() else {
+                return;
+            };
+            let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+            if poll(&mut fds, Some(until)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to happen, and deals with it.
+    fn step(&mut self, until: Option<Instant>) -> Result<(), RelayError> {
+        let idle = match self.activity {
+            Activity::Busy => Some(Instant::now() + IDLE),
+            Activity::Trimmed => None,
+        };
+        let until = [until, idle, self.link.due()].into_iter().flatten().min();
+        let ready = self.wait(until).map_err(doing("poll files"))?;
+        if ready.is_empty() {
+            self.rest();
+        }
+        self.close_ended();
+        for slot in ready {
+            self.activity = Activity::Busy;
+            match slot {
+                Slot::Signals => self.take_signals(),
+                Slot::Link => self.serve_link()?,
+                Slot::Stdin => self.read_stdin(),
+                Slot::Output(index) => self.write_output(index),
+            }
+        }
+        let change = self.link.advance(Instant::now());
+        self.greet(change)
+    }
+
+    /// Polls what there is interest in, and nothing else: a closed pipe is always ready.
+    fn wait(&mut self, until: Option<Instant>) -> Result<Vec<Slot>, Errno> {
+        let sending = !self.reader.outgoing().is_empty();
+        let mut slots = vec![Slot::Signals];
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        if let Some(socket) = self.link.readable() {
+            let sending = if sending {
+                PollFlags::OUT
+            } else {
+                PollFlags::empty()
+            };
+            slots.push(Slot::Link);
+            fds.push(PollFd::from_borrowed_fd(socket, PollFlags::IN | sending));
+        }
+        if let Some(stdin) = &self.stdin
+            && self.reader.stdin_room() > 0
+        {
+            slots.push(Slot::Stdin);
+            fds.push(PollFd::new(stdin, PollFlags::IN));
+        }
+        for (index, output) in self.outputs.iter().enumerate() {
+            if let Some(sink) = &output.sink
+                && !self.reader.output(output.channel).is_empty()
+            {
+                slots.push(Slot::Output(index));
+                fds.push(PollFd::new(sink, PollFlags::OUT));
+            }
+        }
+        poll(&mut fds, until)?;
+        let ready = slots.into_iter().zip(&fds);
+        Ok(ready
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|(slot, _)| slot)
+            .collect())
+    }
+
+    /// Whoever reads an output learns that nothing will follow.
+    fn close_ended(&mut self) {
+        for output in &mut self.outputs {
+            if self.reader.output_is_over(output.channel) {
+                output.sink = None;
+            }
+        }
+    }
+
+    fn rest(&mut self) {
+        if self.activity == Activity::Busy {
+            self.reader.trim();
+            self.activity = Activity::Trimmed;
+        }
+    }
+
+    fn take_signals(&mut self) {
+        for arrived in self.signals.read() {
+            match arrived {
+                Arrived::Forward(number) => {
+                    // A guest that takes no signals for so long has more of them than it can use.
+                    let _ = self.reader.signal(number);
+                }
+                Arrived::Resized => self.resize(),
+                Arrived::Continued => {
+                    if let Some(raw) = &self.raw {
+                        // The terminal may be gone; then its end is read next.
+                        let _ = raw.apply();
+                    }
+                    self.resize();
+                }
+            }
+        }
+    }
+
+    fn resize(&mut self) {
+        if let Some(size) = self.terminal.as_ref().and_then(terminal::size_of) {
+            self.reader.resize(size);
+        }
+    }
+
+    fn serve_link(&mut self) -> Result<(), RelayError> {
+        let change = self.link.read_answer(Instant::now());
+        self.greet(change)?;
+        self.write_link();
+        self.read_link()
+    }
+
+    fn greet(&mut self, change: Change) -> Result<(), RelayError> {
+        match change {
+            Change::Nothing => {}
+            Change::Up(padding) => {
+                self.reader.connected(fresh_nonce()?, padding);
+                self.activity = Activity::Busy;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_link(&mut self) -> Result<(), RelayError> {
+        let Some(socket) = self.link.socket() else {
+            return Ok(());
+        };
+        match rustix::io::read(socket, &mut *self.buffer) {
+            Ok(0) => self.unlink(Errno::CONNRESET),
+            Ok(count) => match self.reader.feed(&self.buffer[..count]) {
+                Ok(()) if self.reader.is_established() => self.link.proven(),
+                Ok(()) => {}
+                Err(fault) => return self.condemn(fault),
+            },
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(cause) => self.unlink(cause),
+        }
+        Ok(())
+    }
+
+    fn write_link(&mut self) {
+        let Some(socket) = self.link.socket() else {
+            return;
+        };
+        let bytes = self.reader.outgoing();
+        if bytes.is_empty() {
+            return;
+        }
+        match rustix::io::write(socket, bytes) {
+            Ok(count) => self.reader.sent(count),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(cause) => self.unlink(cause),
+        }
+    }
+
+    /// The connection is gone. What has arrived is still written out.
+    fn unlink(&mut self, cause: Errno) {
+        self.reader.disconnected();
+        self.link.broke(cause, Instant::now());
+    }
+
+    fn condemn(&mut self, fault: Fault) -> Result<(), RelayError> {
+        self.unlink(Errno::PROTO);
+        self.faults += 1;
+        let hopeless = matches!(fault, Fault::Gone { .. } | Fault::Version { .. });
+        if hopeless || self.faults > FAULTS_MAX {
+            return Err(RelayError::Protocol {
+                path: self.link.address().socket.clone(),
+                source: fault,
+            });
+        }
+        Ok(())
+    }
+
+    fn read_stdin(&mut self) {
+        let room = self.reader.stdin_room().min(self.buffer.len());
+        let Some(stdin) = &self.stdin else {
+            return;
+        };
+        match stdin.read(&mut self.buffer[..room]) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // A terminal that was hung up says EIO.
+            Ok(0) | Err(_) => {
+                self.reader.end_stdin();
+                self.stdin = None;
+            }
+            Ok(count) => {
+                self.reader.stdin(&self.buffer[..count]);
+            }
+        }
+    }
+
+    fn write_output(&mut self, index: usize) {
+        let output = &mut self.outputs[index];
+        let Some(sink) = &output.sink else {
+            return;
+        };
+        match sink.write(self.reader.output(output.channel)) {
+            Ok(count) => self.reader.output_taken(output.channel, count),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => {
+                self.reader.refuse_output(output.channel);
+                self.broken.push(BrokenOutput {
+                    channel: output.channel,
+                    errno,
+                });
+            }
+        }
+    }
+}
+
+/// EINTR is nothing ready: the loop looks again.
+fn poll(fds: &mut [PollFd<'_>], until: Option<Instant>) -> Result<(), Errno> {
+    let timeout = until.map(|until| {
+        let left = until.saturating_duration_since(Instant::now());
+        Timespec::try_from(left).expect("a wait is shorter than an age")
+    });
+    match rustix::event::poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Swallows an output that nobody asked for; the process must not notice.
+fn open_null() -> Result<OwnedFd, RelayError> {
+    let null = File::options().write(true).open("/dev/null");
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    Ok(null.map_err(errno).map_err(doing("open /dev/null"))?.into())
+}
+
+fn fresh_nonce() -> Result<Nonce, RelayError> {
+    let mut bytes = [0; 16];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut bytes, flags).map_err(doing("get random bytes"))?;
+    Ok(Nonce(bytes))
+}

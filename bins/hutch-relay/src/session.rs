@@ -1,0 +1,92 @@
+//! What a relay is told to join, and what it reports in the end.
+
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+use stream::{Channel, Padding, Resume, StdinFrom};
+
+/// The exit code of a process whose VM is gone.
+pub const VM_LOST: u8 = 255;
+
+/// Where the stream is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamAddress {
+    /// A unix socket.
+    pub socket: PathBuf,
+    /// Not 0: the port to ask for with a `CONNECT` line (hybrid vsock).
+    pub connect_port: u32,
+}
+
+/// The files of the process on the host. `None` is as /dev/null: it reads as ended, and swallows.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Stdio {
+    /// One terminal for everything. There is no stderr.
+    ///
+    /// # Errors
+    /// When there are no file descriptors left.
+    pub fn terminal(terminal: OwnedFd) -> std::io::Result<Self> {
+        Ok(Self {
+            stdin: Some(terminal.try_clone()?),
+            stdout: Some(terminal),
+            stderr: None,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub struct Session {
+    pub stream: StreamAddress,
+    pub stdio: Stdio,
+    /// The process has a terminal in the guest: ours passes everything through, and its size goes
+    /// there.
+    pub terminal: bool,
+    /// What the first connection sends first; the next ones know for themselves.
+    pub padding: Padding,
+    pub resume: Resume,
+    pub stdin_from: StdinFrom,
+    /// How long the guest may take to answer at first.
+    pub answer_limit: Duration,
+}
+
+impl Session {
+    /// The usual one: whoever was here before, go on where it stopped.
+    pub fn new(stream: StreamAddress, stdio: Stdio, answer_limit: Duration) -> Self {
+        Self {
+            stream,
+            stdio,
+            terminal: false,
+            padding: Padding::Full,
+            resume: Resume::Acked,
+            stdin_from: StdinFrom::Next,
+            answer_limit,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Exited(u8),
+    /// The stream is gone for good and no exit came. The daemon may know more.
+    Lost,
+}
+
+/// An output that could not be written any more. The process found its pipe broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokenOutput {
+    pub channel: Channel,
+    pub errno: Errno,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// Empty when all is well. EPIPE among them is nobody's fault: the reader had enough.
+    pub broken: Vec<BrokenOutput>,
+}
