@@ -266,5 +266,4 @@ fn endpoint(endpoint: GuestEndpoint) -> wire::StreamEndpoint {
 }
 
 #[cfg(test)]
-#[path = "convert_tests.rs"]
 mod tests;

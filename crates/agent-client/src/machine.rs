@@ -476,5 +476,4 @@ impl Purpose {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;

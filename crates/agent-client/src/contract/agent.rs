@@ -383,6 +383,7 @@ pub async fn pids_are_those_of_the_living(bench: &impl Bench) {
 
 pub async fn without_a_link_a_call_is_unavailable_at_once(bench: &impl Bench) {
     let port = bench.port();
+    port.hang_up();
     port.hung_up().await;
     let begun = Instant::now();
 
