@@ -1,16 +1,15 @@
-//! The agent contract on the fake, on the real port before agents in this process, and on a real
-//! guest where one is named.
+//! The agent contract on the fake, and on the real port before agents in this process. On a real
+//! guest: `guest`.
 
 use agent_client::{
     call::Call,
     channel::Wire,
     contract::{
-        agent::{self as contract, Bench, LIMIT, Offers},
+        agent::{self as contract, Bench, LIMIT},
         channel::Peer,
         peers::{HybridPeer, SerialPeer},
         server, stock as stock_agent,
     },
-    convert::HUTCH_FEATURE,
     fake::{FakeAgent, FakeGuest, Trouble},
     port::AgentPort,
     rpc::TtrpcAgent,
@@ -200,31 +199,6 @@ on!(
         what_happened_without_a_link_is_told_over_the_next,
     ]
 );
-
-/// `HUTCH_CONTRACT_CONTROL`: the control socket of a guest that nobody else talks to;
-/// `HUTCH_CONTRACT_ROOTFS`: path of a root with busybox below its share.
-#[tokio::test(flavor = "current_thread")]
-async fn a_real_guest_keeps_the_contract_where_one_is_named() {
-    let Some(control) = std::env::var_os("HUTCH_CONTRACT_CONTROL") else {
-        eprintln!("not tried: HUTCH_CONTRACT_CONTROL names no guest");
-        return;
-    };
-    let rootfs = std::env::var("HUTCH_CONTRACT_ROOTFS").unwrap_or_else(|_| "rootfs".to_owned());
-    let run = async {
-        let bench = TestBench {
-            port: Rc::new(TtrpcAgent::new()),
-            control: HostEndpoint::Socket(control.into()),
-            rootfs,
-            guest: FakeGuest::new(),
-            _kept: None,
-        };
-        let details = bench.port.dial(bench.link(), LIMIT).await.unwrap();
-        assert!(details.speaks_hutch, "{details:?} lacks {HUTCH_FEATURE}");
-        bench.port.create_sandbox(sandbox(), LIMIT).await.unwrap();
-        contract::suite(&bench, Offers::Hutch).await;
-    };
-    LocalSet::new().run_until(run).await;
-}
 
 fn sandbox() -> CreateSandbox {
     CreateSandbox {
