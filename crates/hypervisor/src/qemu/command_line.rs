@@ -5,8 +5,9 @@
 
 use crate::{
     error::InvalidSpec,
+    layout::{Layout, stream_port_name},
     port::{LaunchPlan, PortPlan},
-    qemu::{block, layout::Layout},
+    qemu::block,
 };
 use runtime_core::{
     hypervisor::{Accelerator, ChannelKind, MachineType, VmSpec},
@@ -302,7 +303,7 @@ pub fn stream_device(number: u32) -> Value {
         "nr": number + 1,
         "chardev": stream_chardev(number),
         "id": format!("port-{number}"),
-        "name": format!("hutch.stream.{number}"),
+        "name": stream_port_name(number),
     })
 }
 

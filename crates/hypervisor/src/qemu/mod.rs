@@ -6,7 +6,6 @@
 pub mod block;
 pub mod cgroup;
 pub mod command_line;
-pub mod layout;
 pub mod qmp;
 mod session;
 mod spawn;

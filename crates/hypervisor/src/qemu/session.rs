@@ -7,12 +7,10 @@
 use crate::{
     console,
     error::{Error, QmpError},
+    layout::Layout,
     port::{Exit, ExitHow, LaunchPlan},
     process::{Held, Status},
-    qemu::{
-        layout::Layout,
-        qmp::{Event, Qmp},
-    },
+    qemu::qmp::{Event, Qmp},
 };
 use qapi::qmp::{DEVICE_DELETED, QmpCommand, SHUTDOWN, ShutdownCause};
 use runtime_core::{hypervisor::Accelerator, ids::HostProcess, kit};

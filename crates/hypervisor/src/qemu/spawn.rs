@@ -7,10 +7,9 @@ use crate::{
         block::Backing,
         cgroup,
         command_line::{Firmware, Found, SerialFds, check, command_line},
-        layout::Layout,
     },
 };
-use crate::{error::InvalidSpec, port::LaunchPlan};
+use crate::{error::InvalidSpec, layout::Layout, port::LaunchPlan};
 use runtime_core::hypervisor::{BlockSpec, ChannelKind};
 use rustix::{
     fs::Mode,

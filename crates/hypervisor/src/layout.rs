@@ -1,11 +1,19 @@
-//! Where a VM's files and sockets lie in its sandbox's folder. Names only; touches nothing.
+//! Where a VM's files and sockets lie in its sandbox's folder, and how either side of its channel
+//! is reached. Names only; touches nothing.
 
 use crate::{error::InvalidSpec, port::PortPlan};
-use runtime_core::hypervisor::{ChannelKind, VmSpec};
+use runtime_core::hypervisor::{ChannelKind, GuestEndpoint, HostEndpoint, VmSpec};
 use std::path::{Path, PathBuf};
 
 /// sun_path has 108 bytes, one of them for the NUL.
 const SOCKET_PATH_MAX: usize = 107;
+
+/// Where the agent listens on vsock.
+const CONTROL_VSOCK_PORT: u32 = 1024;
+
+/// Stream 1 is the next one; ports below 1024 are for the guest's root, 1025 and 1026 are taken by
+/// a stock agent's log and debug console.
+const STREAMS_VSOCK_PORT: u32 = 2048;
 
 /// The folder of one sandbox.
 #[derive(Debug, Clone)]
@@ -57,6 +65,44 @@ impl Layout {
         self.folder.join("vmm.log")
     }
 
+    pub fn control_endpoint(&self) -> HostEndpoint {
+        match self.channel {
+            ChannelKind::Serial => HostEndpoint::Socket(self.control()),
+            ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => {
+                self.vsock_endpoint(CONTROL_VSOCK_PORT)
+            }
+        }
+    }
+
+    pub fn stream_endpoint(&self, number: u32) -> HostEndpoint {
+        match self.channel {
+            ChannelKind::Serial => HostEndpoint::Socket(self.stream(number)),
+            ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => {
+                self.vsock_endpoint(STREAMS_VSOCK_PORT + number)
+            }
+        }
+    }
+
+    /// What the guest calls stream `number`.
+    pub fn stream_name(&self, number: u32) -> GuestEndpoint {
+        match self.channel {
+            ChannelKind::Serial => GuestEndpoint::SerialPort(stream_port_name(number)),
+            ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => {
+                GuestEndpoint::VsockPort(STREAMS_VSOCK_PORT + number)
+            }
+        }
+    }
+
+    fn vsock_endpoint(&self, port: u32) -> HostEndpoint {
+        match self.channel {
+            ChannelKind::Vsock { cid } => HostEndpoint::Vsock { cid, port },
+            ChannelKind::Serial | ChannelKind::HybridVsock { .. } => HostEndpoint::Hybrid {
+                socket: self.vsock(),
+                port,
+            },
+        }
+    }
+
     /// Refuses a folder whose sockets could not be bound.
     ///
     /// # Errors
@@ -76,4 +122,9 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// The name of a stream's virtio-serial port.
+pub fn stream_port_name(number: u32) -> String {
+    format!("hutch.stream.{number}")
 }

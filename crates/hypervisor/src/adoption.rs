@@ -1,0 +1,137 @@
+//! What a machine does that was rebuilt from a record: find what lives, take it up or see its
+//! end. It never starts anything. Part of the machine.
+
+use crate::{
+    events::{Notice, World},
+    machine::{Batch, Cause, Ending, Hypervisor, Kill, State, Vm, Waiting, Whose},
+    record::Suspect,
+};
+use runtime_core::{
+    error::Fault,
+    hypervisor::VmExit,
+    ids::{HostProcess, OpId},
+};
+use std::time::Duration;
+
+/// Looking for a VMM reads /proc and cgroups; where that fails it is a moment's shortage.
+const FIND_ATTEMPTS_MAX: u32 = 5;
+const FIND_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+impl Hypervisor {
+    /// On `Event::Adopt`.
+    pub(crate) fn adopt(&mut self, batch: &mut Batch) {
+        match &self.state {
+            // Told again: whether it was heard is not on record.
+            State::Ended(exit) => batch.announce.push(Notice::Exited(exit.clone())),
+            State::Adopting { op, suspect, .. } => look(*op, suspect, batch),
+            State::Idle
+            | State::Spawning { .. }
+            | State::Connecting { .. }
+            | State::Running { .. }
+            | State::Ending(_) => {}
+        }
+    }
+
+    /// On `Event::RetryDue`.
+    pub(crate) fn look_again(&mut self, due: OpId, batch: &mut Batch) {
+        if let State::Adopting {
+            op,
+            attempt,
+            suspect,
+            ..
+        } = &mut self.state
+            && *op == due
+        {
+            *attempt += 1;
+            *op = self.ops.issue();
+            look(*op, suspect, batch);
+        }
+    }
+
+    /// On `Event::Found`.
+    pub(crate) fn found(
+        &mut self,
+        done: OpId,
+        outcome: Result<Option<HostProcess>, Fault>,
+        batch: &mut Batch,
+    ) {
+        let State::Adopting {
+            op,
+            attempt,
+            suspect,
+            held,
+        } = &mut self.state
+        else {
+            return;
+        };
+        if *op != done {
+            return;
+        }
+        let lives = match outcome {
+            Ok(lives) => lives,
+            Err(why) if *attempt == FIND_ATTEMPTS_MAX => {
+                let held = std::mem::take(held);
+                let status = format!("it cannot be looked for: {why}");
+                let stderr = String::new();
+                self.is_gone(VmExit::Crashed { status, stderr }, batch);
+                return self.replay(held, batch);
+            }
+            Err(_) => {
+                *op = self.ops.issue();
+                let (op, delay) = (*op, FIND_RETRY_DELAY);
+                return batch.world.push(World::Wait { op, delay });
+            }
+        };
+        let (suspect, held) = (suspect.clone(), std::mem::take(held));
+        match lives {
+            Some(process) => self.take_up(suspect, process, batch),
+            None => self.see_its_end(&suspect, batch),
+        }
+        self.replay(held, batch);
+    }
+
+    fn take_up(&mut self, suspect: Suspect, process: HostProcess, batch: &mut Batch) {
+        let watch = self.ops.issue();
+        batch.world.push(World::Watch { op: watch });
+        let plan = suspect.plan().clone();
+        let vm = Vm {
+            plan,
+            process,
+            watch,
+        };
+        let (leased, blocks) = match suspect {
+            Suspect::Stopping { .. } => {
+                return self.kill(vm, Cause::Ordered, Waiting::default(), batch);
+            }
+            Suspect::Starting { .. } => Default::default(),
+            Suspect::Started(record) => (record.leased, record.blocks),
+        };
+        self.connect(vm, Whose::Adoption { leased, blocks }, Vec::new(), batch);
+    }
+
+    /// It is gone; the watch says how, as far as anyone knows.
+    fn see_its_end(&mut self, suspect: &Suspect, batch: &mut Batch) {
+        let watch = self.ops.issue();
+        batch.world.push(World::Watch { op: watch });
+        let cause = match suspect {
+            Suspect::Stopping { .. } => Cause::Ordered,
+            Suspect::Starting { .. } | Suspect::Started(_) => Cause::Vanished,
+        };
+        self.state = State::Ending(Ending {
+            plan: suspect.plan().clone(),
+            process: suspect.process(),
+            watch,
+            kill: Kill::NotNeeded,
+            cause,
+            waiting: Waiting::default(),
+        });
+    }
+}
+
+fn look(op: OpId, suspect: &Suspect, batch: &mut Batch) {
+    batch.world.push(World::Find {
+        op,
+        plan: Box::new(suspect.plan().clone()),
+        recorded: suspect.process(),
+    });
+}
