@@ -103,7 +103,9 @@ fn follow(
     plan_fds: &[BorrowedFd<'_>],
     unborn: &mut Unborn,
 ) -> Result<bool> {
-    loop {
+    // The spawner and the process write to the same socket, and the process may be the faster.
+    let mut at_gate = false;
+    while !(at_gate && unborn.process.is_some()) {
         match next_report(socket)? {
             Some((Report::Forked { pid }, Some(pidfd))) => {
                 unborn.process = Some((pid, pidfd));
@@ -119,13 +121,14 @@ fn follow(
             Some((Report::Forked { .. } | Report::Console, None)) => {
                 return Err(Errno::BADMSG).doing(|| "hear from the spawner".to_owned());
             }
-            Some((Report::Ready, _)) => return Ok(true),
+            Some((Report::Ready, _)) => at_gate = true,
             Some((Report::Failed(failure), _)) => return Err(failure.into()),
             // Its socket closed without a word of failure: an exec runs its program.
             None if matches!(plan, Plan::Exec(_)) => return Ok(false),
             None => return Err(Error::Died { oom: false }),
         }
     }
+    Ok(true)
 }
 
 /// Lets an init go on from its gate, and comes back when it runs its program.

@@ -1,0 +1,418 @@
+//! Where a case lies: namespaces, a root file system, an engine, and what a container answers.
+
+use crate::{CASE, STAGE};
+use hutch_agent::engine::{CreatePlan, Created, Engine, Error, ExecPlan, ProcessIo, Result, Roots};
+use nix::sched::{CloneFlags, unshare};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    process::{Signal, WaitOptions, set_parent_process_death_signal},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{PipeReader, PipeWriter, Read, pipe},
+    os::unix::{fs::symlink, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    sync::{Condvar, Mutex},
+    thread,
+};
+
+pub const BUSYBOX: &str = "/usr/bin/busybox";
+/// Everything of a case is below this folder, on a tmpfs that goes with its namespace.
+const GROUND: &str = "/mnt";
+const CGROUPS: &str = "/mnt/cgroup";
+const ROOTFS: &str = "/mnt/rootfs";
+
+/// No case takes a tenth of it, even in a guest under emulation on a busy machine.
+const LIMIT_S: u32 = 120;
+
+const APPLETS: [&str; 36] = [
+    "sh", "cat", "ls", "true", "false", "id", "sleep", "stat", "mount", "hostname", "env", "pwd",
+    "head", "tty", "stty", "grep", "mkdir", "touch", "dd", "echo", "kill", "ps", "rm", "wc",
+    "readlink", "mknod", "umount", "chroot", "date", "cut", "tr", "od", "seq", "ipcs", "test",
+    "printf",
+];
+
+/// First stage: makes the namespaces, and watches that nothing of the case is left in the end.
+pub fn enter_namespaces(name: &str) -> ExitCode {
+    nix::unistd::alarm::set(LIMIT_S);
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC)
+        .expect("only root runs this");
+    mount_change(
+        c"/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .unwrap();
+    mount(c"tmpfs", GROUND, c"tmpfs", MountFlags::empty(), None).unwrap();
+    fs::create_dir(CGROUPS).unwrap();
+    mount(c"cgroup2", CGROUPS, c"cgroup2", MountFlags::empty(), None).unwrap();
+    let cgroup = PathBuf::from(format!("{CGROUPS}/engine-test-{}", std::process::id()));
+    let status = Command::new("/proc/self/exe")
+        .env(CASE, name)
+        .env(STAGE, "inner")
+        .env("HUTCH_ENGINE_CGROUP", &cgroup)
+        .status()
+        .unwrap();
+    // The first process of the namespace is gone, and with it every other.
+    let left = remove_cgroups(&cgroup);
+    if status.success() && left > 0 {
+        eprintln!("{name}: {left} cgroups were left behind");
+        return ExitCode::FAILURE;
+    }
+    match (status.code(), status.signal()) {
+        (Some(0), _) => ExitCode::SUCCESS,
+        (_, Some(signal)) => {
+            eprintln!("{name}: killed by signal {signal}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Removes the root cgroup of a case, and says how many were below it.
+fn remove_cgroups(path: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(path) else {
+        return 0;
+    };
+    let below: usize = entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| 1 + remove_cgroups(&entry.path()))
+        .sum();
+    fs::remove_dir(path).unwrap();
+    below
+}
+
+pub struct Bed {
+    pub engine: Engine,
+    pub cgroup: PathBuf,
+}
+
+/// How a process ended and what it said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Exit code, or 128 + signal.
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// A process that was made, and the ends of its streams.
+pub struct Running {
+    pub created: Created,
+    pub stdin: PipeWriter,
+    out: thread::JoinHandle<String>,
+    err: thread::JoinHandle<String>,
+}
+
+impl Bed {
+    /// The engine is launched before anything else: it wants a process with one thread.
+    pub fn make() -> Self {
+        // A case that hangs is ended from outside, and all of it goes.
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+        mount(c"proc", c"/proc", c"proc", MountFlags::empty(), None).unwrap();
+        let cgroup = PathBuf::from(std::env::var("HUTCH_ENGINE_CGROUP").unwrap());
+        let engine = Engine::launch(Roots {
+            cgroup: cgroup.clone(),
+        })
+        .unwrap();
+        thread::spawn(reap);
+        make_rootfs(Path::new(ROOTFS));
+        Self { engine, cgroup }
+    }
+
+    pub fn rootfs(&self) -> &'static Path {
+        Path::new(ROOTFS)
+    }
+
+    /// A folder beside the root file system.
+    pub fn outside(&self) -> PathBuf {
+        let folder = Path::new(GROUND).join("outside");
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    pub fn plan(&self, id: &str, config: &Value) -> CreatePlan {
+        CreatePlan {
+            id: id.to_owned(),
+            config_json: config.to_string().into_bytes(),
+            rootfs: PathBuf::from(ROOTFS),
+            bind_sources: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+        }
+    }
+
+    pub fn create(&self, id: &str, config: &Value) -> Result<Running> {
+        self.create_as_planned(self.plan(id, config))
+    }
+
+    pub fn create_as_planned(&self, plan: CreatePlan) -> Result<Running> {
+        let (io, ends) = pipes();
+        Ok(ends.of(self.engine.create(plan, io)?))
+    }
+
+    pub fn exec(&self, id: &str, exec_id: &str, process: &Value) -> Result<Running> {
+        let (io, ends) = pipes();
+        Ok(ends.of(self.engine.exec(id, exec_plan(exec_id, process), io)?))
+    }
+
+    /// Creates, starts, waits and removes.
+    pub fn run(&self, config: &Value) -> Outcome {
+        let running = self.create("c", config).unwrap();
+        self.engine.start("c").unwrap();
+        let outcome = running.finish();
+        self.engine.remove("c").unwrap();
+        outcome
+    }
+
+    /// Runs a line of shell in a container like any other.
+    pub fn shell(&self, line: &str) -> Outcome {
+        self.run(&config(&["/bin/sh", "-c", line]))
+    }
+
+    /// What `create` says of a config that it refuses.
+    pub fn refusal(&self, config: &Value) -> String {
+        let Err(error) = self.create("c", config) else {
+            panic!("the container was made");
+        };
+        assert!(
+            matches!(self.engine.pids("c"), Err(Error::NoContainer { .. })),
+            "something of the refused container is left"
+        );
+        chain(&error)
+    }
+
+    /// Cgroups of containers that exist.
+    pub fn cgroups(&self) -> usize {
+        let entries = fs::read_dir(&self.cgroup).unwrap();
+        entries
+            .flatten()
+            .filter(|entry| entry.path().is_dir())
+            .count()
+    }
+}
+
+impl Running {
+    /// Closes stdin, reads the rest, waits for the exit.
+    pub fn finish(self) -> Outcome {
+        drop(self.stdin);
+        let code = wait(&self.created);
+        Outcome {
+            code,
+            out: self.out.join().unwrap(),
+            err: self.err.join().unwrap(),
+        }
+    }
+}
+
+/// The far ends of a process's streams.
+pub struct Ends {
+    stdin: PipeWriter,
+    stdout: PipeReader,
+    stderr: PipeReader,
+}
+
+impl Ends {
+    pub fn of(self, created: Created) -> Running {
+        Running {
+            created,
+            stdin: self.stdin,
+            out: read_all(self.stdout),
+            err: read_all(self.stderr),
+        }
+    }
+}
+
+pub fn pipes() -> (ProcessIo, Ends) {
+    let (stdin, our_stdin) = pipe().unwrap();
+    let (our_stdout, stdout) = pipe().unwrap();
+    let (our_stderr, stderr) = pipe().unwrap();
+    let io = ProcessIo::Pipes {
+        stdin: Some(stdin.into()),
+        stdout: Some(stdout.into()),
+        stderr: Some(stderr.into()),
+    };
+    let ends = Ends {
+        stdin: our_stdin,
+        stdout: our_stdout,
+        stderr: our_stderr,
+    };
+    (io, ends)
+}
+
+pub fn no_streams() -> ProcessIo {
+    ProcessIo::Pipes {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+    }
+}
+
+fn read_all(mut from: PipeReader) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+/// Exit codes by pid, as the agent's reaper would keep them: nobody else reaps. A process that is
+/// dead and not reaped would keep the init of its pid namespace from ending.
+static EXITS: Mutex<BTreeMap<u32, i32>> = Mutex::new(BTreeMap::new());
+static EXITED: Condvar = Condvar::new();
+
+fn reap() {
+    loop {
+        let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::empty()) else {
+            // The case is over: even the spawner has gone.
+            return;
+        };
+        let code = status
+            .exit_status()
+            .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+            .unwrap();
+        let mut exits = EXITS.lock().unwrap();
+        exits.insert(pid.as_raw_pid().cast_unsigned(), code);
+        EXITED.notify_all();
+    }
+}
+
+/// Exit code, or 128 + signal.
+pub fn wait(created: &Created) -> i32 {
+    let mut exits = EXITS.lock().unwrap();
+    loop {
+        if let Some(code) = exits.remove(&created.pid) {
+            return code;
+        }
+        exits = EXITED.wait(exits).unwrap();
+    }
+}
+
+pub fn exec_plan(exec_id: &str, process: &Value) -> ExecPlan {
+    ExecPlan {
+        exec_id: exec_id.to_owned(),
+        process_json: process.to_string().into_bytes(),
+    }
+}
+
+/// The whole chain on one line.
+pub fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+pub fn process(args: &[&str]) -> Value {
+    let capabilities = json!([
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_KILL",
+        "CAP_SETGID",
+        "CAP_SETUID"
+    ]);
+    json!({
+        "terminal": false,
+        "user": {"uid": 0, "gid": 0},
+        "args": args,
+        "env": ["PATH=/usr/bin:/bin", "HOME=/root"],
+        "cwd": "/",
+        "capabilities": {
+            "bounding": capabilities,
+            "effective": capabilities,
+            "permitted": capabilities,
+        },
+        "noNewPrivileges": true,
+    })
+}
+
+/// What a container engine asks for.
+pub fn config(args: &[&str]) -> Value {
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(args),
+        "root": {"path": "rootfs"},
+        "hostname": "bed",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc",
+             "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+             "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs",
+             "options": ["nosuid", "noexec", "nodev", "ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+             "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
+        ],
+        "linux": {
+            "namespaces": [
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "mount"}, {"type": "cgroup"},
+            ],
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/acpi",
+                            "/sys/firmware", "/proc/hutch-has-none"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
+                              "/proc/sysrq-trigger", "/proc/hutch-has-none"],
+        },
+    })
+}
+
+/// With one value changed, by JSON pointer; missing objects on the way are made.
+pub fn with(mut config: Value, pointer: &str, value: Value) -> Value {
+    let mut at = &mut config;
+    for key in pointer.trim_start_matches('/').split('/') {
+        if let (Value::Array(list), "-") = (&mut *at, key) {
+            list.push(Value::Null);
+        }
+        at = match at {
+            Value::Array(list) => {
+                let last = list.len() - 1;
+                &mut list[if key == "-" {
+                    last
+                } else {
+                    key.parse().unwrap()
+                }]
+            }
+            other => &mut other[key],
+        };
+    }
+    *at = value;
+    config
+}
+
+fn make_rootfs(root: &Path) {
+    for folder in [
+        "bin",
+        "dev",
+        "etc",
+        "proc",
+        "root",
+        "sys",
+        "tmp",
+        "usr/bin",
+        "home/user",
+    ] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
+    for applet in APPLETS {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n";
+    fs::write(root.join("etc/passwd"), passwd).unwrap();
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\ntty:x:5:\nuser:x:1000:\n",
+    )
+    .unwrap();
+}

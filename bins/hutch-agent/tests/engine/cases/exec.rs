@@ -1,0 +1,234 @@
+//! Further processes of a container.
+
+use crate::bed::{Bed, Running, config, process, with};
+use hutch_agent::engine::{Error, Kind, Target};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, io::Write, thread};
+
+super::cases![
+    an_exec_lives_in_its_container,
+    an_exec_has_its_own_streams_and_exit_code,
+    an_exec_takes_capabilities_and_limits_of_its_container,
+    an_exec_has_a_user_of_its_own,
+    fifty_execs_at_once_all_run,
+    an_exec_can_be_signalled_and_forgotten,
+    an_exec_that_cannot_run_says_why,
+    an_exec_after_the_end_is_refused,
+    an_exec_that_dies_with_its_container_is_told,
+];
+
+/// A container whose init reads its stdin.
+fn up(bed: &Bed) -> Running {
+    let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
+    bed.engine.start("c").unwrap();
+    running
+}
+
+fn down(bed: &Bed, running: Running) {
+    bed.engine.remove("c").unwrap();
+    assert_eq!(running.finish().code, 137);
+}
+
+fn sh(line: &str) -> Value {
+    process(&["/bin/sh", "-c", line])
+}
+
+fn an_exec_lives_in_its_container() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let line = "for n in pid uts ipc mnt cgroup; do \
+                  [ $(readlink /proc/1/ns/$n) = $(readlink /proc/self/ns/$n) ] && echo $n; done; \
+                hostname; [ $$ -gt 1 ] && cat /proc/self/cgroup; ls /mnt";
+
+    let outcome = bed.exec("c", "e", &sh(line)).unwrap().finish();
+
+    let lines: Vec<&str> = outcome.out.lines().collect();
+    assert_eq!(lines[..6], ["pid", "uts", "ipc", "mnt", "cgroup", "bed"]);
+    assert!(lines.contains(&"0::/"), "{outcome:?}");
+    assert!(outcome.err.contains("/mnt: No such file"), "{outcome:?}");
+    down(&bed, running);
+}
+
+fn an_exec_has_its_own_streams_and_exit_code() {
+    let bed = Bed::make();
+    let mut running = up(&bed);
+
+    let mut exec = bed
+        .exec("c", "e", &sh("read a; echo got $a; echo e >&2; exit 9"))
+        .unwrap();
+    exec.stdin.write_all(b"word\n").unwrap();
+    let outcome = exec.finish();
+    running.stdin.write_all(b"for the init").unwrap();
+
+    assert_eq!(
+        (outcome.code, outcome.out.as_str(), outcome.err.as_str()),
+        (9, "got word\n", "e\n")
+    );
+    assert_eq!(running.finish().out, "for the init");
+    bed.engine.remove("c").unwrap();
+}
+
+fn an_exec_takes_capabilities_and_limits_of_its_container() {
+    let bed = Bed::make();
+    let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 66}]);
+    let config = with(config(&["/bin/cat"]), "/process/rlimits", limits);
+    let running = bed.create("c", &config).unwrap();
+    bed.engine.start("c").unwrap();
+    let line = "grep CapEff /proc/1/status /proc/self/status | cut -f 2; ulimit -Sn; ulimit -Hn";
+    let mut silent = sh(line);
+    silent.as_object_mut().unwrap().remove("capabilities");
+
+    let outcome = bed.exec("c", "e", &silent).unwrap().finish();
+
+    let lines: Vec<&str> = outcome.out.lines().collect();
+    assert_eq!(lines[0], lines[1]);
+    assert_ne!(u64::from_str_radix(lines[0], 16).unwrap(), 0);
+    assert_eq!(lines[2..], ["55", "66"]);
+    down(&bed, running);
+}
+
+fn an_exec_has_a_user_of_its_own() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let user = json!({"uid": 1000, "gid": 1000, "additionalGids": [5]});
+    let process = with(sh("id -u; id -G; pwd; echo $HOME"), "/user", user);
+    let process = with(process, "/env", json!(["PATH=/bin"]));
+
+    let outcome = bed
+        .exec("c", "e", &with(process, "/cwd", json!("/tmp")))
+        .unwrap()
+        .finish();
+
+    assert_eq!(outcome.out, "1000\n1000 5\n/tmp\n/home/user\n");
+    down(&bed, running);
+}
+
+fn fifty_execs_at_once_all_run() {
+    let bed = Bed::make();
+    let running = up(&bed);
+
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..50)
+            .map(|number| {
+                let bed = &bed;
+                scope.spawn(move || {
+                    let line = format!("echo {number}; exit {number}");
+                    bed.exec("c", &format!("e{number}"), &sh(&line))
+                        .unwrap()
+                        .finish()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+
+    for (number, outcome) in (0..).zip(&outcomes) {
+        assert_eq!(
+            (outcome.code, outcome.out.as_str()),
+            (number, &*format!("{number}\n"))
+        );
+    }
+    assert_eq!(bed.engine.pids("c").unwrap(), [running.created.pid]);
+    down(&bed, running);
+}
+
+fn an_exec_can_be_signalled_and_forgotten() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let exec = bed
+        .exec("c", "e", &process(&["/bin/sleep", "1000"]))
+        .unwrap();
+    let pids: BTreeSet<u32> = bed.engine.pids("c").unwrap().into_iter().collect();
+    assert_eq!(
+        pids,
+        BTreeSet::from([running.created.pid, exec.created.pid])
+    );
+
+    let twice = bed.exec("c", "e", &process(&["/bin/true"])).err().unwrap();
+    assert!(matches!(twice, Error::ProcessExists { .. }));
+    bed.engine
+        .signal("c", &Target::Exec("e".to_owned()), 9)
+        .unwrap();
+    assert_eq!(exec.finish().code, 137);
+    bed.engine.forget("c", "e").unwrap();
+
+    let again = bed.exec("c", "e", &process(&["/bin/true"])).unwrap();
+    assert_eq!(again.finish().code, 0);
+    bed.engine.forget("c", "e").unwrap();
+    assert_eq!(
+        bed.engine.forget("c", "e").unwrap_err().kind(),
+        Kind::NotFound
+    );
+    down(&bed, running);
+}
+
+fn an_exec_that_cannot_run_says_why() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let refusal = |process: Value| {
+        let error = bed.exec("c", "e", &process).err().expect("it cannot run");
+        crate::bed::chain(&error)
+    };
+
+    assert_eq!(
+        refusal(process(&["no-such-program"])),
+        r#"exec: "no-such-program": executable file not found in $PATH"#
+    );
+    assert_eq!(
+        refusal(process(&["/no/such"])),
+        r#"exec: "/no/such": stat /no/such: no such file or directory"#
+    );
+    assert_eq!(
+        refusal(process(&["/etc/passwd"])),
+        r#"exec: "/etc/passwd": permission denied"#
+    );
+    assert_eq!(
+        refusal(process(&["/etc"])),
+        r#"exec: "/etc": is a directory"#
+    );
+    assert_eq!(
+        refusal(with(process(&["/bin/true"]), "/cwd", json!("/nope"))),
+        r#"chdir to cwd ("/nope") set in config.json failed: no such file or directory"#
+    );
+    assert_eq!(refusal(process(&[])), "process: args must not be empty");
+    // A name that failed is free again.
+    assert_eq!(
+        bed.exec("c", "e", &process(&["true"]))
+            .unwrap()
+            .finish()
+            .code,
+        0
+    );
+    assert_eq!(bed.engine.pids("c").unwrap(), [running.created.pid]);
+    down(&bed, running);
+}
+
+fn an_exec_after_the_end_is_refused() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    assert_eq!(running.finish().code, 0);
+
+    let refused = bed.exec("c", "e", &process(&["/bin/true"])).err().unwrap();
+
+    assert_eq!(refused.to_string(), r#"container "c" is stopped"#);
+    assert_eq!(refused.kind(), Kind::Denied);
+    bed.engine.remove("c").unwrap();
+}
+
+fn an_exec_that_dies_with_its_container_is_told() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let exec = bed
+        .exec("c", "e", &process(&["/bin/sleep", "1000"]))
+        .unwrap();
+
+    bed.engine.signal("c", &Target::Init, 9).unwrap();
+
+    // The end of its init is the end of a pid namespace.
+    assert_eq!(exec.finish().code, 137);
+    assert_eq!(running.finish().code, 137);
+    bed.engine.remove("c").unwrap();
+}

@@ -1,0 +1,33 @@
+//! What the engine promises, one sentence each.
+
+mod exec;
+mod files;
+mod identity;
+mod lifecycle;
+mod limits;
+mod namespaces;
+mod refusals;
+mod seccomp;
+mod terminal;
+
+use crate::Case;
+
+/// Makes the list of a module's cases: a sentence is the name of its function.
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub const ALL: &[crate::Case] = &[$((stringify!($name), $name)),*];
+    };
+}
+use cases;
+
+pub const ALL: [&[Case]; 9] = [
+    lifecycle::ALL,
+    identity::ALL,
+    files::ALL,
+    namespaces::ALL,
+    exec::ALL,
+    terminal::ALL,
+    seccomp::ALL,
+    limits::ALL,
+    refusals::ALL,
+];

@@ -1,0 +1,212 @@
+//! Configs that cannot be honoured: each is refused by name, and nothing is left of it.
+
+use crate::bed::{Bed, chain, config, with};
+use hutch_agent::engine::Error;
+use serde_json::json;
+
+super::cases![
+    programs_that_cannot_run_are_told_at_create,
+    configs_that_make_no_sense_are_named,
+    what_the_kernel_refuses_names_object_step_and_cause,
+    what_nobody_knows_is_a_warning,
+    what_is_no_json_is_refused,
+];
+
+fn programs_that_cannot_run_are_told_at_create() {
+    let bed = Bed::make();
+    std::fs::write(bed.rootfs().join("bin/text"), "no program").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bed.rootfs().join("bin/text"), mode).unwrap();
+
+    let bare = bed.refusal(&config(&["no-such-program"]));
+    let path = bed.refusal(&config(&["/no/such"]));
+    let file = bed.refusal(&config(&["/etc/passwd"]));
+    let folder = bed.refusal(&config(&["/etc"]));
+    let no_path = bed.refusal(&with(config(&["true"]), "/process/env", json!(["A=b"])));
+    // Only the kernel knows that a file is no program.
+    let _running = bed.create("c", &config(&["/bin/text"])).unwrap();
+    let text = chain(&bed.engine.start("c").unwrap_err());
+    bed.engine.remove("c").unwrap();
+
+    assert_eq!(
+        bare,
+        r#"exec: "no-such-program": executable file not found in $PATH"#
+    );
+    assert_eq!(
+        path,
+        r#"exec: "/no/such": stat /no/such: no such file or directory"#
+    );
+    assert_eq!(file, r#"exec: "/etc/passwd": permission denied"#);
+    assert_eq!(folder, r#"exec: "/etc": is a directory"#);
+    assert_eq!(
+        no_path,
+        r#"exec: "true": executable file not found in $PATH"#
+    );
+    assert_eq!(text, "exec /bin/text: exec format error");
+    assert_eq!(bed.cgroups(), 0);
+}
+
+fn configs_that_make_no_sense_are_named() {
+    let bed = Bed::make();
+    let base = || config(&["/bin/true"]);
+
+    for (config, refusal) in [
+        (
+            with(base(), "/process", json!(null)),
+            "config.json: process property must not be empty",
+        ),
+        (
+            with(base(), "/process/args", json!([])),
+            "process: args must not be empty",
+        ),
+        (
+            with(base(), "/process/cwd", json!("x")),
+            "process: Cwd must be an absolute path",
+        ),
+        (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "x", "type": "tmpfs"}),
+            ),
+            r#"mount 7 on "x": its destination is not absolute"#,
+        ),
+        (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "/x", "source": "rel", "options": ["bind"]}),
+            ),
+            r#"mount 7 on "/x": its source "rel" is not absolute"#,
+        ),
+        (
+            with(base(), "/linux/namespaces/-", json!({"type": "pid"})),
+            "pid namespace: it is there twice",
+        ),
+        (
+            with(
+                base(),
+                "/linux/namespaces/2",
+                json!({"type": "ipc", "path": "/proc/9/ns/ipc"}),
+            ),
+            r#"ipc namespace: path "/proc/9/ns/ipc" of the host: not supported in the guest"#,
+        ),
+        (
+            with(base(), "/linux/sysctl", json!({"kernel/../x": "1"})),
+            r#"sysctl "kernel/../x": is no name of a setting"#,
+        ),
+        (
+            with(
+                base(),
+                "/linux/resources",
+                json!({"memory": {"limit": 10, "swap": 5}}),
+            ),
+            "linux.resources.memory.swap: 5 is below the limit 10",
+        ),
+        (
+            with(
+                base(),
+                "/linux/uidMappings",
+                json!([{"containerID": 0, "hostID": 0, "size": 1}]),
+            ),
+            "linux.uidMappings: need a user namespace",
+        ),
+        (
+            with(base(), "/linux/rootfsPropagation", json!("sideways")),
+            r#"linux.rootfsPropagation: "sideways" is no propagation"#,
+        ),
+    ] {
+        assert_eq!(bed.refusal(&config), refusal);
+        assert_eq!(bed.cgroups(), 0);
+    }
+}
+
+fn what_the_kernel_refuses_names_object_step_and_cause() {
+    let bed = Bed::make();
+    let base = || config(&["/bin/true"]);
+    let mut nowhere = bed.plan("c", &base());
+    nowhere.rootfs = "/mnt/no/such".into();
+
+    for (config, refusal) in [
+        (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "/x", "source": "/no/such", "options": ["bind"]}),
+            ),
+            r#"mount 7 on "/x": open source "/no/such": no such file or directory"#,
+        ),
+        (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "/x", "type": "nofs", "source": "x"}),
+            ),
+            r#"mount 7 on "/x": mount nofs: no such device"#,
+        ),
+        (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "/etc/passwd", "type": "tmpfs", "source": "x"}),
+            ),
+            r#"mount 7 on "/etc/passwd": enter destination: not a directory"#,
+        ),
+        (
+            with(base(), "/linux/sysctl", json!({"kernel.no_such": "1"})),
+            r#"set sysctl kernel/no_such to "1": no such file or directory"#,
+        ),
+        (
+            with(base(), "/process/cwd", json!("/etc/passwd")),
+            r#"chdir to cwd ("/etc/passwd") set in config.json failed: not a directory"#,
+        ),
+        (
+            with(
+                base(),
+                "/linux/devices",
+                json!([{"path": "/etc/passwd", "type": "c", "major": 1, "minor": 3}]),
+            ),
+            r#"device "/etc/passwd": the image has another file there"#,
+        ),
+    ] {
+        assert_eq!(bed.refusal(&config), refusal);
+        assert_eq!(bed.cgroups(), 0);
+    }
+    assert_eq!(
+        chain(&bed.create_as_planned(nowhere).err().unwrap()),
+        r#"root file system "/mnt/no/such": bind: no such file or directory"#
+    );
+}
+
+fn what_nobody_knows_is_a_warning() {
+    let bed = Bed::make();
+    let config = with(config(&["/bin/true"]), "/linux/sparkles", json!(3));
+    let config = with(config, "/process/apparmorProfile", json!("strict"));
+
+    let running = bed.create("c", &config).unwrap();
+
+    assert_eq!(
+        running.created.warnings,
+        [
+            "config.json: linux.?.sparkles: not a known key, ignored",
+            r#"process: apparmorProfile "strict": the guest has no such thing"#,
+        ]
+    );
+    bed.engine.remove("c").unwrap();
+}
+
+fn what_is_no_json_is_refused() {
+    let bed = Bed::make();
+    let mut plan = bed.plan("c", &json!({}));
+    plan.config_json = b"{\"process\": ".to_vec();
+
+    let refused = bed.create_as_planned(plan).err().unwrap();
+
+    assert!(matches!(
+        refused,
+        Error::Parse {
+            what: "config.json",
+            ..
+        }
+    ));
+}

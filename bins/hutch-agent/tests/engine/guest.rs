@@ -1,0 +1,32 @@
+//! This program as the first process of a guest: there cgroups have controllers, and a container
+//! costs what it will cost. Its words come from the kernel's command line.
+
+use crate::{cases, run_all};
+use rustix::{
+    mount::{MountFlags, mount},
+    system::{RebootCommand, reboot},
+};
+use std::{fs, process::ExitCode};
+
+pub fn first_process() -> ExitCode {
+    for (kind, path) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        fs::create_dir_all(path).unwrap();
+        if let Err(errno) = mount(kind, path, kind, MountFlags::empty(), None) {
+            println!("mount {kind} on {path}: {errno}");
+        }
+    }
+    fs::create_dir_all("/mnt").unwrap();
+    let code = run_all(&cases::ALL);
+    println!(
+        "guest: {}",
+        if code == ExitCode::SUCCESS {
+            "passed"
+        } else {
+            "FAILED"
+        }
+    );
+    rustix::fs::sync();
+    let _ = reboot(RebootCommand::PowerOff);
+    let _ = reboot(RebootCommand::Restart);
+    code
+}
