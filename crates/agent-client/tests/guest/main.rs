@@ -121,7 +121,7 @@ async fn our_agent_keeps_the_contract() {
     if !asked() {
         return;
     }
-    let vm = Vm::boot();
+    let vm = Vm::boot().await;
     let run = async {
         let bench = GuestBench::prepared(&vm).await;
         contract::suite(&bench, Offers::Hutch).await;
@@ -134,7 +134,7 @@ async fn a_host_end_that_died_in_the_middle_of_a_frame_is_replaced() {
     if !asked() {
         return;
     }
-    let vm = Vm::boot();
+    let vm = Vm::boot().await;
     let run = async {
         let bench = GuestBench::prepared(&vm).await;
         bench.port.hang_up();
@@ -208,7 +208,7 @@ async fn the_room_opens_while_the_guest_boots_and_tells_exits_and_the_end() {
     if !asked() {
         return;
     }
-    let mut vm = Vm::boot();
+    let mut vm = Vm::boot().await;
     let run = async {
         let (room, _sandbox, mut hear) = room(&vm);
         let opened = room.open.send(Open(link(&vm.control()))).await.unwrap();

@@ -4,9 +4,10 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
+use tokio::time::{Instant, interval};
 
 /// Emulated, on a machine that others load too.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -34,11 +35,11 @@ fn given(name: &str) -> PathBuf {
 
 impl Vm {
     /// Begins to boot; the share holds a root with busybox, `rootfs`.
-    pub fn boot() -> Self {
+    pub async fn boot() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let share = folder.path().join("share");
         rootfs(&share.join("rootfs"));
-        let virtiofsd = export(&share, &folder.path().join("v"));
+        let virtiofsd = export(&share, &folder.path().join("v")).await;
         let dir = folder.path().display();
         let options = format!(
             "-M q35,accel=tcg,sata=off,smbus=off,i8042=off,usb=off,vmport=off,hpet=off,\
@@ -67,7 +68,8 @@ impl Vm {
         wait_until("qemu listens", || {
             assert!(qemu.try_wait().unwrap().is_none(), "qemu ended at once");
             socket.exists()
-        });
+        })
+        .await;
         Self {
             folder,
             qemu,
@@ -113,7 +115,7 @@ fn rootfs(root: &Path) {
 }
 
 /// The `-o` options are those that every virtiofsd takes.
-fn export(folder: &Path, socket: &Path) -> Child {
+async fn export(folder: &Path, socket: &Path) -> Child {
     let program = env::var_os("HUTCH_GUEST_VIRTIOFSD");
     let program = program.unwrap_or_else(|| "/usr/lib/qemu/virtiofsd".into());
     let child = Command::new(program)
@@ -125,15 +127,19 @@ fn export(folder: &Path, socket: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("virtiofsd is installed");
-    wait_until("virtiofsd listens", || socket.exists());
+    wait_until("virtiofsd listens", || socket.exists()).await;
     child
 }
 
+/// Between two looks at a level.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// Looks at a level, not for an edge.
-fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
+async fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
+    let mut ticks = interval(LOOK);
     while !look() {
         assert!(Instant::now() < deadline, "{what}: not in {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(2));
+        ticks.tick().await;
     }
 }
