@@ -60,3 +60,45 @@ fn set_flags(socket: &OwnedFd, flags: libc::c_short) -> Result<(), Errno> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+
+    #[test]
+    fn the_flags_of_loopback_are_read_anywhere() {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None);
+
+        let flags = get_flags(&socket.expect("a socket")).expect("loopback is there");
+
+        let loopback = libc::c_short::try_from(libc::IFF_LOOPBACK).expect("it fits");
+        assert_ne!(flags & loopback, 0);
+    }
+
+    #[test]
+    fn loopback_of_a_new_namespace_comes_up_and_carries_packets() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not tried: only root makes network namespaces");
+            return;
+        }
+        let tried = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may");
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("an address");
+            let address = socket.local_addr().expect("an address");
+            let down = socket.send_to(b"hello", address);
+            up().expect("it comes up");
+            up().expect("it is up already");
+            socket.send_to(b"hello", address).expect("a way");
+            let mut bytes = [0; 8];
+            let arrived = socket.recv(&mut bytes).expect("a packet");
+            (down.is_err(), bytes[..arrived].to_vec())
+        });
+
+        let (was_down, bytes) = tried.join().expect("no panic");
+
+        assert!(was_down);
+        assert_eq!(bytes, b"hello");
+    }
+}

@@ -309,3 +309,7 @@ fn answer_all(waiters: Vec<Waiter>, answer: &Answer, batch: &mut Batch) {
     let answers = waiters.into_iter().map(|waiter| (waiter, answer.clone()));
     batch.replies.extend(answers);
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use netns::{
 use runtime_core::error::{Classify, Kind};
 use std::{
     fs,
+    net::UdpSocket,
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
@@ -130,6 +131,88 @@ async fn each_path_has_a_namespace_of_its_own(stage: &impl Stage) {
         port.remove(path.clone()).await.unwrap();
         assert_eq!(stage.at(&path), None);
     }
+}
+
+/// Carries a packet over loopback of the namespace at `path`.
+fn loop_back(path: PathBuf) -> std::io::Result<usize> {
+    let inside = std::thread::spawn(move || {
+        let file = fs::File::open(path)?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.send_to(b"hello", socket.local_addr()?)?;
+        socket.recv(&mut [0; 8])
+    });
+    inside.join().unwrap()
+}
+
+fn own_network() -> PathBuf {
+    fs::read_link("/proc/thread-self/ns/net").unwrap()
+}
+
+/// Of the driver alone: the fake has no loopback, and no threads that could stray.
+#[tokio::test(flavor = "current_thread")]
+async fn a_namespace_has_loopback_up_and_its_maker_stays_where_it_was() {
+    let Some(stage) = LinuxStage::new() else {
+        eprintln!("not tried: only root makes network namespaces");
+        return;
+    };
+    let (port, path, before) = (stage.port(), stage.folder().join("netns"), own_network());
+
+    port.make(path.clone()).await.unwrap();
+
+    assert_eq!(loop_back(path.clone()).unwrap(), 5);
+    assert_eq!(own_network(), before);
+    let pool = tokio::task::spawn_blocking(own_network);
+    assert_eq!(pool.await.unwrap(), before);
+    port.remove(path).await.unwrap();
+    stage.assert_clean();
+}
+
+/// Of the driver alone: links and mounts that only a real file system has.
+#[tokio::test(flavor = "current_thread")]
+async fn a_link_in_the_place_of_a_namespace_is_not_followed_and_a_callers_is() {
+    let Some(stage) = LinuxStage::new() else {
+        eprintln!("not tried: only root makes network namespaces");
+        return;
+    };
+    let (port, path) = (stage.port(), stage.folder().join("netns"));
+    let target = stage.folder().join("target");
+    port.make(target.clone()).await.unwrap();
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+
+    let made = port.make(path.clone()).await;
+    let removed = port.remove(path.clone()).await;
+    let checked = port.check(path.clone()).await;
+
+    assert!(matches!(made, Err(Error::Occupied { .. })), "{made:?}");
+    assert!(
+        matches!(removed, Err(Error::Occupied { .. })),
+        "{removed:?}"
+    );
+    checked.unwrap();
+    port.check("/proc/self/ns/net".into()).await.unwrap();
+    let other = port.check("/proc/self/ns/mnt".into()).await;
+    assert!(matches!(other, Err(Error::NotANetwork { .. })), "{other:?}");
+    assert_eq!(stage.at(&target), Some(Thing::Network));
+    port.remove(target).await.unwrap();
+    stage.assert_clean();
+}
+
+/// Two daemons for a moment: each of their mounts is taken away.
+#[tokio::test(flavor = "current_thread")]
+async fn mounts_that_lie_on_each_other_go_together() {
+    let Some(stage) = LinuxStage::new() else {
+        eprintln!("not tried: only root makes network namespaces");
+        return;
+    };
+    let (port, path) = (stage.port(), stage.folder().join("netns"));
+    port.make(path.clone()).await.unwrap();
+    rustix::mount::mount_bind("/proc/self/ns/net", &path).unwrap();
+
+    port.remove(path.clone()).await.unwrap();
+
+    assert_eq!(stage.at(&path), None);
+    stage.assert_clean();
 }
 
 macro_rules! suite {
