@@ -14,10 +14,12 @@ use nix::{
 };
 use std::{
     cell::Cell,
+    fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -32,6 +34,9 @@ pub struct Fixtures {
     /// A static program that runs the channel contract on AF_VSOCK.
     pub vsock_contract: PathBuf,
 }
+
+/// A pipe holds as much.
+const READ_BYTES: usize = 64 * 1024;
 
 pub struct World<'a> {
     fixtures: &'a Fixtures,
@@ -121,6 +126,18 @@ impl<'a> World<'a> {
         Running::start(command)
     }
 
+    /// A verb that boots nothing.
+    pub fn verb(&self, words: &[&str]) -> Result<Outcome> {
+        self.run(&mut self.hutch(words), BOOT_LIMIT)
+    }
+
+    /// `hutch create`, with files for output: what stands for the container keeps them after the command ended.
+    pub fn create(&self, id: &str, bundle: &Path) -> Result<Running> {
+        let mut command = self.hutch(&["create", "--bundle"]);
+        command.arg(bundle).arg(id);
+        Running::start_on_files(&mut command, self.scratch.path())
+    }
+
     /// The pid of this world's daemon.
     pub fn daemon(&self) -> Result<Pid> {
         daemon::pid(&self.root)?
@@ -157,9 +174,8 @@ impl<'a> World<'a> {
 pub struct Running {
     line: String,
     child: Child,
-    stdout: Arc<Mutex<Vec<u8>>>,
-    stderr: Arc<Mutex<Vec<u8>>>,
-    readers: Vec<std::thread::JoinHandle<()>>,
+    stdout: Output,
+    stderr: Output,
 }
 
 impl Running {
@@ -171,23 +187,39 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("start `{line}`"))?;
-        let (stdout, stderr) = (Arc::default(), Arc::default());
-        let readers = vec![
-            collect(
-                child.stdout.take().expect("stdout was asked for"),
-                Arc::clone(&stdout),
-            ),
-            collect(
-                child.stderr.take().expect("stderr was asked for"),
-                Arc::clone(&stderr),
-            ),
-        ];
+        let stdout = child.stdout.take().expect("stdout was asked for");
+        let stderr = child.stderr.take().expect("stderr was asked for");
         Ok(Self {
             line,
             child,
-            stdout,
-            stderr,
-            readers,
+            stdout: Output::of_pipe(stdout),
+            stderr: Output::of_pipe(stderr),
+        })
+    }
+
+    fn start_on_files(command: &mut Command, folder: &Path) -> Result<Self> {
+        let line = command::line(command);
+        let file = |name: &str| -> Result<(PathBuf, File)> {
+            let path = (0u32..)
+                .map(|number| folder.join(format!("{name}{number}")))
+                .find(|path| !path.exists())
+                .expect("numbers do not end");
+            let file = File::create_new(&path).context("create a file for output")?;
+            Ok((path, file))
+        };
+        let (stdout, stdout_file) = file("stdout")?;
+        let (stderr, stderr_file) = file("stderr")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout_file)
+            .stderr(stderr_file)
+            .spawn()
+            .with_context(|| format!("start `{line}`"))?;
+        Ok(Self {
+            line,
+            child,
+            stdout: Output::File(stdout),
+            stderr: Output::File(stderr),
         })
     }
 
@@ -197,7 +229,7 @@ impl Running {
 
     /// What it printed until now.
     pub fn stdout(&self) -> String {
-        text(&self.stdout)
+        self.stdout.text()
     }
 
     /// Its standard input, to write to; dropping it is end of input.
@@ -238,23 +270,23 @@ impl Running {
                 self.so_far()
             );
         };
-        // A daemon that it started may hold its streams open, which is a fault of its own: it may take no more than this.
-        let readers = std::mem::take(&mut self.readers);
-        if !wait_until(|| readers.iter().all(|reader| reader.is_finished()), SOON) {
+        // Whoever it left running may not hold its streams open for long.
+        let outputs = [&self.stdout, &self.stderr];
+        if !wait_until(|| outputs.iter().all(|output| output.is_over()), SOON) {
             bail!("`{}` ended, and somebody holds its output open", self.line);
         }
         Ok(Outcome {
             status,
-            stdout: text(&self.stdout),
-            stderr: text(&self.stderr),
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
         })
     }
 
     fn so_far(&self) -> String {
         format!(
             "stdout: {:?}, stderr: {:?}",
-            text(&self.stdout),
-            text(&self.stderr)
+            self.stdout.text(),
+            self.stderr.text()
         )
     }
 }
@@ -267,22 +299,49 @@ impl Drop for Running {
     }
 }
 
-fn collect(
-    mut stream: impl Read + Send + 'static,
-    into: Arc<Mutex<Vec<u8>>>,
-) -> std::thread::JoinHandle<()> {
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = stream.read(&mut buffer) {
-            into.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend_from_slice(&buffer[..count]);
-        }
-    })
+/// Where a command's output goes.
+enum Output {
+    Pipe {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        reader: JoinHandle<()>,
+    },
+    File(PathBuf),
 }
 
-fn text(bytes: &Mutex<Vec<u8>>) -> String {
-    String::from_utf8_lossy(&bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+impl Output {
+    fn of_pipe(mut stream: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::<Mutex<Vec<u8>>>::default();
+        let into = Arc::clone(&bytes);
+        let reader = std::thread::spawn(move || {
+            let mut buffer = vec![0; READ_BYTES];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                into.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self::Pipe { bytes, reader }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Pipe { bytes, .. } => {
+                let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            Self::File(path) => {
+                String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+            }
+        }
+    }
+
+    /// Whether nobody can write to it any more; of a file that is not asked.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Pipe { reader, .. } => reader.is_finished(),
+            Self::File(_) => true,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub fn a_killed_daemon_costs_no_output_and_no_exit_code(world: &World<'_>) -> Re
     let expected: String = (0..COUNT).map(|number| format!("{number}\n")).collect();
     ensure!(outcome.stdout == expected, "output: {outcome:?}");
     ensure!(outcome.code() == Some(3), "exit code: {outcome:?}");
-    let list = world.run(&mut world.hutch(&["list", "--quiet"]), SOON)?;
+    let list = world.verb(&["list", "--quiet"])?;
     ensure!(
         list.code() == Some(0) && list.stdout.is_empty(),
         "list: {list:?}"
@@ -61,7 +61,7 @@ pub fn a_killed_relay_takes_its_process_along(world: &World<'_>) -> Result<()> {
     world.kill(sleeper.pid())?;
 
     let is_over = || {
-        let list = world.run(&mut world.hutch(&["list", "--quiet"]), SOON);
+        let list = world.verb(&["list", "--quiet"]);
         list.is_ok_and(|list| list.code() == Some(0) && list.stdout.is_empty())
     };
     ensure!(wait_until(is_over, SOON), "its container lives on");

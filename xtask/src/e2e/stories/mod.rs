@@ -2,6 +2,7 @@
 
 mod daemon;
 mod guest;
+mod lifecycle;
 mod run;
 
 use super::world::World;
@@ -26,6 +27,11 @@ pub const ALL: &[Story] = stories![
     run::output_written_just_before_the_end_is_not_lost,
     run::an_exit_is_reported_while_a_child_keeps_the_output_open,
     guest::the_vsock_driver_keeps_the_channels_contract,
+    lifecycle::a_container_goes_through_its_states_and_is_gone_at_the_end,
+    lifecycle::of_two_creates_with_one_id_one_wins_and_the_other_says_so,
+    lifecycle::a_daemon_killed_during_create_leaves_all_or_nothing,
+    lifecycle::a_delete_by_force_ends_a_container_that_is_still_starting,
+    lifecycle::a_bundle_without_a_config_is_refused_by_name,
     daemon::a_killed_daemon_costs_no_output_and_no_exit_code,
     daemon::a_killed_vm_ends_its_container_with_a_reason,
     daemon::a_killed_virtiofsd_ends_its_container_with_a_reason,
