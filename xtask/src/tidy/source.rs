@@ -61,7 +61,10 @@ impl Source {
     /// Whether the whole file is a test, or a program for tests.
     pub fn is_test(&self) -> bool {
         let mut parts = self.path.split('/');
-        parts.any(|part| ["benches", "examples", "tests", "tests.rs"].contains(&part))
+        parts.any(|part| {
+            ["benches", "examples", "tests", "tests.rs"].contains(&part)
+                || part.ends_with("_tests.rs")
+        })
     }
 
     /// Whether the line, or the comment above it, says why a rule is left aside there.
@@ -247,6 +250,11 @@ mod tests {
     fn files_below_tests_are_tests() {
         assert!(
             Source::parse("crates/x/tests/contract.rs", "")
+                .unwrap()
+                .is_test()
+        );
+        assert!(
+            Source::parse("crates/x/src/machine_tests.rs", "")
                 .unwrap()
                 .is_test()
         );
