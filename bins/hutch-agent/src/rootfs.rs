@@ -15,6 +15,7 @@ use std::{
     fs,
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -73,6 +74,9 @@ pub struct Rootfs {
 /// # Errors
 /// The host exports none.
 pub fn mount_share() -> Result<(), Error> {
+    static MOUNTING: Mutex<()> = Mutex::new(());
+    // One look and mount at a time, or it would be mounted twice.
+    let _mounting = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     if statfs(SHARE).is_ok_and(|fs| fs.filesystem_type().0 == FUSE_MAGIC) {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     agent::Agent,
-    channel,
+    channel::{self, Way},
     cmdline::{Options, Share},
     engine::{Engine, Roots},
     error::{Doing, Error},
@@ -44,11 +44,14 @@ pub fn run(options: Options) -> Result<(), Error> {
 
 async fn serve(options: Options, engine: Engine) -> Result<(), Error> {
     let reactor = Reactor::start().doing(|| "wait for ports".to_owned())?;
-    let way = channel::open(options, &reactor).await?;
+    let Way {
+        listener,
+        mut carrier,
+    } = channel::open(options, &reactor).await?;
     let agent = Arc::new(Agent::new(engine, reactor, options));
     let reaped = agent.clone();
     let reaping = reaper::reap(move |pid, ended| reaped.reaped(pid, ended));
-    let mut server = Server::new().add_listener(way.listener);
+    let mut server = Server::new().add_listener(listener);
     for service in service::all(&agent) {
         server = server.register_service(service);
     }
@@ -64,8 +67,12 @@ async fn serve(options: Options, engine: Engine) -> Result<(), Error> {
         biased;
         () = agent.ended() => {}
         reaped = reaping => return reaped,
+        lost = &mut carrier => {
+            let lost = lost.map_err(io::Error::other).flatten();
+            return lost.doing(|| "the way to the host is lost".to_owned());
+        }
     }
-    leave(server, way.carrier).await;
+    leave(server, carrier).await;
     Ok(())
 }
 
@@ -78,11 +85,11 @@ fn share_early() {
 
 /// Lets the answer to the call that asked for the end reach the host; not for ever, since a
 /// host that is away cannot be told.
-async fn leave(mut server: Server, carrier: JoinHandle<()>) {
+async fn leave(mut server: Server, carrier: JoinHandle<io::Result<()>>) {
     let told = timeout(LEAVE_LIMIT, async {
         let stopped = server.shutdown().await;
         drop(server);
-        stopped.is_ok() && carrier.await.is_ok()
+        stopped.is_ok() && matches!(carrier.await, Ok(Ok(())))
     });
     if !matches!(told.await, Ok(true)) {
         crate::note!("the host did not take the last answer");

@@ -23,10 +23,10 @@ const VSOCK_CONTROL: u32 = 1024;
 type Connections = mpsc::Sender<io::Result<Socket>>;
 
 /// An open way: its connections, and the task that ends once the server is gone and what it
-/// said has been sent.
+/// said has been sent, or fails when the way itself is lost.
 pub struct Way {
     pub listener: Listener,
-    pub carrier: JoinHandle<()>,
+    pub carrier: JoinHandle<io::Result<()>>,
 }
 
 /// Opens the way that the command line names.

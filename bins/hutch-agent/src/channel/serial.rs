@@ -12,13 +12,14 @@ const CONTROL: &str = "hutch.control";
 
 /// Opens the control port; its connections arrive at `made` until the port is unplugged or the
 /// server has gone and had its last word.
-pub async fn open(reactor: &Arc<Reactor>, made: Connections) -> Result<JoinHandle<()>, Error> {
+pub async fn open(
+    reactor: &Arc<Reactor>,
+    made: Connections,
+) -> Result<JoinHandle<io::Result<()>>, Error> {
     let port = ports::open(CONTROL, reactor).await?;
     Ok(tokio::spawn(async move {
         let mut pump = Pump::new(made);
-        if let Err(error) = serve(&port, &mut pump).await {
-            crate::error!("port {CONTROL:?}: {error}");
-        }
+        serve(&port, &mut pump).await
     }))
 }
 

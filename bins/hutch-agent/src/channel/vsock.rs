@@ -22,7 +22,11 @@ use tokio_vsock::{
 use ttrpc::r#async::transport::Socket;
 
 /// Listens on `port`; connections arrive at `made` until the server has gone.
-pub fn open(port: u32, peer: VsockPeer, made: Connections) -> Result<JoinHandle<()>, Error> {
+pub fn open(
+    port: u32,
+    peer: VsockPeer,
+    made: Connections,
+) -> Result<JoinHandle<io::Result<()>>, Error> {
     let listener = listen(port)?;
     Ok(tokio::spawn(async move {
         let mut served = JoinSet::new();
@@ -31,13 +35,13 @@ pub fn open(port: u32, peer: VsockPeer, made: Connections) -> Result<JoinHandle<
                 biased;
                 () = made.closed() => break,
                 Some(_) = served.join_next() => {}
-                peer = accept(&listener, peer) => match peer {
-                    Ok(peer) => drop(served.spawn(serve(peer, made.clone()))),
-                    Err(error) => return crate::error!("vsock port {port}: {error}"),
-                },
+                peer = accept(&listener, peer) => {
+                    served.spawn(serve(peer?, made.clone()));
+                }
             }
         }
         served.join_all().await;
+        Ok(())
     }))
 }
 

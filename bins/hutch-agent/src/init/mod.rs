@@ -13,19 +13,20 @@ use crate::{
     serve,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use std::{fs, panic, process::ExitCode};
+use std::{fs, io, panic, process::ExitCode};
 
 /// Descriptors that a process may open, as container engines give them on a host.
 const NOFILE: u64 = 1_048_576;
 
 /// What differs from the kernel's own choice, and why.
+/// Each ends in a newline: one of them is refused without.
 const KNOBS: [(&str, &str); 3] = [
     // A kernel that went wrong must be seen to be gone, not limp on.
-    ("/proc/sys/kernel/panic_on_oops", "1"),
+    ("/proc/sys/kernel/panic_on_oops", "1\n"),
     // Our own lines are few, and each matters.
-    ("/proc/sys/kernel/printk_devkmsg", "on"),
+    ("/proc/sys/kernel/printk_devkmsg", "on\n"),
     // As on a host of containers: programs that map much must not fail.
-    ("/proc/sys/vm/max_map_count", "262144"),
+    ("/proc/sys/vm/max_map_count", "262144\n"),
 ];
 
 /// Runs the agent as PID 1. Does not return while the guest lives.
@@ -47,8 +48,12 @@ fn start() -> Result<(), Error> {
     let line = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
     let options = Options::parse(&line)?;
     for (path, value) in KNOBS {
-        // A kernel without the knob has nothing to turn.
-        let _ = fs::write(path, value);
+        match fs::write(path, value) {
+            Ok(()) => {}
+            // A kernel without the knob has nothing to turn.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => crate::error!("write {value:?} to {path}: {error}"),
+        }
     }
     raise_limits()?;
     network::loopback_up()?;

@@ -3,6 +3,7 @@
 use super::{Port, Reactor, uevents};
 use crate::error::{Doing, Error};
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -48,13 +49,16 @@ fn open_device(device: &Path) -> std::io::Result<File> {
 /// The device of the port with that name, if it is there. A port gets its name a moment after
 /// it appears.
 fn find(ports: &Path, name: &str) -> Option<PathBuf> {
-    for entry in fs::read_dir(ports).ok()?.flatten() {
-        let named = fs::read_to_string(entry.path().join("name"));
-        if named.is_ok_and(|named| named.trim_end() == name) {
-            return Some(Path::new("/dev").join(entry.file_name()));
-        }
-    }
-    None
+    let entries = fs::read_dir(ports).ok()?.flatten();
+    let mut devices: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    // The newest first: that is whom the host most likely means, and each look costs.
+    devices.sort_by_key(|device| std::cmp::Reverse((device.len(), device.clone())));
+    let named = |device: &OsString| {
+        let named = fs::read_to_string(ports.join(device).join("name"));
+        named.is_ok_and(|named| named.trim_end() == name)
+    };
+    let device = devices.into_iter().find(named)?;
+    Some(Path::new("/dev").join(device))
 }
 
 #[cfg(test)]

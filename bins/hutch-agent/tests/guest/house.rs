@@ -17,7 +17,7 @@ use stream::Padding;
 use tempfile::TempDir;
 
 const BUSYBOX: &str = "/usr/bin/busybox";
-const APPLETS: [&str; 17] = [
+const APPLETS: [&str; 16] = [
     "sh",
     "cat",
     "echo",
@@ -34,7 +34,6 @@ const APPLETS: [&str; 17] = [
     "ps",
     "dd",
     "yes",
-    "trap",
 ];
 
 pub struct House {

@@ -23,6 +23,8 @@ pub struct Link {
     pub health: HealthClient,
     pub kata: AgentServiceClient,
     pub agent: AgentClient,
+    /// For calls by their names.
+    pub client: Client,
 }
 
 impl Link {
@@ -37,7 +39,8 @@ impl Link {
         Self {
             health: HealthClient::new(client.clone()),
             kata: AgentServiceClient::new(client.clone()),
-            agent: AgentClient::new(client),
+            agent: AgentClient::new(client.clone()),
+            client,
         }
     }
 }

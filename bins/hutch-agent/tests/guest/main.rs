@@ -8,7 +8,9 @@
 
 mod boot;
 mod containers;
+mod disk;
 mod house;
+mod kata;
 mod link;
 mod peer;
 mod stdio;
