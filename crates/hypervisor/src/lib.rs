@@ -3,6 +3,7 @@
 //! `machine` decides, with `streams` and `blocks` as values beside it; `actor` performs; `port` is
 //! what both the `qemu` driver and the `fake` implement.
 
+pub mod accelerator;
 pub mod actor;
 mod adoption;
 pub mod blocks;
