@@ -13,7 +13,7 @@ use std::{
 };
 
 /// What a daemon leaves in its state folder for the next one.
-const KEPT: &[&str] = &["store", "hutchd.lock", "hutchd.log"];
+const KEPT: &[&str] = &["hutchd.lock", "hutchd.log", "store", "store.holder"];
 /// cgroups that a host's own services make and remove at any time.
 const FOREIGN_CGROUPS: &[&str] = &["/system.slice", "/user.slice", "/init.scope"];
 
