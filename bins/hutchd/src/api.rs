@@ -1,0 +1,399 @@
+//! hutch.v1 over ttrpc: parses requests, asks the rooms, and turns answers into messages.
+//!
+//! It decides nothing. Every error says which verb on which object failed, once.
+
+use crate::{
+    bundle,
+    convert::{container_info, exit_info, ps_entry, sandbox_info, stream_address},
+    status::status,
+};
+use actix::prelude::*;
+use async_trait::async_trait;
+use protocols::asynchronous::{
+    hutch::{
+        AttachRequest, AttachResponse, ContainerInfo, CreateRequest, CreateResponse, DeleteRequest,
+        DeleteResponse, DoctorRequest, DoctorResponse, ExecRequest, ExecResponse, ExitedRequest,
+        ExitedResponse, InspectSandboxRequest, InspectSandboxResponse, KillRequest, KillResponse,
+        ListRequest, ListResponse, ListSandboxesRequest, ListSandboxesResponse, ProcessRef,
+        PsRequest, PsResponse, StartRequest, StartResponse, StateRequest, VersionRequest,
+        VersionResponse, WaitRequest, WaitResponse,
+    },
+    hutch_ttrpc::Runtime,
+};
+use runtime_core::{
+    container::{Force, ProcessCommand},
+    error::{Fault, Kind},
+    host::{CreateContainer, Find, HostActor, List, ListSandboxes, Located, Name},
+    ids::{
+        ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
+    },
+    process::Kill,
+    sandbox::{
+        DeleteContainer, ExecIn, GetPidsOf, ProcessIn, SandboxView, ViewContainer, ViewProcess,
+        WaitIn,
+    },
+};
+use std::{sync::Arc, time::SystemTime};
+use ttrpc::asynchronous::TtrpcContext;
+
+/// Facts that do not change while the daemon runs.
+#[derive(Debug)]
+pub struct Facts {
+    pub root: String,
+    pub accelerator: &'static str,
+    pub accelerator_reason: String,
+    pub damaged_stores: Vec<String>,
+}
+
+#[derive(Clone)]
+pub struct Api {
+    pub host: Addr<HostActor>,
+    pub facts: Arc<Facts>,
+}
+
+type Answer<T> = ttrpc::Result<T>;
+
+pub fn now() -> EpochMs {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.expect("the host's clock is after 1970");
+    EpochMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn parsed<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, Fault> {
+    parsed.map_err(|why| Fault::new(Kind::Invalid, why.to_string()))
+}
+
+fn asked<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {
+    let gone = "its room is being rebuilt; ask again";
+    answer.map_err(|_| Fault::new(Kind::Unavailable, gone))
+}
+
+fn key_of(key: &str) -> Result<Option<RequestKey>, Fault> {
+    match key {
+        "" => Ok(None),
+        key => Ok(Some(parsed(RequestKey::new(key))?)),
+    }
+}
+
+/// A process that a caller named.
+struct Target {
+    located: Located,
+    process: ProcessId,
+}
+
+impl Api {
+    async fn find(&self, namespace: &str, id: &str) -> Result<Located, Fault> {
+        let find = Find {
+            namespace: parsed(Namespace::new(namespace))?,
+            id: id.to_owned(),
+        };
+        asked(self.host.send(find).await)?
+    }
+
+    async fn target(&self, process: &ProcessRef) -> Result<Target, Fault> {
+        let located = self.find(&process.namespace, &process.container_id).await?;
+        let process = match process.exec_id.as_str() {
+            "" => ProcessId::Init,
+            exec => ProcessId::Exec(parsed(ExecId::new(exec))?),
+        };
+        Ok(Target { located, process })
+    }
+
+    async fn command(&self, located: Located, command: ProcessCommand) -> Result<(), Fault> {
+        let command = ProcessIn {
+            container: located.place.number,
+            command,
+        };
+        asked(located.sandbox.send(command).await)?
+    }
+
+    async fn create_container(&self, request: CreateRequest) -> Result<CreateResponse, Fault> {
+        let key = key_of(&request.key)?;
+        let wish = bundle::wish(bundle::Request {
+            namespace: parsed(Namespace::new(request.namespace))?,
+            id: parsed(ContainerId::new(request.container_id))?,
+            bundle: &request.bundle,
+            config_json: &request.config_json,
+            join: Some(request.sandbox_id).filter(|id| !id.is_empty()),
+            cgroups_path: request.cgroups_path,
+            uid: SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0),
+            created: now(),
+        })?;
+        let wish = Box::new(wish);
+        let created = asked(self.host.send(CreateContainer { key, wish }).await)??;
+        Ok(CreateResponse {
+            sandbox_uid: created.place.uid.to_string(),
+            stream: Some(stream_address(&created.lease.host)).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn exec_process(&self, request: &ExecRequest) -> Result<ExecResponse, Fault> {
+        bundle::check_process_json(&request.process_json)?;
+        let process = request.process.get_or_default();
+        let located = self.find(&process.namespace, &process.container_id).await?;
+        let exec = ExecIn {
+            container: located.place.number,
+            exec: parsed(ExecId::new(process.exec_id.as_str()))?,
+            json: request.process_json.clone(),
+        };
+        let lease = asked(located.sandbox.send(exec).await)??;
+        Ok(ExecResponse {
+            stream: Some(stream_address(&lease.host)).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn delete_container(&self, request: &DeleteRequest) -> Result<(), Fault> {
+        let force = match request.force {
+            true => Force::Yes,
+            false => Force::No,
+        };
+        let located = match self.find(&request.namespace, &request.container_id).await {
+            // runc: deleting with force what is not there is no error.
+            Err(why) if why.kind() == Kind::NotFound && request.force => return Ok(()),
+            found => found?,
+        };
+        let delete = DeleteContainer {
+            container: located.place.number,
+            force,
+            at: now(),
+        };
+        asked(located.sandbox.send(delete).await)?
+    }
+
+    async fn info(&self, located: Located) -> Result<ContainerInfo, Fault> {
+        let number = located.place.number;
+        let view = asked(located.sandbox.send(ViewContainer(number)).await)??;
+        Ok(container_info(located.place.uid, &view))
+    }
+
+    async fn wait_exit(&self, request: &WaitRequest) -> Result<WaitResponse, Fault> {
+        let target = self.target(request.process.get_or_default()).await?;
+        let wait = WaitIn {
+            container: target.located.place.number,
+            process: target.process,
+        };
+        let exit = asked(target.located.sandbox.send(wait).await)??;
+        Ok(WaitResponse {
+            exit: Some(exit_info(&exit)).into(),
+            ..Default::default()
+        })
+    }
+
+    /// After a restart a relay attaches again to a process that has exited: it needs no watch.
+    async fn attach_relay(&self, request: &AttachRequest) -> Result<(), Fault> {
+        let target = self.target(request.process.get_or_default()).await?;
+        let relay = HostProcess {
+            pid: request.relay_pid,
+            start_time: request.relay_start_time,
+        };
+        let view = ViewProcess {
+            container: target.located.place.number,
+            process: target.process.clone(),
+        };
+        asked(target.located.sandbox.send(view).await)??;
+        self.command(
+            target.located,
+            ProcessCommand::AttachRelay(target.process, relay),
+        )
+        .await
+    }
+
+    async fn sandboxes(&self) -> Result<Vec<(SandboxView, Vec<Name>)>, Fault> {
+        asked(self.host.send(ListSandboxes).await)
+    }
+
+    async fn inspect(&self, wanted: &str) -> Result<InspectSandboxResponse, Fault> {
+        let mut found: Vec<_> = self.sandboxes().await?;
+        found.retain(|(view, names)| {
+            view.spec.uid.to_string().starts_with(wanted)
+                || names.iter().any(|name| name.id.as_str() == wanted)
+        });
+        match (found.len(), wanted) {
+            (1, wanted) if !wanted.is_empty() => {
+                let (view, names) = &found[0];
+                Ok(InspectSandboxResponse {
+                    sandbox: Some(sandbox_info(view, names)).into(),
+                    ..Default::default()
+                })
+            }
+            (0, _) | (1, _) => Err(Fault::new(Kind::NotFound, "sandbox does not exist")),
+            (several, _) => Err(Fault::new(
+                Kind::Invalid,
+                format!("{wanted:?} is ambiguous: {several} sandboxes match"),
+            )),
+        }
+    }
+}
+
+fn on(verb: &str, id: &str) -> String {
+    // An id of any length may come; one line is enough to know it by.
+    let shown: String = id.chars().take(128).collect();
+    format!("{verb} {shown:?}")
+}
+
+fn named(outcome: Result<(), Fault>, verb: &str, id: &str) -> Answer<()> {
+    outcome.map_err(|why| status(why.during(on(verb, id))))
+}
+
+#[async_trait]
+impl Runtime for Api {
+    async fn version(&self, _: &TtrpcContext, _: VersionRequest) -> Answer<VersionResponse> {
+        Ok(VersionResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            root: self.facts.root.clone(),
+            ..Default::default()
+        })
+    }
+
+    async fn create(&self, _: &TtrpcContext, request: CreateRequest) -> Answer<CreateResponse> {
+        let what = on("create container", &request.container_id);
+        let created = self.create_container(request).await;
+        created.map_err(|why| status(why.during(what)))
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
+        let outcome = match self.find(&request.namespace, &request.container_id).await {
+            Ok(located) => self.command(located, ProcessCommand::Begin).await,
+            Err(why) => Err(why),
+        };
+        named(outcome, "start container", &request.container_id)?;
+        Ok(StartResponse::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<ExecResponse> {
+        let what = on("exec in container", &request.process.container_id);
+        let outcome = self.exec_process(&request).await;
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Answer<KillResponse> {
+        let process = request.process.get_or_default();
+        let outcome = match self.target(process).await {
+            Ok(target) => {
+                let kill = Kill {
+                    signal: request.signal,
+                    all: request.all,
+                };
+                self.command(target.located, ProcessCommand::Kill(target.process, kill))
+                    .await
+            }
+            Err(why) => Err(why),
+        };
+        named(outcome, "kill container", &process.container_id)?;
+        Ok(KillResponse::default())
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Answer<DeleteResponse> {
+        let outcome = self.delete_container(&request).await;
+        named(outcome, "delete container", &request.container_id)?;
+        Ok(DeleteResponse::default())
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> Answer<ContainerInfo> {
+        let outcome = match self.find(&request.namespace, &request.container_id).await {
+            Ok(located) => self.info(located).await,
+            Err(why) => Err(why),
+        };
+        let what = on("state of container", &request.container_id);
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
+    async fn list(&self, _: &TtrpcContext, request: ListRequest) -> Answer<ListResponse> {
+        let namespace = match request.namespace.as_str() {
+            "" => None,
+            namespace => Some(parsed(Namespace::new(namespace)).map_err(status)?),
+        };
+        let listed = asked(self.host.send(List { namespace }).await).map_err(status)?;
+        let infos = listed
+            .iter()
+            .map(|listed| container_info(listed.uid, &listed.view));
+        Ok(ListResponse {
+            containers: infos.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn ps(&self, _: &TtrpcContext, request: PsRequest) -> Answer<PsResponse> {
+        let outcome = match self.find(&request.namespace, &request.container_id).await {
+            Ok(located) => {
+                let pids = GetPidsOf(located.place.number);
+                asked(located.sandbox.send(pids).await).and_then(|pids| pids)
+            }
+            Err(why) => Err(why),
+        };
+        let what = on("list processes of container", &request.container_id);
+        let pids = outcome.map_err(|why| status(why.during(what)))?;
+        Ok(PsResponse {
+            processes: pids.iter().map(ps_entry).collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Answer<WaitResponse> {
+        let what = on("wait for container", &request.process.container_id);
+        let outcome = self.wait_exit(&request).await;
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
+    async fn attach(&self, _: &TtrpcContext, request: AttachRequest) -> Answer<AttachResponse> {
+        let outcome = self.attach_relay(&request).await;
+        named(
+            outcome,
+            "attach relay to container",
+            &request.process.container_id,
+        )?;
+        Ok(AttachResponse::default())
+    }
+
+    async fn exited(&self, _: &TtrpcContext, request: ExitedRequest) -> Answer<ExitedResponse> {
+        let process = request.process.get_or_default();
+        let outcome = match self.target(process).await {
+            Ok(target) => {
+                let done = ProcessCommand::RelayDone(target.process);
+                self.command(target.located, done).await
+            }
+            Err(why) => Err(why),
+        };
+        named(outcome, "exit of container", &process.container_id)?;
+        Ok(ExitedResponse::default())
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _: &TtrpcContext,
+        _: ListSandboxesRequest,
+    ) -> Answer<ListSandboxesResponse> {
+        let sandboxes = self.sandboxes().await.map_err(status)?;
+        let infos = sandboxes
+            .iter()
+            .map(|(view, names)| sandbox_info(view, names));
+        Ok(ListSandboxesResponse {
+            sandboxes: infos.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn inspect_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: InspectSandboxRequest,
+    ) -> Answer<InspectSandboxResponse> {
+        let what = on("inspect sandbox", &request.sandbox);
+        let outcome = self.inspect(&request.sandbox).await;
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
+    async fn doctor(&self, _: &TtrpcContext, _: DoctorRequest) -> Answer<DoctorResponse> {
+        let sandboxes = self.sandboxes().await.map_err(status)?;
+        Ok(DoctorResponse {
+            sandboxes: u32::try_from(sandboxes.len()).unwrap_or(u32::MAX),
+            damaged_stores: self.facts.damaged_stores.clone(),
+            accelerator: self.facts.accelerator.to_owned(),
+            accelerator_reason: self.facts.accelerator_reason.clone(),
+            ..Default::default()
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! From a bundle's config.json to a wish: the edge where it is parsed, once.
+//!
+//! What is wrong with a bundle is said here, before anything exists. Fields that only the guest
+//! can judge (its users, its programs) are judged there.
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use runtime_core::{
+    container::ContainerSpec,
+    devices::{BindSpec, ContainerDevices},
+    error::{Fault, Kind},
+    host::Wish,
+    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
+};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+/// ttrpc's message limit is 4 MiB; what is larger than this would not reach the guest.
+const CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// PATH_MAX of Linux, less its closing NUL.
+const PATH_BYTES_MAX: usize = 4095;
+
+/// A create request whose ids are parsed.
+pub struct Request<'a> {
+    pub namespace: Namespace,
+    pub id: ContainerId,
+    pub bundle: &'a str,
+    pub config_json: &'a [u8],
+    pub join: Option<String>,
+    pub cgroups_path: String,
+    pub uid: SandboxUid,
+    pub created: EpochMs,
+}
+
+fn invalid(what: impl Into<String>) -> Fault {
+    Fault::new(Kind::Invalid, what)
+}
+
+/// # Errors
+/// `Invalid`, with one line that says which field is wrong and why.
+pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
+    let bundle = absolute("bundle", request.bundle)?;
+    if request.config_json.len() > CONFIG_BYTES_MAX {
+        let len = request.config_json.len();
+        return Err(invalid(format!(
+            "config.json has {len} bytes; at most {CONFIG_BYTES_MAX} are possible"
+        )));
+    }
+    let text = std::str::from_utf8(request.config_json)
+        .map_err(|why| invalid(format!("config.json is not UTF-8: {why}")))?;
+    let spec: Spec =
+        serde_json::from_str(text).map_err(|why| invalid(format!("config.json: {why}")))?;
+    check_version(spec.version())?;
+    let process = spec.process().as_ref();
+    check_process(process.ok_or_else(|| invalid("config.json: process is missing"))?)?;
+    let root = spec.root().as_ref();
+    let root = root.ok_or_else(|| invalid("config.json: root is missing"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(invalid("config.json: root.path is empty"));
+    }
+    if spec.linux().is_none() {
+        return Err(invalid(
+            "config.json: linux is missing; only Linux containers can be run",
+        ));
+    }
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let devices = ContainerDevices {
+        container: ContainerNumber(0),
+        bundle: bundle.clone(),
+        root: root.path().clone(),
+        root_read_only: root.readonly().unwrap_or(false),
+        binds: binds(spec.mounts().as_deref().unwrap_or_default())?,
+    };
+    let hostname = spec.hostname().clone().unwrap_or_default();
+    Ok(Wish {
+        uid: request.uid,
+        join: request.join,
+        netns: network_namespace(&spec)?,
+        cgroups_path: request.cgroups_path,
+        hostname: hostname_for_guest(hostname, &request.id)?,
+        spec: ContainerSpec {
+            number: ContainerNumber(0),
+            namespace: request.namespace,
+            id: request.id,
+            rootfs: bundle.join(root.path()),
+            bundle,
+            config_json: text.to_owned(),
+            oci_version: spec.version().clone(),
+            annotations: annotations.into_iter().collect::<BTreeMap<_, _>>(),
+            devices,
+            created: request.created,
+            owner_uid: 0,
+        },
+    })
+}
+
+/// # Errors
+/// `Invalid`: not JSON, or a field that cannot be right.
+pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
+    if json.len() > CONFIG_BYTES_MAX {
+        return Err(invalid(format!(
+            "process has {} bytes; at most {CONFIG_BYTES_MAX} are possible",
+            json.len()
+        )));
+    }
+    let process: Process =
+        serde_json::from_slice(json).map_err(|why| invalid(format!("process: {why}")))?;
+    check_process(&process)
+}
+
+fn check_version(version: &str) -> Result<(), Fault> {
+    let mut parts = version.split(['.', '-', '+']);
+    let numbers: Vec<Option<u32>> = (0..3)
+        .map(|_| parts.next().and_then(|part| part.parse().ok()))
+        .collect();
+    match numbers[..] {
+        [Some(1), Some(_), Some(_)] => Ok(()),
+        [Some(_), Some(_), Some(_)] => Err(invalid(format!(
+            "config.json: ociVersion {version:?} is not supported; 1.x.y is"
+        ))),
+        _ => Err(invalid(format!(
+            "config.json: ociVersion {version:?} is not a version"
+        ))),
+    }
+}
+
+fn check_process(process: &Process) -> Result<(), Fault> {
+    let args = process.args().as_deref().unwrap_or_default();
+    match args.first() {
+        None => return Err(invalid("process.args is empty")),
+        Some(program) if program.is_empty() => {
+            return Err(invalid("process.args: the program's name is empty"));
+        }
+        Some(_) => {}
+    }
+    if args.iter().any(|arg| arg.contains('\0')) {
+        return Err(invalid("process.args holds a NUL byte"));
+    }
+    let env = process.env().as_deref().unwrap_or_default();
+    if let Some(entry) = env.iter().find(|entry| entry.contains('\0')) {
+        return Err(invalid(format!("process.env: {entry:?} holds a NUL byte")));
+    }
+    let cwd = process.cwd();
+    match cwd.is_absolute() {
+        true => Ok(()),
+        false => Err(invalid(format!(
+            "process.cwd {:?} is not an absolute path",
+            cwd.display().to_string()
+        ))),
+    }
+}
+
+fn absolute(what: &str, path: &str) -> Result<PathBuf, Fault> {
+    if path.len() > PATH_BYTES_MAX || path.contains('\0') {
+        return Err(invalid(format!("{what}: not a path")));
+    }
+    let path = Path::new(path);
+    match path.is_absolute() {
+        true => Ok(path.to_owned()),
+        false => Err(invalid(format!(
+            "{what} {:?} is not an absolute path",
+            path.display().to_string()
+        ))),
+    }
+}
+
+fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
+    let mut binds = Vec::new();
+    for (index, mount) in mounts.iter().enumerate() {
+        if !mount.destination().is_absolute() {
+            return Err(invalid(format!(
+                "mounts[{index}]: destination {:?} is not an absolute path",
+                mount.destination().display().to_string()
+            )));
+        }
+        let options = mount.options().as_deref().unwrap_or_default();
+        let has = |name: &str| options.iter().any(|option| option == name);
+        let is_bind = mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind");
+        if !is_bind {
+            continue;
+        }
+        let source = mount
+            .source()
+            .clone()
+            .filter(|source| !source.as_os_str().is_empty());
+        let source = source
+            .ok_or_else(|| invalid(format!("mounts[{index}]: a bind mount needs a source")))?;
+        if source.components().any(|part| part == Component::ParentDir) && !source.is_absolute() {
+            return Err(invalid(format!(
+                "mounts[{index}]: source {:?} leaves the bundle",
+                source.display().to_string()
+            )));
+        }
+        binds.push(BindSpec {
+            index: u32::try_from(index).map_err(|_| invalid("config.json has too many mounts"))?,
+            source,
+            recursive: has("rbind"),
+            read_only: has("ro") || has("rro"),
+        });
+    }
+    Ok(binds)
+}
+
+fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Fault> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
+    for namespace in namespaces.unwrap_or_default() {
+        let Some(path) = namespace.path() else {
+            continue;
+        };
+        match namespace.typ() {
+            LinuxNamespaceType::Network => {
+                let path = absolute(
+                    "linux.namespaces: network path",
+                    &path.display().to_string(),
+                )?;
+                return Ok(Some(path));
+            }
+            other => {
+                return Err(Fault::new(
+                    Kind::Unsupported,
+                    format!(
+                        "linux.namespaces: the {other} namespace of the host at {} cannot enter a vm",
+                        path.display()
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A host name has at most 64 bytes in Linux (`__NEW_UTS_LEN`).
+fn hostname_for_guest(hostname: String, id: &ContainerId) -> Result<String, Fault> {
+    const BYTES_MAX: usize = 64;
+    if hostname.is_empty() {
+        return Ok(id.as_str().chars().take(12).collect());
+    }
+    match hostname.len() <= BYTES_MAX && !hostname.contains('\0') {
+        true => Ok(hostname),
+        false => Err(invalid(format!(
+            "hostname has {} bytes; at most {BYTES_MAX} are possible",
+            hostname.len()
+        ))),
+    }
+}

@@ -1,0 +1,103 @@
+//! From what the rooms say to what the interface carries.
+
+use protocols::asynchronous::hutch::{
+    ContainerInfo, ExitInfo, Phase, PsEntry, SandboxInfo, StreamAddress,
+};
+use runtime_core::{
+    agent::{ExitStatus, GuestPid},
+    container::{ContainerState, ContainerView},
+    host::Name,
+    hypervisor::{HostEndpoint, MachineType},
+    ids::SandboxUid,
+    sandbox::SandboxView,
+};
+
+pub fn stream_address(endpoint: &HostEndpoint) -> StreamAddress {
+    let (socket, connect_port) = match endpoint {
+        HostEndpoint::Socket(socket) => (socket.display().to_string(), 0),
+        HostEndpoint::Hybrid { socket, port } => (socket.display().to_string(), *port),
+        HostEndpoint::Vsock { cid, port } => (format!("vsock:{cid}"), *port),
+    };
+    StreamAddress {
+        socket,
+        connect_port,
+        ..Default::default()
+    }
+}
+
+pub fn exit_info(exit: &ExitStatus) -> ExitInfo {
+    ExitInfo {
+        code: exit.code,
+        reason: exit.reason.name().to_owned(),
+        detail: exit.detail.clone(),
+        at_ms: exit.at.0,
+        ..Default::default()
+    }
+}
+
+pub fn ps_entry(pid: &GuestPid) -> PsEntry {
+    PsEntry {
+        pid: pid.pid,
+        command: pid.command.clone(),
+        ..Default::default()
+    }
+}
+
+pub fn container_info(uid: SandboxUid, view: &ContainerView) -> ContainerInfo {
+    let spec = &view.spec;
+    let exit = match &view.state {
+        ContainerState::Stopped(exit) => Some(exit_info(exit)),
+        ContainerState::Creating | ContainerState::Created | ContainerState::Running => None,
+    };
+    let pid = match exit {
+        Some(_) => 0,
+        None => view.relay.map_or(0, |relay| relay.pid),
+    };
+    ContainerInfo {
+        namespace: spec.namespace.to_string(),
+        container_id: spec.id.to_string(),
+        sandbox_uid: uid.to_string(),
+        status: view.state.name().to_owned(),
+        pid,
+        bundle: spec.bundle.display().to_string(),
+        rootfs: spec.rootfs.display().to_string(),
+        created_ms: spec.created.0,
+        annotations: spec.annotations.clone().into_iter().collect(),
+        oci_version: spec.oci_version.clone(),
+        exit: exit.into(),
+        owner_uid: spec.owner_uid,
+        ..Default::default()
+    }
+}
+
+fn machine_name(machine: MachineType) -> &'static str {
+    match machine {
+        MachineType::Q35 => "q35",
+        MachineType::Microvm => "microvm",
+    }
+}
+
+pub fn sandbox_info(view: &SandboxView, names: &[Name]) -> SandboxInfo {
+    let vm = &view.spec.vm;
+    let phase = |step: &runtime_core::sandbox::PhaseTook| Phase {
+        name: step.name.to_owned(),
+        micros: u64::try_from(step.took.as_micros()).unwrap_or(u64::MAX),
+        ..Default::default()
+    };
+    SandboxInfo {
+        uid: view.spec.uid.to_string(),
+        status: view.state.to_owned(),
+        vmm_pid: view.vm.as_ref().map_or(0, |vm| vm.vmm.pid),
+        accelerator: vm.accelerator.name().to_owned(),
+        machine: machine_name(vm.machine).to_owned(),
+        created_ms: view.spec.created.0,
+        reason: view.reason.clone(),
+        console_path: vm.folder.join("console.log").display().to_string(),
+        containers: names.iter().map(|name| name.id.to_string()).collect(),
+        cgroup: view.spec.premises.vmm.0.clone(),
+        vcpus: vm.vcpus,
+        memory_mib: vm.memory_mib,
+        phases: view.phases.iter().map(phase).collect(),
+        ..Default::default()
+    }
+}
