@@ -1,0 +1,266 @@
+//! The arguments of every verb: runc's names and meanings where runc has the verb.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Where the daemon of this host keeps its state unless --root says otherwise.
+pub const DEFAULT_ROOT: &str = "/run/hutch";
+
+/// Runs containers, each in its own small virtual machine.
+#[derive(Debug, Parser)]
+#[command(name = "hutch", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// State folder of the daemon to speak to.
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_ROOT)]
+    pub root: PathBuf,
+    /// Also write errors to this file.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Form of what is written to --log.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Say more on standard error.
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// Accepted for callers of runc; cgroups are made without systemd.
+    #[arg(long, global = true, hide = true)]
+    pub systemd_cgroup: bool,
+    /// What keeps the ids of one caller apart from another's.
+    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    pub namespace: String,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create a container; its program waits for `start`.
+    Create(Create),
+    /// Run the program of a created container.
+    Start(Id),
+    /// Create a container, run its program, and exit with its code.
+    Run(Run),
+    /// Print the state of a container as JSON.
+    State(Id),
+    /// Send a signal to a container's init (SIGTERM unless one is named).
+    Kill(Kill),
+    /// Delete a container that is stopped.
+    Delete(Delete),
+    /// Run a further program in a running container.
+    Exec(Exec),
+    /// List containers.
+    List(List),
+    /// List the processes of a container, as its guest numbers them.
+    Ps(Ps),
+    /// Write a config.json to start from.
+    Spec(Spec),
+    /// Look at sandboxes: the virtual machines and what they hold.
+    #[command(subcommand)]
+    Sandbox(SandboxVerb),
+    /// Print what a sandbox's guest wrote to its console.
+    Console(Console),
+    /// Print the versions of the command line and of the daemon.
+    Version(Version),
+    /// Print a shell's completion script.
+    Completions(Completions),
+    /// Write the manual pages into a folder.
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+pub struct Id {
+    /// Id of the container, or a unique prefix of one.
+    pub id: String,
+}
+
+/// What `create` and `run` share.
+#[derive(Debug, Args)]
+pub struct Creation {
+    /// Folder that holds config.json.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Unix socket that receives the master end of the pseudo terminal.
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File that receives the pid of the process that stands for the container on the host.
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Accepted for callers of runc; the guest decides how to change its root.
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Accepted for callers of runc; the guest has its own session keyring.
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Refused above 0: a file descriptor cannot enter a virtual machine.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Join the sandbox of this container.
+    #[arg(long, value_name = "ID")]
+    pub sandbox: Option<String>,
+    /// Id of the container.
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    #[command(flatten)]
+    pub creation: Creation,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub creation: Creation,
+    /// Return when the program runs; a relay stands for it from then on.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keep the container when its program has exited.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Every process of the container, not its init alone.
+    #[arg(short, long)]
+    pub all: bool,
+    pub id: String,
+    /// A name (TERM, SIGTERM) or a number.
+    #[arg(default_value = "SIGTERM")]
+    pub signal: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kill it first if it runs; an id that does not exist is no error.
+    #[arg(short, long)]
+    pub force: bool,
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Unix socket that receives the master end of the pseudo terminal.
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Working directory.
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Environment variable; may be given more than once.
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Allocate a pseudo terminal.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// UID[:GID]
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Additional group; may be given more than once.
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// File with an OCI process object, in place of a command.
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Return when the program runs; a relay stands for it from then on.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// File that receives the pid of the process that stands for the program on the host.
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Add a capability; may be given more than once.
+    #[arg(short, long, value_name = "CAP")]
+    pub cap: Vec<String>,
+    /// Set no_new_privs.
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Refused above 0: a file descriptor cannot enter a virtual machine.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    pub id: String,
+    /// Command and arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// table or json.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Ids only.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Containers of every namespace.
+    #[arg(long)]
+    pub all_namespaces: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Ps {
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Spec {
+    /// Folder to write config.json into.
+    #[arg(short, long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Not supported: a sandbox needs root.
+    #[arg(long)]
+    pub rootless: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SandboxVerb {
+    /// List sandboxes.
+    List(SandboxList),
+    /// Print all that is known of a sandbox as JSON.
+    Inspect(Id),
+}
+
+#[derive(Debug, Args)]
+pub struct SandboxList {
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Console {
+    /// A sandbox's uid or a prefix of it, or the id of a container in it.
+    pub id: String,
+    /// Go on as more is written.
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Version {
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Folder for the pages; it must exist.
+    pub folder: PathBuf,
+}

@@ -1,0 +1,193 @@
+//! exec: a further program in a running container.
+
+use super::Place;
+use crate::{
+    args,
+    bundle::Bundle,
+    daemon::{Daemon, soon},
+    verbs::{fresh_key, relay},
+};
+use anyhow::{Context as _, Result, bail};
+use protocols::blocking::hutch::{ExecRequest, StateRequest};
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+
+pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
+    if exec.preserve_fds > 0 {
+        bail!(
+            "--preserve-fds {}: a file descriptor cannot enter a virtual machine",
+            exec.preserve_fds
+        );
+    }
+    let mut daemon = at.daemon()?;
+    let process = process(at, &mut daemon, &exec)?;
+    let terminal = process["terminal"].as_bool().unwrap_or(false);
+    let exec_id = fresh_key();
+    let request = ExecRequest {
+        key: fresh_key(),
+        process: Some(at.process(&exec.id, &exec_id)).into(),
+        process_json: serde_json::to_vec(&process).context("process")?,
+        ..Default::default()
+    };
+    let answer = daemon.ask(|client| client.exec(soon(), &request))?;
+    let stands = relay::Stands {
+        process: at.process(&exec.id, &exec_id),
+        stream: answer.stream.unwrap_or_default(),
+        terminal,
+        console_socket: exec.console_socket.as_deref(),
+        pid_file: exec.pid_file.as_deref(),
+    };
+    if exec.detach {
+        relay::leave(&mut daemon, stands)?;
+        return Ok(0);
+    }
+    relay::attach_self(&mut daemon, &stands)?;
+    relay::foreground(&mut daemon, stands)
+}
+
+/// The process object: from --process, or the init's with what the flags change.
+fn process(at: &Place, daemon: &mut Daemon, exec: &args::Exec) -> Result<Value> {
+    if let Some(file) = &exec.process {
+        return from_file(file);
+    }
+    if exec.command.is_empty() {
+        bail!("exec {:?}: no command is given, and no --process", exec.id);
+    }
+    let request = StateRequest {
+        namespace: at.namespace.clone(),
+        container_id: exec.id.clone(),
+        ..Default::default()
+    };
+    let state = daemon.ask(|client| client.state(soon(), &request))?;
+    let bundle = Bundle::read(Path::new(&state.bundle))?;
+    let init = bundle
+        .process()
+        .context("the container's config.json has no process")?;
+    changed(init.clone(), exec)
+}
+
+fn from_file(file: &Path) -> Result<Value> {
+    let about = || format!("process file {}", file.display());
+    let bytes = fs::read(file).with_context(about)?;
+    serde_json::from_slice(&bytes).with_context(about)
+}
+
+fn changed(mut process: Value, exec: &args::Exec) -> Result<Value> {
+    process["args"] = json!(exec.command);
+    process["terminal"] = json!(exec.tty);
+    if !exec.tty {
+        process
+            .as_object_mut()
+            .context("process is not an object")?
+            .remove("consoleSize");
+    }
+    if let Some(cwd) = &exec.cwd {
+        process["cwd"] = json!(cwd);
+    }
+    if exec.no_new_privs {
+        process["noNewPrivileges"] = json!(true);
+    }
+    append(
+        &mut process,
+        "/env",
+        exec.env.iter().map(|entry| json!(entry)),
+    );
+    if let Some(user) = &exec.user {
+        set_user(&mut process, user)?;
+    }
+    if !exec.additional_gids.is_empty() {
+        process["user"]["additionalGids"] = json!(exec.additional_gids);
+    }
+    for set in ["bounding", "effective", "permitted"] {
+        let caps = exec.cap.iter().map(|cap| json!(cap));
+        append(&mut process, &format!("/capabilities/{set}"), caps);
+    }
+    Ok(process)
+}
+
+/// Appends to the list at `pointer`, making it where its parent exists.
+fn append(process: &mut Value, pointer: &str, more: impl Iterator<Item = Value>) {
+    let more: Vec<Value> = more.collect();
+    if more.is_empty() {
+        return;
+    }
+    let (parent, name) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+    if let Some(parent) = process.pointer_mut(parent) {
+        if parent[name].is_null() {
+            parent[name] = json!([]);
+        }
+        if let Some(list) = parent[name].as_array_mut() {
+            list.extend(more);
+        }
+    }
+}
+
+fn set_user(process: &mut Value, user: &str) -> Result<()> {
+    let (uid, gid) = match user.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (user, None),
+    };
+    let number = |text: &str| {
+        let parsed = text.parse::<u32>();
+        parsed.with_context(|| format!("--user {user:?}: {text:?} is not a number"))
+    };
+    process["user"]["uid"] = json!(number(uid)?);
+    if let Some(gid) = gid {
+        process["user"]["gid"] = json!(number(gid)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Verb};
+    use clap::Parser;
+
+    fn exec(words: &[&str]) -> args::Exec {
+        let words = ["hutch", "exec"].iter().chain(words);
+        match Cli::parse_from(words).verb {
+            Verb::Exec(exec) => exec,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_exec_inherits_from_the_init_what_no_flag_changes() {
+        let init = json!({
+            "terminal": true, "cwd": "/", "args": ["sh"], "env": ["A=1"],
+            "user": {"uid": 0, "gid": 0}, "capabilities": {"bounding": ["CAP_KILL"]},
+        });
+        let flags = exec(&[
+            "--env",
+            "B=2",
+            "--user",
+            "7:8",
+            "--cap",
+            "CAP_CHOWN",
+            "web",
+            "ls",
+            "-l",
+        ]);
+
+        let process = changed(init, &flags).unwrap();
+
+        assert_eq!(process["args"], json!(["ls", "-l"]));
+        assert_eq!(process["terminal"], json!(false));
+        assert_eq!(process["cwd"], json!("/"));
+        assert_eq!(process["env"], json!(["A=1", "B=2"]));
+        assert_eq!(process["user"], json!({"uid": 7, "gid": 8}));
+        assert_eq!(
+            process["capabilities"]["bounding"],
+            json!(["CAP_KILL", "CAP_CHOWN"])
+        );
+        assert_eq!(process["capabilities"]["effective"], json!(["CAP_CHOWN"]));
+    }
+
+    #[test]
+    fn a_user_that_is_no_number_is_refused() {
+        let flags = exec(&["--user", "root", "web", "id"]);
+
+        assert!(changed(json!({"user": {}}), &flags).is_err());
+    }
+}

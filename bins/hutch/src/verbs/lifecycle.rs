@@ -1,0 +1,226 @@
+//! create, start, run, kill, delete.
+
+use super::{Place, fresh_key};
+use crate::{
+    args,
+    bundle::Bundle,
+    daemon::{Daemon, Refused, soon},
+    verbs::relay,
+};
+use anyhow::{Context as _, Result, bail};
+use protocols::blocking::hutch::{
+    CreateRequest, DeleteRequest, KillRequest, StartRequest, StreamAddress,
+};
+use std::path::Path;
+use ttrpc::Code;
+
+/// The highest signal of Linux on x86-64 (SIGRTMAX).
+const SIGNAL_MAX: u32 = 64;
+
+fn refuse_preserved_fds(count: u32) -> Result<()> {
+    if count > 0 {
+        bail!("--preserve-fds {count}: a file descriptor cannot enter a virtual machine");
+    }
+    Ok(())
+}
+
+/// Creates the container; its stream is there to be read.
+fn create_container(
+    at: &Place,
+    daemon: &mut Daemon,
+    creation: &args::Creation,
+    bundle: &Bundle,
+) -> Result<StreamAddress> {
+    refuse_preserved_fds(creation.preserve_fds)?;
+    let request = CreateRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        container_id: creation.id.clone(),
+        bundle: bundle.folder.display().to_string(),
+        config_json: bundle.config_json.clone(),
+        sandbox_id: creation.sandbox.clone().unwrap_or_default(),
+        cgroups_path: bundle.cgroups_path(),
+        ..Default::default()
+    };
+    let created = daemon.ask(|client| client.create(soon(), &request))?;
+    Ok(created.stream.unwrap_or_default())
+}
+
+fn check_terminal(terminal: bool, detached: bool, socket: Option<&Path>) -> Result<()> {
+    // runc's words for both.
+    match (terminal, detached, socket) {
+        (true, true, None) => {
+            bail!("cannot allocate tty if runc will detach without setting console socket")
+        }
+        (false, _, Some(_)) | (_, false, Some(_)) => {
+            bail!("cannot use console socket if runc will not detach or allocate tty")
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn create(at: &Place, create: args::Create) -> Result<u8> {
+    let creation = create.creation;
+    let bundle = Bundle::read(&creation.bundle)?;
+    check_terminal(bundle.terminal(), true, creation.console_socket.as_deref())?;
+    let mut daemon = at.daemon()?;
+    let stream = create_container(at, &mut daemon, &creation, &bundle)?;
+    let stands = relay::Stands {
+        process: at.process(&creation.id, ""),
+        stream,
+        terminal: bundle.terminal(),
+        console_socket: creation.console_socket.as_deref(),
+        pid_file: creation.pid_file.as_deref(),
+    };
+    undone(at, &creation.id, relay::leave(&mut daemon, stands))?;
+    Ok(0)
+}
+
+/// A creation whose relay cannot be left behind is taken back.
+fn undone<T>(at: &Place, id: &str, outcome: Result<T>) -> Result<T> {
+    if outcome.is_err()
+        && let Err(also) = delete(at, id, true)
+    {
+        eprintln!("hutch: {also:#}");
+    }
+    outcome
+}
+
+fn start_in(at: &Place, daemon: &mut Daemon, id: &str) -> Result<()> {
+    let request = StartRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        ..Default::default()
+    };
+    daemon.ask(|client| client.start(soon(), &request))?;
+    Ok(())
+}
+
+pub fn start(at: &Place, id: &str) -> Result<u8> {
+    start_in(at, &mut at.daemon()?, id)?;
+    Ok(0)
+}
+
+pub fn run(at: &Place, run: args::Run) -> Result<u8> {
+    let creation = &run.creation;
+    let bundle = Bundle::read(&creation.bundle)?;
+    check_terminal(
+        bundle.terminal(),
+        run.detach,
+        creation.console_socket.as_deref(),
+    )?;
+    let mut daemon = at.daemon()?;
+    let stream = create_container(at, &mut daemon, creation, &bundle)?;
+    let id = &creation.id;
+    let stands = relay::Stands {
+        process: at.process(id, ""),
+        stream,
+        terminal: bundle.terminal(),
+        console_socket: creation.console_socket.as_deref(),
+        pid_file: creation.pid_file.as_deref(),
+    };
+    if run.detach {
+        undone(
+            at,
+            id,
+            relay::leave(&mut daemon, stands).and_then(|()| start_in(at, &mut daemon, id)),
+        )?;
+        return Ok(0);
+    }
+    let started = relay::attach_self(&mut daemon, &stands);
+    let started = started.and_then(|()| start_in(at, &mut daemon, id));
+    undone(at, id, started)?;
+    let code = relay::foreground(&mut daemon, stands)?;
+    if !run.keep {
+        delete_in(at, &mut daemon, id, true)?;
+    }
+    Ok(code)
+}
+
+pub fn kill(at: &Place, kill: args::Kill) -> Result<u8> {
+    let request = KillRequest {
+        key: fresh_key(),
+        process: Some(at.process(&kill.id, "")).into(),
+        signal: signal_number(&kill.signal)?,
+        all: kill.all,
+        ..Default::default()
+    };
+    at.daemon()?.ask(|client| client.kill(soon(), &request))?;
+    Ok(0)
+}
+
+/// `TERM`, `SIGTERM`, `term` or `15`.
+fn signal_number(text: &str) -> Result<u32> {
+    if let Ok(number) = text.parse::<u32>() {
+        return match (1..=SIGNAL_MAX).contains(&number) {
+            true => Ok(number),
+            false => bail!("unknown signal {text:?}: 1 to {SIGNAL_MAX} are possible"),
+        };
+    }
+    let upper = text.to_uppercase();
+    let name = match upper.starts_with("SIG") {
+        true => upper,
+        false => format!("SIG{upper}"),
+    };
+    let signal: nix::sys::signal::Signal = name
+        .parse()
+        .ok()
+        .with_context(|| format!("unknown signal {text:?}"))?;
+    Ok((signal as i32).unsigned_abs())
+}
+
+fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<()> {
+    let request = DeleteRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        force,
+        ..Default::default()
+    };
+    let sent = std::cell::Cell::new(0);
+    let outcome = daemon.ask(|client| {
+        sent.set(sent.get() + 1);
+        client.delete(soon(), &request)
+    });
+    match outcome {
+        // The daemon that ended before it answered had deleted it.
+        Err(why) if sent.get() > 1 && is_not_found(&why) => Ok(()),
+        Err(why) => Err(why),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn is_not_found(why: &anyhow::Error) -> bool {
+    why.downcast_ref::<Refused>()
+        .is_some_and(|refused| refused.code == Code::NOT_FOUND)
+}
+
+pub fn delete(at: &Place, id: &str, force: bool) -> Result<u8> {
+    delete_in(at, &mut at.daemon()?, id, force)?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_taken_by_name_and_by_number() {
+        for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
+            assert_eq!(signal_number(text).unwrap(), 15, "{text}");
+        }
+        for text in ["", "0", "65", "-1", "SIGNOPE", "SIG", "1e3"] {
+            assert!(signal_number(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_needs_someone_who_holds_it() {
+        assert!(check_terminal(true, true, None).is_err());
+        assert!(check_terminal(false, true, Some(Path::new("/s"))).is_err());
+        assert!(check_terminal(true, true, Some(Path::new("/s"))).is_ok());
+        assert!(check_terminal(true, false, None).is_ok());
+        assert!(check_terminal(false, false, None).is_ok());
+    }
+}

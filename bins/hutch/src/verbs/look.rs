@@ -1,0 +1,135 @@
+//! state, list, ps, version: what is.
+
+use super::Place;
+use crate::{
+    args::{self, Format},
+    daemon::{Daemon, soon},
+    output::table,
+    run::rfc3339,
+};
+use anyhow::Result;
+use protocols::blocking::hutch::{
+    ContainerInfo, ListRequest, PsRequest, StateRequest, VersionRequest,
+};
+use serde_json::{Value, json};
+
+fn state_json(info: &ContainerInfo) -> Value {
+    json!({
+        "ociVersion": info.oci_version,
+        "id": info.container_id,
+        "pid": info.pid,
+        "status": info.status,
+        "bundle": info.bundle,
+        "rootfs": info.rootfs,
+        "created": rfc3339(info.created_ms / 1_000),
+        "annotations": info.annotations,
+        "owner": if info.owner_uid == 0 { "root".to_owned() } else { info.owner_uid.to_string() },
+        "sandbox": info.sandbox_uid,
+        "exit": info.exit.as_ref().map(|exit| json!({
+            "code": exit.code,
+            "reason": exit.reason,
+            "detail": exit.detail,
+            "at": rfc3339(exit.at_ms / 1_000),
+        })),
+    })
+}
+
+fn print_json(value: &Value) {
+    println!("{value:#}");
+}
+
+pub fn state(at: &Place, id: &str) -> Result<u8> {
+    let request = StateRequest {
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        ..Default::default()
+    };
+    let info = at.daemon()?.ask(|client| client.state(soon(), &request))?;
+    print_json(&state_json(&info));
+    Ok(0)
+}
+
+pub fn list(at: &Place, list: &args::List) -> Result<u8> {
+    let request = ListRequest {
+        namespace: match list.all_namespaces {
+            true => String::new(),
+            false => at.namespace.clone(),
+        },
+        ..Default::default()
+    };
+    // Where no daemon runs there may still be containers: the one that is started adopts them.
+    let listed = at.daemon()?.ask(|client| client.list(soon(), &request))?;
+    let containers = listed.containers;
+    if list.quiet {
+        for info in &containers {
+            println!("{}", info.container_id);
+        }
+        return Ok(0);
+    }
+    match list.format {
+        Format::Json => print_json(&containers.iter().map(state_json).collect()),
+        Format::Table => {
+            let row = |info: &ContainerInfo| {
+                vec![
+                    info.container_id.clone(),
+                    info.pid.to_string(),
+                    info.status.clone(),
+                    info.bundle.clone(),
+                    rfc3339(info.created_ms / 1_000),
+                    info.sandbox_uid.clone(),
+                ]
+            };
+            let rows: Vec<_> = containers.iter().map(row).collect();
+            print!(
+                "{}",
+                table(
+                    &["ID", "PID", "STATUS", "BUNDLE", "CREATED", "SANDBOX"],
+                    &rows
+                )
+            );
+        }
+    }
+    Ok(0)
+}
+
+pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
+    let request = PsRequest {
+        namespace: at.namespace.clone(),
+        container_id: ps.id.clone(),
+        ..Default::default()
+    };
+    let answer = at.daemon()?.ask(|client| client.ps(soon(), &request))?;
+    match ps.format {
+        Format::Json => print_json(&answer.processes.iter().map(|entry| entry.pid).collect()),
+        Format::Table => {
+            let rows = answer.processes.iter();
+            let rows: Vec<_> = rows
+                .map(|entry| vec![entry.pid.to_string(), entry.command.clone()])
+                .collect();
+            print!("{}", table(&["PID", "CMD"], &rows));
+        }
+    }
+    Ok(0)
+}
+
+pub fn version(at: &Place, version: &args::Version) -> Result<u8> {
+    let ours = env!("CARGO_PKG_VERSION");
+    let theirs = match Daemon::running(&at.root) {
+        Some(mut daemon) => {
+            let answer = daemon.ask(|client| client.version(soon(), &VersionRequest::default()))?;
+            Some(answer.version)
+        }
+        None => None,
+    };
+    match version.format {
+        Format::Json => print_json(
+            &json!({"hutch": ours, "hutchd": theirs, "spec": oci_spec::runtime::VERSION}),
+        ),
+        Format::Table => {
+            println!("hutch version {ours}");
+            println!("hutchd: {}", theirs.as_deref().unwrap_or("not running"));
+            println!("spec: {}", oci_spec::runtime::VERSION);
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,43 @@
+//! The verbs. Each returns the exit code, or the error that becomes one.
+
+pub mod console;
+pub mod exec;
+pub mod lifecycle;
+pub mod look;
+pub mod pages;
+pub mod relay;
+pub mod sandbox;
+pub mod spec;
+
+use crate::daemon::Daemon;
+use anyhow::Result;
+use protocols::blocking::hutch::ProcessRef;
+use std::path::PathBuf;
+
+/// Which daemon, and whose ids.
+pub struct Place {
+    pub root: PathBuf,
+    pub namespace: String,
+}
+
+impl Place {
+    /// # Errors
+    /// No daemon runs, and none can be started.
+    pub fn daemon(&self) -> Result<Daemon> {
+        Daemon::connect(&self.root)
+    }
+
+    pub fn process(&self, container: &str, exec: &str) -> ProcessRef {
+        ProcessRef {
+            namespace: self.namespace.clone(),
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        }
+    }
+}
+
+/// A fresh idempotency key.
+pub fn fresh_key() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,134 @@
+//! Serving: the socket, its peers, and how the daemon ends.
+//!
+//! `SIGTERM` and `SIGINT` drain: no new creation begins, those in progress finish (bounded), and
+//! the process ends. VMs, their containers and their relays go on; the next daemon adopts them.
+
+use crate::api::Api;
+use anyhow::{Context as _, Result, bail};
+use nix::sys::stat::{Mode, umask};
+use protocols::asynchronous::hutch_ttrpc::create_runtime;
+use runtime_core::host::Drain;
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+};
+use ttrpc::asynchronous::{Server, transport::Listener};
+
+/// A creation takes seconds under emulation; a daemon that is told to stop waits no longer than
+/// systemd's default patience (TimeoutStopSec=90) leaves room for.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Where the daemon of a root listens.
+pub fn socket_path(root: &Path) -> PathBuf {
+    root.join("hutchd.sock")
+}
+
+/// Makes the root folder, or checks the one that is there.
+///
+/// # Errors
+/// It cannot be made, or another user could write to it.
+pub fn prepare_root(root: &Path) -> Result<()> {
+    if !root.is_absolute() {
+        bail!("--root {}: not an absolute path", root.display());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(root)
+        .with_context(|| format!("make state folder {}", root.display()))?;
+    let about = || format!("state folder {}", root.display());
+    let found = fs::metadata(root).with_context(about)?;
+    if found.uid() != nix::unistd::geteuid().as_raw() {
+        bail!("{}: it belongs to user {}", about(), found.uid());
+    }
+    if found.mode() & 0o022 != 0 {
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).with_context(about)?;
+    }
+    Ok(())
+}
+
+/// The store's lock is held by now, so whoever left a socket here is gone.
+fn listen(root: &Path) -> Result<UnixListener> {
+    let path = socket_path(root);
+    match fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+        Err(why) => return Err(why).with_context(|| format!("remove {}", path.display())),
+    }
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(&path);
+    umask(before);
+    bound.with_context(|| format!("listen on {}", path.display()))
+}
+
+/// Only root and the daemon's own user are let in, whatever the socket's mode became.
+fn is_welcome(peer: &UnixStream) -> bool {
+    match peer.peer_cred() {
+        Ok(cred) => cred.uid() == 0 || cred.uid() == nix::unistd::geteuid().as_raw(),
+        Err(why) => {
+            tracing::warn!(%why, "peer without credentials refused");
+            false
+        }
+    }
+}
+
+fn peers(listener: UnixListener) -> Listener {
+    let accepted = futures::stream::unfold(listener, |listener| async move {
+        loop {
+            match listener.accept().await {
+                Ok((peer, _)) if is_welcome(&peer) => return Some((Ok(peer), listener)),
+                Ok((peer, _)) => {
+                    let uid = peer.peer_cred().map(|cred| cred.uid()).ok();
+                    tracing::warn!(uid, "peer refused: only root may speak to hutchd");
+                }
+                Err(why) => return Some((Err(why), listener)),
+            }
+        }
+    });
+    Listener::new(accepted)
+}
+
+/// Serves until a signal comes, then drains.
+///
+/// # Errors
+/// The socket cannot be made, or the server does not start.
+pub async fn serve(root: &Path, api: Api) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let host = api.host.clone();
+    let listener = listen(root)?;
+    let mut server = Server::new()
+        .add_listener(peers(listener))
+        .register_service(create_runtime(Arc::new(api)));
+    server.start().await.context("start server")?;
+    tracing::info!(root = %root.display(), pid = std::process::id(), "serving");
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("draining; vms keep running");
+    if tokio::time::timeout(DRAIN_MAX, host.send(Drain)).await.is_err() {
+        tracing::warn!("creations in progress are left to the next daemon");
+    }
+    server.stop_listen().await;
+    let path = socket_path(root);
+    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+}
+
+/// Without systemd there is nobody to tell.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(state) {
+        tracing::warn!(%why, "systemd was not told");
+    }
+}
