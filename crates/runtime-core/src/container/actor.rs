@@ -304,7 +304,7 @@ impl Handler<Exec> for ContainerActor {
         Box::pin(async move {
             match answer.await? {
                 Answer::Exec(lease) => lease,
-                Answer::Retired(_) => Err(Fault::new(
+                Answer::Retired(_) | Answer::Settled => Err(Fault::new(
                     Kind::Internal,
                     "an exec was answered as a deletion",
                 )),
@@ -328,7 +328,7 @@ impl Handler<Retire> for ContainerActor {
         Box::pin(async move {
             match answer.await? {
                 Answer::Retired(outcome) => outcome,
-                Answer::Exec(_) => Err(Fault::new(
+                Answer::Exec(_) | Answer::Settled => Err(Fault::new(
                     Kind::Internal,
                     "a deletion was answered as an exec",
                 )),
@@ -346,10 +346,30 @@ async fn sent<T>(
         .unwrap_or_else(|_| Err(Fault::new(Kind::Unavailable, gone)))
 }
 
+/// Private: what the processes told before is on record when this is answered, so that whoever
+/// heard of a start or an exit finds the container's state to agree.
+#[derive(Message)]
+#[rtype(result = "Result<(), Fault>")]
+struct Settle;
+
+impl Handler<Settle> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: Settle, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Settle { waiter }, ctx);
+        Box::pin(async move { answer.await.map(drop) })
+    }
+}
+
+async fn settled(me: Addr<ContainerActor>) -> Result<(), Fault> {
+    sent(me.send(Settle)).await
+}
+
 impl Handler<ProcessCommand> for ContainerActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, command: ProcessCommand, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, command: ProcessCommand, ctx: &mut Context<Self>) -> Self::Result {
+        let me = ctx.address();
         let target = match &command {
             ProcessCommand::Begin => ProcessId::Init,
             ProcessCommand::Kill(process, _)
@@ -362,7 +382,10 @@ impl Handler<ProcessCommand> for ContainerActor {
         };
         Box::pin(async move {
             match command {
-                ProcessCommand::Begin => sent(room.send(process::Begin)).await,
+                ProcessCommand::Begin => {
+                    sent(room.send(process::Begin)).await?;
+                    settled(me).await
+                }
                 ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,
                 ProcessCommand::AttachRelay(_, relay) => {
                     sent(room.send(process::AttachRelay(relay))).await
@@ -379,9 +402,18 @@ impl Handler<ProcessCommand> for ContainerActor {
 impl Handler<WaitProcess> for ContainerActor {
     type Result = ResponseFuture<Result<ExitStatus, Fault>>;
 
-    fn handle(&mut self, WaitProcess(process): WaitProcess, _: &mut Context<Self>) -> Self::Result {
-        let room = self.find(&process);
-        Box::pin(async move { sent(room?.send(process::Wait)).await })
+    fn handle(
+        &mut self,
+        WaitProcess(process): WaitProcess,
+        ctx: &mut Context<Self>,
+    ) -> Self::Result {
+        let (room, me) = (self.find(&process), ctx.address());
+        Box::pin(async move {
+            let exit = sent(room?.send(process::Wait)).await?;
+            // A container that was deleted meanwhile has nothing left to agree with.
+            settled(me).await.ok();
+            Ok(exit)
+        })
     }
 }
 

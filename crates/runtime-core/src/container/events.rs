@@ -43,6 +43,10 @@ pub enum Event {
         guest: Guest,
         at: EpochMs,
     },
+    /// Answered when everything before it is on record.
+    Settle {
+        waiter: Waiter,
+    },
     Removed {
         op: OpId,
         outcome: Result<(), Fault>,
@@ -110,6 +114,7 @@ pub enum Notice {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
+    Settled,
     Exec(Result<StreamLease, Fault>),
     Retired(Result<(), Fault>),
 }

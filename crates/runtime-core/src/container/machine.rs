@@ -434,6 +434,7 @@ impl Machine for Container {
             (_, Event::Exec { waiter, exec, json }) => {
                 return self.exec(waiter, exec, json, batch).map_err(Denied::Exec);
             }
+            (_, Event::Settle { waiter }) => batch.replies.push((waiter, Answer::Settled)),
             (_, Event::News { process, notice }) => self.news(process, notice, batch),
             (
                 _,

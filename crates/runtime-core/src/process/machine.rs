@@ -41,7 +41,7 @@ pub enum State {
     Running,
     Exited(ExitStatus),
     Failed(Fault),
-    Closed,
+    Closed(ExitStatus),
 }
 
 /// Who stands for the process on the host.
@@ -128,7 +128,7 @@ impl Process {
             | State::Leasing { .. }
             | State::Making { .. }
             | State::Failed(_)
-            | State::Closed => ProcessState::Making,
+            | State::Closed(_) => ProcessState::Making,
             State::Created => ProcessState::Created,
             State::Starting { .. } | State::Running => ProcessState::Running,
             State::Exited(status) => ProcessState::Exited(status.clone()),
@@ -197,7 +197,7 @@ impl Process {
                 batch.announce.push(Notice::Began);
             }
             State::New | State::Leasing { .. } | State::Created | State::Running => {}
-            State::Exited(_) | State::Failed(_) | State::Closed => {
+            State::Exited(_) | State::Failed(_) | State::Closed(_) => {
                 // Told again after a redial: confirm it again.
                 let known = match &self.state {
                     State::Exited(known) => known.clone(),
@@ -280,7 +280,7 @@ impl Process {
             | State::Making { .. }
             | State::Exited(_)
             | State::Failed(_)
-            | State::Closed => Err(Reason::NotRunning {
+            | State::Closed(_) => Err(Reason::NotRunning {
                 state: self.state_name(),
             }),
         }
@@ -288,16 +288,12 @@ impl Process {
 
     fn wait(&mut self, waiter: Waiter, batch: &mut Batch<Self>) -> Result<(), Reason> {
         match &self.state {
-            State::Exited(status) => {
+            State::Exited(status) | State::Closed(status) => {
                 let status = status.clone();
                 batch.replies.push((waiter, Answer::Exit(Ok(status))));
             }
             State::Failed(why) => {
                 let why = why.clone();
-                batch.replies.push((waiter, Answer::Exit(Err(why))));
-            }
-            State::Closed => {
-                let why = Fault::new(Kind::NotFound, "the process was deleted");
                 batch.replies.push((waiter, Answer::Exit(Err(why))));
             }
             State::New
@@ -351,7 +347,7 @@ impl Process {
             let number = lease.number;
             batch.world.push(World::GiveBack { number });
         }
-        self.state = State::Closed;
+        self.state = State::Closed(status);
         let key = ProcessRecord::key(self.uid, self.container, &self.id);
         batch.records.push(records::delete(key));
         batch.announce.push(Notice::Closed);
@@ -390,16 +386,16 @@ impl Machine for Process {
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
         match (&self.state, event) {
             // Answered, but nothing is recorded any more.
-            (State::Closed, Event::Begin { .. }) => {
+            (State::Closed(_), Event::Begin { .. }) => {
                 let state = self.state_name();
                 return Err(Denied::Command(Reason::NotCreated { state }));
             }
-            (State::Closed, Event::AttachRelay { .. }) => {
+            (State::Closed(_), Event::AttachRelay { .. }) => {
                 let state = self.state_name();
                 return Err(Denied::Command(Reason::NotRunning { state }));
             }
             (
-                State::Closed,
+                State::Closed(_),
                 Event::RelayEnded { .. }
                 | Event::RelayDone
                 | Event::GuestGone { .. }
@@ -513,7 +509,7 @@ impl Machine for Process {
             State::Running => "running",
             State::Exited(_) => "stopped",
             State::Failed(_) => "failed",
-            State::Closed => "closed",
+            State::Closed(_) => "closed",
         }
     }
 }

@@ -366,6 +366,19 @@ impl Sandbox {
         batch.world.push(World::TearDown { op });
     }
 
+    /// Nothing of it was made: there is nothing to release, and no container to discard.
+    fn never_was(&mut self, why: Fault, batch: &mut Batch<Self>) {
+        for (container, entry) in std::mem::take(&mut self.containers) {
+            if let Some(waiter) = entry.creator {
+                batch
+                    .replies
+                    .push((waiter, Answer::Created(Err(why.clone()))));
+            }
+            batch.announce.push(Notice::ContainerGone { container });
+        }
+        self.gone(batch);
+    }
+
     pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
         self.stop(Why::NotCreated(why), LOST, batch);
     }
@@ -386,6 +399,13 @@ impl Sandbox {
         let State::Stopped { why, released } = &self.state else {
             return;
         };
+        if let (Why::NotCreated(_), Some(first)) = (why, &self.first) {
+            // Its room was never opened, so nobody else can discard it.
+            let container = first.number;
+            self.first = None;
+            self.discarded(container, batch);
+            return;
+        }
         if let (Why::NotCreated(_), false) = (why, self.containers.is_empty()) {
             for number in self.containers.keys() {
                 let (container, guest) = (*number, Guest::Goes);
@@ -480,7 +500,7 @@ impl Machine for Sandbox {
                         self.state = State::Premises { op };
                         batch.world.push(World::Prepare { op });
                     }
-                    Err(why) => self.fail(why, batch),
+                    Err(why) => self.never_was(why, batch),
                 }
             }
             (State::Premises { op }, Event::Prepared { op: done, outcome }) if op == done => {

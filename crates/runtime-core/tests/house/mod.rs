@@ -1,0 +1,275 @@
+//! A host room with real sandboxes, containers and processes above scripted rooms and a store in
+//! memory: what a test feeds and asks.
+
+#![allow(dead_code)] // Each test file uses its own part.
+
+mod rooms;
+
+pub use rooms::{Fault as Break, World};
+
+use actix::prelude::*;
+use runtime_core::{
+    clock::Clock,
+    container::{ContainerSpec, ContainerState, Force},
+    devices::{ContainerDevices, ShareSpec},
+    error::Fault,
+    host::{self, CreateContainer, Find, HostActor, Located, Wish},
+    hypervisor::{Accelerator, ChannelKind, MachineType, VmSpec},
+    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, ProcessId, RequestKey, SandboxUid},
+    kit::Work,
+    network::NetworkSpec,
+    premises::{Cgroup, PremisesSpec},
+    records::{Change, Records, Rows},
+    sandbox::{DeleteContainer, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
+};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use tokio::time::sleep;
+
+/// How long a write takes to be durable.
+const WRITE: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Default)]
+pub struct MemoryRecords(pub Rc<RefCell<BTreeMap<String, Vec<u8>>>>);
+
+impl Records for MemoryRecords {
+    fn write(&self, changes: Vec<Change>) -> Work<()> {
+        let kept = self.0.clone();
+        Box::pin(async move {
+            sleep(WRITE).await;
+            for change in changes {
+                match change {
+                    Change::Put { key, value } => kept.borrow_mut().insert(key, value),
+                    Change::Delete { key } => kept.borrow_mut().remove(&key),
+                };
+            }
+        })
+    }
+
+    fn scan(&self, prefix: String) -> Work<Result<Rows, Fault>> {
+        let kept = self.0.borrow();
+        let rows = kept.iter().filter(|(key, _)| key.starts_with(&prefix));
+        let rows: Rows = rows
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        Box::pin(async move { Ok(rows) })
+    }
+}
+
+impl MemoryRecords {
+    pub fn keys(&self) -> Vec<String> {
+        self.0.borrow().keys().cloned().collect()
+    }
+}
+
+struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn now(&self) -> EpochMs {
+        EpochMs(1)
+    }
+}
+
+pub struct House {
+    pub host: Addr<HostActor>,
+    pub records: MemoryRecords,
+    pub world: World,
+    around: host::Surroundings,
+}
+
+fn plan(wish: &Wish) -> SandboxSpec {
+    let folder = std::path::PathBuf::from(format!("/run/hutch/s/{}", wish.uid));
+    let cgroup = |part: &str| Cgroup(format!("/hutch/{}/{part}", wish.uid));
+    SandboxSpec {
+        uid: wish.uid,
+        created: EpochMs(1),
+        hostname: wish.hostname.clone(),
+        premises: PremisesSpec {
+            uid: wish.uid,
+            folder: folder.clone(),
+            vmm: cgroup("vmm"),
+            helpers: cgroup("helpers"),
+        },
+        network: NetworkSpec {
+            uid: wish.uid,
+            folder: folder.clone(),
+            netns: None,
+        },
+        share: Some(ShareSpec {
+            uid: wish.uid,
+            folder: folder.clone(),
+            virtiofsd: "/virtiofsd".into(),
+            cgroup: cgroup("helpers"),
+        }),
+        vm: VmSpec {
+            uid: wish.uid,
+            folder,
+            kernel: "/vmlinux".into(),
+            initrd: "/initrd".into(),
+            kernel_params: Vec::new(),
+            vcpus: 1,
+            memory_mib: 128,
+            machine: MachineType::Q35,
+            accelerator: Accelerator::Tcg,
+            channel: ChannelKind::Serial,
+            cgroup: cgroup("vmm"),
+            netns: None,
+            share_socket: None,
+            blocks: Vec::new(),
+        },
+    }
+}
+
+pub fn wish(id: &str, random: u64) -> Wish {
+    Wish {
+        spec: ContainerSpec {
+            number: ContainerNumber(0),
+            namespace: Namespace::new("default").unwrap(),
+            id: ContainerId::new(id).unwrap(),
+            bundle: "/bundle".into(),
+            rootfs: "/bundle/rootfs".into(),
+            config_json: "{}".to_owned(),
+            oci_version: "1.0.2".to_owned(),
+            annotations: BTreeMap::new(),
+            devices: ContainerDevices {
+                container: ContainerNumber(0),
+                bundle: "/bundle".into(),
+                root: "rootfs".into(),
+                root_read_only: false,
+                binds: Vec::new(),
+            },
+            created: EpochMs(1),
+            owner_uid: 0,
+        },
+        uid: SandboxUid::from_random(random),
+        join: None,
+        netns: None,
+        cgroups_path: String::new(),
+        hostname: "web".to_owned(),
+    }
+}
+
+impl House {
+    pub async fn open() -> Self {
+        Self::open_with(MemoryRecords::default(), World::default(), "boot-1").await
+    }
+
+    async fn open_with(records: MemoryRecords, world: World, boot_id: &str) -> Self {
+        let around = host::Surroundings {
+            boot_id: boot_id.to_owned(),
+            rooms: Rc::new(world.clone()),
+            premises: Rc::new(world.clone()),
+            records: Rc::new(records.clone()),
+            clock: Rc::new(StoppedClock),
+            entropy: Rc::new(|| vec![7; 32]),
+            architect: Rc::new(plan),
+        };
+        Self {
+            host: HostActor::open(around.clone()).await.unwrap(),
+            records,
+            world,
+            around,
+        }
+    }
+
+    /// The daemon dies and the next one opens the same store; VMs live on.
+    pub async fn restart(self) -> Self {
+        let (records, world) = (self.records.clone(), self.world.next_daemon());
+        // What was written but not yet durable is lost with the old actors.
+        let kept = MemoryRecords(Rc::new(RefCell::new(records.0.borrow().clone())));
+        drop(self);
+        Self::open_with(kept, world, "boot-1").await
+    }
+
+    pub async fn restart_host(self) -> Self {
+        let world = self.world.next_daemon();
+        world.kill_vms();
+        let kept = MemoryRecords(Rc::new(RefCell::new(self.records.0.borrow().clone())));
+        drop(self);
+        Self::open_with(kept, world, "boot-2").await
+    }
+
+    pub async fn create(&self, id: &str) -> Result<host::Created, Fault> {
+        self.create_with_key(id, None, 0xaa).await
+    }
+
+    pub async fn create_with_key(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        random: u64,
+    ) -> Result<host::Created, Fault> {
+        let key = key.map(|key| RequestKey::new(key).unwrap());
+        let wish = Box::new(wish(id, random));
+        self.host.send(CreateContainer { key, wish }).await.unwrap()
+    }
+
+    pub async fn join(&self, sandbox: &str, id: &str) -> Result<host::Created, Fault> {
+        let mut wish = Box::new(wish(id, 0xbb));
+        wish.join = Some(sandbox.to_owned());
+        self.host
+            .send(CreateContainer { key: None, wish })
+            .await
+            .unwrap()
+    }
+
+    pub async fn find(&self, id: &str) -> Result<Located, Fault> {
+        let namespace = Namespace::new("default").unwrap();
+        let id = id.to_owned();
+        self.host.send(Find { namespace, id }).await.unwrap()
+    }
+
+    pub async fn command(
+        &self,
+        id: &str,
+        command: runtime_core::container::ProcessCommand,
+    ) -> Result<(), Fault> {
+        let located = self.find(id).await?;
+        let container = located.place.number;
+        located
+            .sandbox
+            .send(ProcessIn { container, command })
+            .await
+            .unwrap()
+    }
+
+    pub async fn state(&self, id: &str) -> Result<ContainerState, Fault> {
+        let located = self.find(id).await?;
+        let view = located
+            .sandbox
+            .send(ViewContainer(located.place.number))
+            .await;
+        Ok(view.unwrap()?.state)
+    }
+
+    pub async fn wait(&self, id: &str) -> Result<runtime_core::agent::ExitStatus, Fault> {
+        let located = self.find(id).await?;
+        let (container, process) = (located.place.number, ProcessId::Init);
+        located
+            .sandbox
+            .send(WaitIn { container, process })
+            .await
+            .unwrap()
+    }
+
+    pub async fn delete(&self, id: &str, force: Force) -> Result<(), Fault> {
+        let located = self.find(id).await?;
+        let (container, at) = (located.place.number, EpochMs(2));
+        let delete = DeleteContainer {
+            container,
+            force,
+            at,
+        };
+        located.sandbox.send(delete).await.unwrap()
+    }
+
+    /// Nothing on record, nothing in the world.
+    pub fn assert_clean(&self) {
+        assert_eq!(self.records.keys(), Vec::<String>::new());
+        self.world.assert_empty();
+    }
+}
+
+/// Lets everything that is under way come to rest.
+pub async fn settle() {
+    sleep(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,613 @@
+//! Scripted rooms: they keep the world as sets, and fail where a test says so.
+
+use actix::prelude::*;
+use runtime_core::{
+    agent::{self, ExitReason, ExitStatus, GuestExit},
+    devices,
+    error::{Fault as CoreFault, Kind},
+    hypervisor::{self, GuestEndpoint, HostEndpoint, StreamLease, VmExit, VmStatus},
+    ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, SandboxUid},
+    kit::Work,
+    network,
+    premises::{Premises, PremisesSpec},
+    rooms::Rooms,
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{sync::Notify, time::sleep};
+
+/// Where a step of the world breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Rooms,
+    Prepare,
+    Connect,
+    OpenShare,
+    Attach,
+    Launch,
+    Open,
+    Greet,
+    Lease,
+    Create,
+    Start,
+    Clear,
+}
+
+#[derive(Default)]
+struct State {
+    daemon: u64,
+    faults: BTreeSet<Fault>,
+    premises: BTreeSet<SandboxUid>,
+    networks: BTreeSet<SandboxUid>,
+    shares: BTreeSet<SandboxUid>,
+    vms: BTreeMap<SandboxUid, Vm>,
+    hypervisors: BTreeMap<SandboxUid, hypervisor::Parent>,
+    agents: BTreeMap<SandboxUid, agent::Parent>,
+    dead_relays: BTreeSet<u32>,
+    confirmed: Vec<u64>,
+    signals: Vec<(ProcessId, u32)>,
+}
+
+#[derive(Default)]
+struct Vm {
+    leased: u32,
+    processes: BTreeMap<(ContainerNumber, ProcessId), bool>,
+    exits: Vec<GuestExit>,
+}
+
+#[derive(Clone, Default)]
+pub struct World {
+    state: Rc<RefCell<State>>,
+    /// Which daemon sees it: what an earlier one still has under way never happens.
+    daemon: u64,
+    relays: Rc<Notify>,
+}
+
+/// How long each effect on the world takes.
+const STEP: Duration = Duration::from_millis(3);
+
+impl World {
+    pub fn break_at(&self, fault: Fault) {
+        self.state.borrow_mut().faults.insert(fault);
+    }
+
+    pub fn mend(&self) {
+        self.state.borrow_mut().faults.clear();
+    }
+
+    fn check(&self, fault: Fault) -> Result<(), CoreFault> {
+        match self.state.borrow().faults.contains(&fault) {
+            true => Err(CoreFault::new(
+                Kind::Internal,
+                format!("{fault:?} is broken"),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// The daemon is killed; the world as the next one sees it.
+    pub fn next_daemon(&self) -> Self {
+        self.forget_daemon();
+        let daemon = self.daemon + 1;
+        self.state.borrow_mut().daemon = daemon;
+        Self {
+            daemon,
+            ..self.clone()
+        }
+    }
+
+    /// An effect of a daemon that is dead never happens.
+    async fn lives(&self) {
+        if self.state.borrow().daemon != self.daemon {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    pub fn forget_daemon(&self) {
+        let mut state = self.state.borrow_mut();
+        state.hypervisors.clear();
+        state.agents.clear();
+    }
+
+    pub fn kill_vms(&self) {
+        let mut state = self.state.borrow_mut();
+        state.vms.clear();
+        state.premises.clear();
+    }
+
+    pub fn vms(&self) -> usize {
+        self.state.borrow().vms.len()
+    }
+
+    pub fn confirmed(&self) -> Vec<u64> {
+        self.state.borrow().confirmed.clone()
+    }
+
+    pub fn signals(&self) -> Vec<(ProcessId, u32)> {
+        self.state.borrow().signals.clone()
+    }
+
+    pub fn is_running(&self, uid: SandboxUid, process: &ProcessId) -> bool {
+        let state = self.state.borrow();
+        let key = (ContainerNumber(0), process.clone());
+        state
+            .vms
+            .get(&uid)
+            .and_then(|vm| vm.processes.get(&key))
+            .copied()
+            == Some(true)
+    }
+
+    pub fn assert_empty(&self) {
+        let state = self.state.borrow();
+        assert!(state.vms.is_empty(), "a vm is left");
+        assert!(state.premises.is_empty(), "premises are left");
+        assert!(state.networks.is_empty(), "a network is left");
+        assert!(state.shares.is_empty(), "a share is left");
+    }
+
+    /// A process of container 0 exits; the guest tells it.
+    pub fn exit(&self, uid: SandboxUid, process: ProcessId, code: u32) {
+        let container = ContainerNumber(0);
+        let (exit, parent) = {
+            let mut state = self.state.borrow_mut();
+            let vm = state.vms.get_mut(&uid).expect("the vm lives");
+            vm.processes.remove(&(container, process.clone()));
+            let seq = vm.exits.len() as u64 + 1;
+            let status = ExitStatus {
+                code,
+                reason: ExitReason::Exited,
+                detail: String::new(),
+                at: EpochMs(9),
+            };
+            let exit = GuestExit {
+                seq,
+                container,
+                process,
+                status,
+            };
+            vm.exits.push(exit.clone());
+            (exit, state.agents.get(&uid).cloned())
+        };
+        if let Some(parent) = parent.and_then(|parent| parent.notices.upgrade()) {
+            parent.do_send(agent::Notice::Exited(exit));
+        }
+    }
+
+    /// The VMM dies of itself.
+    pub fn crash(&self, uid: SandboxUid) {
+        let parent = {
+            let mut state = self.state.borrow_mut();
+            state.vms.remove(&uid);
+            state.hypervisors.get(&uid).cloned()
+        };
+        if let Some(parent) = parent.and_then(|parent| parent.notices.upgrade()) {
+            let exit = VmExit::Crashed {
+                status: "signal 9".to_owned(),
+                stderr: String::new(),
+            };
+            parent.do_send(hypervisor::Notice::VmExited(exit));
+        }
+    }
+
+    pub fn relay_dies(&self, pid: u32) {
+        self.state.borrow_mut().dead_relays.insert(pid);
+        self.relays.notify_waiters();
+    }
+
+    /// One effect: it takes its time, then happens or fails.
+    fn effect<T: 'static>(
+        &self,
+        fault: Fault,
+        happen: impl FnOnce(&mut State) -> Result<T, CoreFault> + 'static,
+    ) -> Work<Result<T, CoreFault>> {
+        let world = self.clone();
+        Box::pin(async move {
+            sleep(STEP).await;
+            world.lives().await;
+            world.check(fault)?;
+            happen(&mut world.state.borrow_mut())
+        })
+    }
+}
+
+impl Premises for World {
+    fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), CoreFault>> {
+        self.effect(Fault::Prepare, move |state| {
+            state.premises.insert(spec.uid);
+            Ok(())
+        })
+    }
+
+    fn clear(&self, spec: PremisesSpec) -> Work<Result<(), CoreFault>> {
+        self.effect(Fault::Clear, move |state| {
+            state.premises.remove(&spec.uid);
+            state.vms.remove(&spec.uid);
+            Ok(())
+        })
+    }
+
+    fn ended(&self, process: HostProcess) -> Work<()> {
+        let world = self.clone();
+        Box::pin(async move {
+            loop {
+                let notified = world.relays.notified();
+                if world.state.borrow().dead_relays.contains(&process.pid) {
+                    return;
+                }
+                notified.await;
+            }
+        })
+    }
+
+    fn kill(&self, _: HostProcess) -> Work<Result<(), CoreFault>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Room {
+    world: World,
+    uid: SandboxUid,
+}
+
+impl Actor for Room {
+    type Context = Context<Self>;
+}
+
+impl Rooms for World {
+    fn hypervisor(
+        &self,
+        uid: SandboxUid,
+        parent: hypervisor::Parent,
+    ) -> Work<Result<hypervisor::Address, CoreFault>> {
+        self.state.borrow_mut().hypervisors.insert(uid, parent);
+        self.room(uid)
+    }
+
+    fn agent(
+        &self,
+        uid: SandboxUid,
+        parent: agent::Parent,
+    ) -> Work<Result<agent::Address, CoreFault>> {
+        self.state.borrow_mut().agents.insert(uid, parent);
+        self.room(uid)
+    }
+
+    fn devices(
+        &self,
+        uid: SandboxUid,
+        _: devices::Parent,
+    ) -> Work<Result<devices::Address, CoreFault>> {
+        self.room(uid)
+    }
+
+    fn network(
+        &self,
+        uid: SandboxUid,
+        _: network::Parent,
+    ) -> Work<Result<network::Address, CoreFault>> {
+        self.room(uid)
+    }
+}
+
+impl World {
+    fn room<A: From<Addr<Room>> + 'static>(&self, uid: SandboxUid) -> Work<Result<A, CoreFault>> {
+        let world = self.clone();
+        Box::pin(async move {
+            world.check(Fault::Rooms)?;
+            Ok(A::from(Room { world, uid }.start()))
+        })
+    }
+}
+
+/// A handler whose effect is one change of the world.
+macro_rules! scripted {
+    ($message:ty, $answer:ty, $fault:expr, |$room:ident, $command:ident, $state:ident| $body:expr) => {
+        impl Handler<$message> for Room {
+            type Result = ResponseFuture<Result<$answer, CoreFault>>;
+
+            fn handle(&mut self, $command: $message, _: &mut Context<Self>) -> Self::Result {
+                let $room = self.uid;
+                let _ = $room;
+                self.world.effect($fault, move |$state: &mut State| {
+                    let _ = &$command;
+                    $body
+                })
+            }
+        }
+    };
+}
+
+fn lost() -> CoreFault {
+    CoreFault::new(Kind::Unavailable, "the vm is gone")
+}
+
+fn status() -> VmStatus {
+    VmStatus {
+        vmm: HostProcess {
+            pid: 77,
+            start_time: 1,
+        },
+        control: HostEndpoint::Socket("/control.sock".into()),
+    }
+}
+
+scripted!(
+    hypervisor::Launch,
+    VmStatus,
+    Fault::Launch,
+    |uid, command, state| {
+        state.vms.insert(uid, Vm::default());
+        Ok(status())
+    }
+);
+scripted!(
+    hypervisor::LeaseStream,
+    StreamLease,
+    Fault::Lease,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.leased += 1;
+        let number = vm.leased;
+        Ok(StreamLease {
+            number,
+            guest: GuestEndpoint::SerialPort(format!("hutch.stream.{number}")),
+            host: HostEndpoint::Socket(format!("/p{number}.sock").into()),
+        })
+    }
+);
+scripted!(
+    hypervisor::ReturnStream,
+    (),
+    Fault::Lease,
+    |uid, command, state| {
+        let _ = state;
+        Ok(())
+    }
+);
+scripted!(
+    hypervisor::AttachBlock,
+    (),
+    Fault::Attach,
+    |uid, command, state| {
+        let _ = state;
+        Ok(())
+    }
+);
+scripted!(
+    hypervisor::DetachBlock,
+    (),
+    Fault::Attach,
+    |uid, command, state| {
+        let _ = state;
+        Ok(())
+    }
+);
+
+impl Handler<hypervisor::Stop> for Room {
+    type Result = ResponseFuture<Result<(), CoreFault>>;
+
+    fn handle(&mut self, _: hypervisor::Stop, _: &mut Context<Self>) -> Self::Result {
+        let (world, uid) = (self.world.clone(), self.uid);
+        Box::pin(async move {
+            sleep(STEP).await;
+            world.lives().await;
+            world.state.borrow_mut().vms.remove(&uid);
+            Ok(())
+        })
+    }
+}
+
+impl Handler<hypervisor::GetStatus> for Room {
+    type Result = MessageResult<hypervisor::GetStatus>;
+
+    fn handle(&mut self, _: hypervisor::GetStatus, _: &mut Context<Self>) -> Self::Result {
+        let lives = self.world.state.borrow().vms.contains_key(&self.uid);
+        MessageResult(lives.then(status))
+    }
+}
+
+impl Handler<agent::Open> for Room {
+    type Result = ResponseFuture<Result<agent::AgentDetails, CoreFault>>;
+
+    fn handle(&mut self, _: agent::Open, _: &mut Context<Self>) -> Self::Result {
+        let (world, uid) = (self.world.clone(), self.uid);
+        Box::pin(async move {
+            sleep(STEP).await;
+            world.lives().await;
+            world.check(Fault::Open)?;
+            let (untold, parent) = {
+                let state = world.state.borrow();
+                let vm = state.vms.get(&uid).ok_or_else(lost)?;
+                let confirmed = state.confirmed.iter().copied().max().unwrap_or(0);
+                let untold: Vec<_> = vm
+                    .exits
+                    .iter()
+                    .filter(|e| e.seq > confirmed)
+                    .cloned()
+                    .collect();
+                (untold, state.agents.get(&uid).cloned())
+            };
+            let parent = parent.and_then(|parent| parent.notices.upgrade());
+            if let Some(parent) = parent {
+                for exit in untold {
+                    parent.do_send(agent::Notice::Exited(exit));
+                }
+            }
+            Ok(agent::AgentDetails {
+                version: "1".to_owned(),
+                speaks_hutch: true,
+                supports_seccomp: true,
+            })
+        })
+    }
+}
+
+scripted!(
+    agent::CreateSandbox,
+    (),
+    Fault::Greet,
+    |uid, command, state| state.vms.get(&uid).map(drop).ok_or_else(lost)
+);
+scripted!(
+    agent::CreateContainer,
+    (),
+    Fault::Create,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.processes
+            .insert((command.container, ProcessId::Init), false);
+        Ok(())
+    }
+);
+scripted!(
+    agent::StartContainer,
+    (),
+    Fault::Start,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.processes
+            .insert((command.container, ProcessId::Init), true);
+        Ok(())
+    }
+);
+scripted!(agent::Exec, (), Fault::Start, |uid, command, state| {
+    let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+    vm.processes
+        .insert((command.container, command.process.clone()), true);
+    Ok(())
+});
+scripted!(
+    agent::RemoveContainer,
+    (),
+    Fault::Create,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.processes
+            .retain(|(container, _), _| *container != command.container);
+        Ok(())
+    }
+);
+scripted!(
+    agent::ListProcesses,
+    Vec<agent::GuestProcess>,
+    Fault::Create,
+    |uid, command, state| {
+        let _ = state;
+        Ok(Vec::new())
+    }
+);
+scripted!(
+    agent::GetPids,
+    Vec<agent::GuestPid>,
+    Fault::Create,
+    |uid, command, state| {
+        let _ = state;
+        Ok(Vec::new())
+    }
+);
+
+impl Handler<agent::Signal> for Room {
+    type Result = ResponseFuture<Result<(), CoreFault>>;
+
+    fn handle(&mut self, signal: agent::Signal, _: &mut Context<Self>) -> Self::Result {
+        let process = match signal.target {
+            agent::SignalTarget::Process(process) => process,
+            agent::SignalTarget::All => ProcessId::Init,
+        };
+        let (world, uid) = (self.world.clone(), self.uid);
+        Box::pin(async move {
+            sleep(STEP).await;
+            world.lives().await;
+            world
+                .state
+                .borrow_mut()
+                .signals
+                .push((process.clone(), signal.signal));
+            if signal.signal == 9 {
+                world.exit(uid, process, 137);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Handler<agent::ExitRecorded> for Room {
+    type Result = ();
+
+    fn handle(&mut self, agent::ExitRecorded { seq }: agent::ExitRecorded, _: &mut Context<Self>) {
+        self.world.state.borrow_mut().confirmed.push(seq);
+    }
+}
+
+scripted!(
+    devices::OpenShare,
+    devices::Share,
+    Fault::OpenShare,
+    |uid, command, state| {
+        state.shares.insert(uid);
+        Ok(devices::Share {
+            socket: "/virtiofs.sock".into(),
+        })
+    }
+);
+scripted!(
+    devices::Attach,
+    devices::Attached,
+    Fault::Attach,
+    |uid, command, state| {
+        let _ = state;
+        Ok(devices::Attached {
+            rootfs: agent::GuestRootfs::Share("0/rootfs".to_owned()),
+            mounts: Vec::new(),
+            blocks: Vec::new(),
+        })
+    }
+);
+scripted!(devices::Detach, (), Fault::Attach, |uid, command, state| {
+    let _ = state;
+    Ok(())
+});
+scripted!(
+    network::Connect,
+    network::NetworkStatus,
+    Fault::Connect,
+    |uid, command, state| {
+        state.networks.insert(uid);
+        Ok(network::NetworkStatus {
+            netns: "/netns".into(),
+        })
+    }
+);
+
+impl Handler<devices::Release> for Room {
+    type Result = ResponseFuture<Result<(), CoreFault>>;
+
+    fn handle(&mut self, _: devices::Release, _: &mut Context<Self>) -> Self::Result {
+        let (world, uid) = (self.world.clone(), self.uid);
+        Box::pin(async move {
+            sleep(STEP).await;
+            world.lives().await;
+            world.state.borrow_mut().shares.remove(&uid);
+            Ok(())
+        })
+    }
+}
+
+impl Handler<network::Disconnect> for Room {
+    type Result = ResponseFuture<Result<(), CoreFault>>;
+
+    fn handle(&mut self, _: network::Disconnect, _: &mut Context<Self>) -> Self::Result {
+        let (world, uid) = (self.world.clone(), self.uid);
+        Box::pin(async move {
+            sleep(STEP).await;
+            world.lives().await;
+            world.state.borrow_mut().networks.remove(&uid);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,382 @@
+//! Whole lives of sandboxes, above scripted rooms: what is left, what is told, what is refused.
+
+#![allow(clippy::unwrap_used)] // Tests may.
+
+mod house;
+
+use house::{Break, House, settle};
+use runtime_core::{
+    container::{ContainerState, Force, ProcessCommand},
+    error::Kind,
+    ids::{HostProcess, ProcessId},
+    process::Kill,
+};
+use std::time::Duration;
+use tokio::{task::LocalSet, time::sleep};
+
+const RELAY: HostProcess = HostProcess {
+    pid: 4711,
+    start_time: 5,
+};
+
+macro_rules! story {
+    ($name:ident, $body:expr) => {
+        #[tokio::test(flavor = "current_thread", start_paused = true)]
+        async fn $name() {
+            let story = tokio::time::timeout(Duration::from_secs(3600), $body);
+            LocalSet::new()
+                .run_until(story)
+                .await
+                .expect("a story ends");
+        }
+    };
+}
+
+async fn running() -> House {
+    let house = House::open().await;
+    house.create("web").await.unwrap();
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    house.command("web", attach).await.unwrap();
+    house.command("web", ProcessCommand::Begin).await.unwrap();
+    house
+}
+
+fn stopped(state: &ContainerState) -> Option<u32> {
+    match state {
+        ContainerState::Stopped(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+story!(
+    a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing,
+    async {
+        let house = House::open().await;
+
+        let created = house.create("web").await.unwrap();
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Created);
+        house
+            .command("web", ProcessCommand::AttachRelay(ProcessId::Init, RELAY))
+            .await
+            .unwrap();
+        house.command("web", ProcessCommand::Begin).await.unwrap();
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+        house.world.exit(created.place.uid, ProcessId::Init, 7);
+
+        assert_eq!(house.wait("web").await.unwrap().code, 7);
+        assert_eq!(stopped(&house.state("web").await.unwrap()), Some(7));
+        house.delete("web", Force::No).await.unwrap();
+        settle().await;
+        house.assert_clean();
+        assert_eq!(
+            house.find("web").await.map(drop).unwrap_err().kind(),
+            Kind::NotFound
+        );
+    }
+);
+
+story!(
+    the_guest_may_forget_an_exit_only_when_it_is_on_record,
+    async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+
+        house.world.exit(uid, ProcessId::Init, 0);
+        assert!(house.world.confirmed().is_empty());
+        house.wait("web").await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+
+        assert_eq!(house.world.confirmed(), [1]);
+    }
+);
+
+story!(
+    when_its_output_is_drained_an_idle_sandbox_gives_its_vm_back,
+    async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+        house.world.exit(uid, ProcessId::Init, 0);
+        house.wait("web").await.unwrap();
+        settle().await;
+        assert_eq!(house.world.vms(), 1, "the relay may still read");
+
+        house
+            .command("web", ProcessCommand::RelayDone(ProcessId::Init))
+            .await
+            .unwrap();
+        settle().await;
+
+        house.world.assert_empty();
+        assert_eq!(house.wait("web").await.unwrap().code, 0);
+        house.delete("web", Force::No).await.unwrap();
+        house.assert_clean();
+    }
+);
+
+story!(
+    a_creation_that_fails_at_any_step_leaves_nothing_and_says_why,
+    async {
+        for step in [
+            Break::Rooms,
+            Break::Prepare,
+            Break::Connect,
+            Break::OpenShare,
+            Break::Attach,
+            Break::Launch,
+            Break::Open,
+            Break::Greet,
+            Break::Lease,
+            Break::Create,
+        ] {
+            let house = House::open().await;
+            house.world.break_at(step);
+
+            let minute = Duration::from_secs(60);
+            let creation = tokio::time::timeout(minute, house.create("web")).await;
+            let why = creation
+                .unwrap_or_else(|_| panic!("{step:?}: no answer"))
+                .unwrap_err();
+
+            assert!(
+                why.to_string().contains(&format!("{step:?} is broken")),
+                "{step:?}: {why}"
+            );
+            settle().await;
+            house.assert_clean();
+            house.world.mend();
+            house.create("web").await.unwrap();
+        }
+    }
+);
+
+story!(a_release_that_fails_is_said_and_tried_again, async {
+    let house = running().await;
+    house.world.break_at(Break::Clear);
+
+    let why = house.delete("web", Force::Yes).await.unwrap_err();
+    assert!(why.to_string().contains("Clear is broken"), "{why}");
+    house.world.mend();
+    let house = house.restart().await;
+    settle().await;
+
+    house.assert_clean();
+});
+
+story!(of_two_creations_with_one_id_one_wins, async {
+    let house = House::open().await;
+
+    let (a, b) = tokio::join!(
+        house.create_with_key("web", None, 1),
+        house.create_with_key("web", None, 2)
+    );
+
+    assert!(a.is_ok());
+    assert_eq!(b.unwrap_err().kind(), Kind::AlreadyExists);
+    assert_eq!(house.world.vms(), 1);
+});
+
+story!(the_same_key_gets_the_same_answer_and_one_vm, async {
+    let house = House::open().await;
+
+    let (a, b) = tokio::join!(
+        house.create_with_key("web", Some("k"), 1),
+        house.create_with_key("web", Some("k"), 2)
+    );
+    let c = house.create_with_key("web", Some("k"), 3).await;
+
+    assert_eq!(a, b);
+    assert_eq!(b, c);
+    assert_eq!(house.world.vms(), 1);
+});
+
+story!(a_running_container_is_deleted_by_force_only, async {
+    let house = running().await;
+
+    let why = house.delete("web", Force::No).await.unwrap_err();
+    assert_eq!(why.kind(), Kind::Denied);
+    assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+    house.delete("web", Force::Yes).await.unwrap();
+
+    house.assert_clean();
+});
+
+story!(
+    waiters_of_a_container_that_is_deleted_by_force_hear_137,
+    async {
+        let house = running().await;
+
+        let (exit, deleted) = tokio::join!(house.wait("web"), async {
+            sleep(Duration::from_millis(1)).await;
+            house.delete("web", Force::Yes).await
+        });
+
+        assert_eq!(exit.unwrap().code, 137);
+        deleted.unwrap();
+    }
+);
+
+story!(
+    a_container_can_be_deleted_while_it_is_being_created,
+    async {
+        let house = House::open().await;
+
+        let (created, deleted) = tokio::join!(house.create("web"), async {
+            sleep(Duration::from_millis(12)).await;
+            let denied = house.delete("web", Force::No).await.unwrap_err();
+            assert_eq!(denied.kind(), Kind::Denied);
+            house.delete("web", Force::Yes).await
+        });
+
+        assert_eq!(created.unwrap_err().kind(), Kind::Aborted);
+        deleted.unwrap();
+        house.assert_clean();
+    }
+);
+
+story!(
+    a_lost_vm_stops_its_containers_with_255_and_is_released,
+    async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+
+        house.world.crash(uid);
+
+        let exit = house.wait("web").await.unwrap();
+        assert_eq!(exit.code, 255);
+        assert!(exit.detail.contains("signal 9"), "{}", exit.detail);
+        settle().await;
+        house.world.assert_empty();
+        house.delete("web", Force::No).await.unwrap();
+        house.assert_clean();
+    }
+);
+
+story!(a_relay_that_dies_takes_its_process_with_it, async {
+    let house = running().await;
+
+    house.world.relay_dies(RELAY.pid);
+
+    assert_eq!(house.wait("web").await.unwrap().code, 137);
+    assert_eq!(house.world.signals(), [(ProcessId::Init, 9)]);
+});
+
+story!(
+    sigterm_reaches_the_init_alone_and_nothing_follows_it,
+    async {
+        let house = running().await;
+        let kill = Kill {
+            signal: 15,
+            all: false,
+        };
+
+        house
+            .command("web", ProcessCommand::Kill(ProcessId::Init, kill))
+            .await
+            .unwrap();
+        settle().await;
+
+        assert_eq!(house.world.signals(), [(ProcessId::Init, 15)]);
+    }
+);
+
+story!(a_daemon_that_is_killed_finds_its_containers_again, async {
+    let house = running().await;
+    let uid = house.find("web").await.unwrap().place.uid;
+
+    let house = house.restart().await;
+    settle().await;
+
+    assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+    assert_eq!(house.world.vms(), 1);
+    house.world.exit(uid, ProcessId::Init, 3);
+    assert_eq!(house.wait("web").await.unwrap().code, 3);
+});
+
+story!(an_exit_while_no_daemon_ran_is_told_by_the_next_one, async {
+    let house = running().await;
+    let uid = house.find("web").await.unwrap().place.uid;
+    house.world.forget_daemon();
+    house.world.exit(uid, ProcessId::Init, 9);
+
+    let house = house.restart().await;
+
+    assert_eq!(house.wait("web").await.unwrap().code, 9);
+});
+
+story!(
+    a_daemon_killed_at_any_moment_of_a_creation_leaves_it_complete_or_gone,
+    async {
+        for moment in 0..60 {
+            let house = House::open().await;
+            let creation = tokio::task::spawn_local({
+                let host = house.host.clone();
+                async move {
+                    let wish = Box::new(house::wish("web", 1));
+                    host.send(runtime_core::host::CreateContainer { key: None, wish })
+                        .await
+                }
+            });
+            sleep(Duration::from_millis(moment)).await;
+            creation.abort();
+
+            let house = house.restart().await;
+            settle().await;
+
+            match house.state("web").await {
+                Ok(state) => assert_eq!(state, ContainerState::Created, "at {moment} ms"),
+                Err(why) => {
+                    assert_eq!(why.kind(), Kind::NotFound, "at {moment} ms: {why}");
+                    house.assert_clean();
+                }
+            }
+        }
+    }
+);
+
+story!(
+    after_a_restart_of_the_host_containers_are_stopped_with_255,
+    async {
+        let house = running().await;
+
+        let house = house.restart_host().await;
+
+        let exit = house.wait("web").await.unwrap();
+        assert_eq!(exit.code, 255);
+        settle().await;
+        house.world.assert_empty();
+        house.delete("web", Force::No).await.unwrap();
+        house.assert_clean();
+    }
+);
+
+story!(a_container_joins_a_sandbox_and_leaves_it, async {
+    let house = running().await;
+
+    let joined = house.join("web", "side").await.unwrap();
+    assert_eq!(house.world.vms(), 1);
+    assert_eq!(joined.place.number.0, 1);
+    house.delete("side", Force::Yes).await.unwrap();
+
+    assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+    house.delete("web", Force::Yes).await.unwrap();
+    house.assert_clean();
+});
+
+story!(a_prefix_that_is_unique_is_enough, async {
+    let house = House::open().await;
+    house.create_with_key("web-1", None, 1).await.unwrap();
+    house.create_with_key("web-2", None, 2).await.unwrap();
+    house.create_with_key("db", None, 3).await.unwrap();
+
+    assert!(house.find("d").await.is_ok());
+    assert!(house.find("web-1").await.is_ok());
+    let ambiguous = house.find("web").await.map(drop).unwrap_err();
+    assert!(
+        ambiguous.to_string().contains("web-1, web-2"),
+        "{ambiguous}"
+    );
+    assert_eq!(
+        house.find("x").await.map(drop).unwrap_err().kind(),
+        Kind::NotFound
+    );
+});
