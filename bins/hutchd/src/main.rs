@@ -1,13 +1,58 @@
 //! hutchd: the daemon. This file reads arguments; everything else is in its own module.
 
-mod api;
-mod bundle;
-mod config;
-mod convert;
-mod logs;
-mod status;
-
 use anyhow::Result;
-fn main() -> Result<()> {
+use clap::{Parser, Subcommand};
+use hutchd::{config::Config, start};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Looks after every virtual machine of a host.
+#[derive(Debug, Parser)]
+#[command(name = "hutchd", version)]
+struct Cli {
+    /// State folder: sockets, store and sandboxes. Short, since socket paths end at 107 bytes.
+    #[arg(long, value_name = "DIR", default_value = "/run/hutch")]
+    root: PathBuf,
+    /// Configuration file; drop-ins are read from config.d beside it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Say whether it is right, and whether what it names is there.
+    Check,
+    /// Print it whole: defaults, file and drop-ins together.
+    Show,
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let config = Config::load(cli.config.as_deref())?;
+    match cli.verb {
+        Some(Verb::Config(ConfigVerb::Show)) => print!("{}", config.show()?),
+        Some(Verb::Config(ConfigVerb::Check)) => {
+            config.check_assets()?;
+            println!("configuration is right");
+        }
+        None => start::serve(&cli.root, &config)?,
+    }
     Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("hutchd: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

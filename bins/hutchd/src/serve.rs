@@ -118,7 +118,10 @@ pub async fn serve(root: &Path, api: Api) -> Result<()> {
     }
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("draining; vms keep running");
-    if tokio::time::timeout(DRAIN_MAX, host.send(Drain)).await.is_err() {
+    if tokio::time::timeout(DRAIN_MAX, host.send(Drain))
+        .await
+        .is_err()
+    {
         tracing::warn!("creations in progress are left to the next daemon");
     }
     server.stop_listen().await;

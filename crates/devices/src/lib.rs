@@ -1,1 +1,20 @@
-//! See the crate description.
+//! The devices room: root file systems, shares and block devices of one sandbox.
+//!
+//! Directories reach the guest through one share that virtiofsd exports; images and block devices
+//! go to the VM itself. The room never speaks to the VMM: what is to be plugged in is told to
+//! whoever asked.
+
+mod actor;
+pub mod driver;
+mod error;
+mod machine;
+pub mod plan;
+pub mod port;
+mod record;
+pub mod steps;
+mod survey;
+
+pub use actor::open;
+pub use error::Error;
+pub use machine::{Devices, Event, World};
+pub use port::Shares;

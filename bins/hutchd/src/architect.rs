@@ -1,0 +1,85 @@
+//! From a wish and the configuration to the spec of a sandbox: where everything of it will be.
+
+use crate::config::Config;
+use runtime_core::{
+    devices::ShareSpec,
+    host::Wish,
+    hypervisor::{Accelerator, ChannelKind, VmSpec},
+    network::NetworkSpec,
+    premises::{Cgroup, PremisesSpec},
+    sandbox::SandboxSpec,
+};
+use std::path::{Path, PathBuf};
+
+/// What is the same for every sandbox of a daemon.
+#[derive(Debug, Clone)]
+pub struct Grounds {
+    pub root: PathBuf,
+    pub config: Config,
+    pub accelerator: Accelerator,
+}
+
+/// Below the caller's cgroup where one is named, so that its limits hold for the VM; a path of
+/// systemd's form (`slice:prefix:name`) is not a cgroup path, and ours is used.
+fn cgroup(wish: &Wish, part: &str) -> Cgroup {
+    let named = wish.cgroups_path.trim_matches('/');
+    let usable = !named.is_empty() && !named.contains(':') && !named.split('/').any(|p| p == "..");
+    match usable {
+        true => Cgroup(format!("/{named}/hutch-{}-{part}", wish.uid)),
+        false => Cgroup(format!("/hutch/{}/{part}", wish.uid)),
+    }
+}
+
+pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
+    let Grounds {
+        root,
+        config,
+        accelerator,
+    } = grounds;
+    let folder = root.join("s").join(wish.uid.to_string());
+    let (vmm, helpers) = (cgroup(wish, "vmm"), cgroup(wish, "helpers"));
+    SandboxSpec {
+        uid: wish.uid,
+        created: wish.spec.created,
+        hostname: wish.hostname.clone(),
+        premises: PremisesSpec {
+            uid: wish.uid,
+            folder: folder.clone(),
+            vmm: vmm.clone(),
+            helpers: helpers.clone(),
+        },
+        network: NetworkSpec {
+            uid: wish.uid,
+            folder: folder.clone(),
+            netns: wish.netns.clone(),
+        },
+        share: needs_share(wish).then(|| ShareSpec {
+            uid: wish.uid,
+            folder: folder.clone(),
+            virtiofsd: config.share.virtiofsd.clone(),
+            cgroup: helpers,
+        }),
+        vm: VmSpec {
+            uid: wish.uid,
+            folder,
+            kernel: config.guest.kernel.clone(),
+            initrd: config.guest.initrd.clone(),
+            kernel_params: config.guest.kernel_params.clone(),
+            vcpus: config.guest.vcpus,
+            memory_mib: config.guest.memory_mib,
+            machine: config.hypervisor.machine,
+            accelerator: *accelerator,
+            channel: ChannelKind::Serial,
+            cgroup: vmm,
+            netns: None,
+            share_socket: None,
+            blocks: Vec::new(),
+        },
+    }
+}
+
+/// A root file system that is an image, with nothing bound into it, needs no share.
+fn needs_share(wish: &Wish) -> bool {
+    let is_image = |path: &Path| path.metadata().is_ok_and(|found| !found.is_dir());
+    !wish.spec.devices.binds.is_empty() || !is_image(&wish.spec.rootfs)
+}

@@ -1,0 +1,12 @@
+//! The daemon as a library: what its main program and the simulation share.
+
+pub mod api;
+pub mod architect;
+pub mod bundle;
+pub mod config;
+mod convert;
+pub mod logs;
+pub mod serve;
+pub mod start;
+mod status;
+pub mod wiring;

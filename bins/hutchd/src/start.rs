@@ -1,0 +1,129 @@
+//! From a configuration to a serving daemon: store, sweep, ports, wiring, socket, in this order.
+
+use crate::{
+    api::{Api, Facts, now},
+    architect::{Grounds, plan},
+    config::Config,
+    logs, serve,
+    wiring::{self, Ports},
+};
+use agent_client::{rpc::TtrpcAgent, signs::ConsoleLog};
+use anyhow::{Context as _, Result};
+use host::HostPremises;
+use runtime_core::{
+    clock::Clock,
+    ids::{EpochMs, SandboxUid},
+    records::Records,
+};
+use std::{collections::BTreeSet, path::Path, rc::Rc, sync::Arc};
+use store::{Opened, Schema, StoreRecords};
+use tokio::{runtime, task::LocalSet};
+
+/// The version of the layout of keys; each record carries a version of its own besides.
+const SCHEMA: Schema = Schema {
+    version: 1,
+    upgrades: &[],
+    written_by: concat!("hutchd ", env!("CARGO_PKG_VERSION")),
+};
+/// Nothing needs to survive a loss of power yet: with it, every VM is gone.
+const SYNCED: &[&str] = &[];
+
+struct HostClock;
+
+impl Clock for HostClock {
+    fn now(&self) -> EpochMs {
+        now()
+    }
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// Something that the daemon needs is missing, or its store is held by another.
+pub fn serve(root: &Path, config: &Config) -> Result<()> {
+    logs::start(&config.log)?;
+    config.check_assets()?;
+    serve::prepare_root(root)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start runtime")?;
+    LocalSet::new().block_on(&runtime, run(root, config))
+}
+
+fn entropy() -> Vec<u8> {
+    let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    [a.into_bytes(), b.into_bytes()].concat()
+}
+
+/// A store that cannot be written ends the daemon: the next one adopts what lives.
+fn end(why: &store::Error) {
+    tracing::error!(why = %runtime_core::error::chain(why), "the store failed; the daemon ends");
+    std::process::exit(1);
+}
+
+async fn run(root: &Path, config: &Config) -> Result<()> {
+    let store_path = root.join("store");
+    let opened = tokio::task::spawn_blocking(move || store::open(&store_path, &SCHEMA));
+    let Opened { store, damaged, .. } = opened.await.context("open store")??;
+    if let Some(damaged) = &damaged {
+        tracing::error!(moved_to = %damaged.moved_to.display(), "the store was damaged and is kept aside");
+    }
+    let records = Rc::new(StoreRecords::new(Rc::new(store), SYNCED, Rc::new(end)));
+    let premises = HostPremises::new(root.to_owned())?;
+    sweep(&premises, &*records, damaged.is_some()).await?;
+
+    let chosen = wiring::accelerator(config.hypervisor.accelerator)?;
+    tracing::info!(accelerator = chosen.accelerator.name(), reason = %chosen.reason, "accelerator chosen");
+    let grounds = Grounds {
+        root: root.to_owned(),
+        config: config.clone(),
+        accelerator: chosen.accelerator,
+    };
+    let sandboxes = root.join("s");
+    let ports = Ports {
+        vmm: wiring::qemu(&config.hypervisor.qemu)?,
+        agent: Rc::new(move |uid| {
+            let path = sandboxes.join(uid.to_string()).join("console.log");
+            (Rc::new(TtrpcAgent::new()), Rc::new(ConsoleLog { path }))
+        }),
+        devices: wiring::shares(&premises),
+        namespaces: Rc::new(netns::HostNamespaces::new()),
+        premises: Rc::new(premises),
+        records,
+        clock: Rc::new(HostClock),
+        entropy: Rc::new(entropy),
+        architect: Rc::new(move |wish| plan(&grounds, wish)),
+        boot_id: host::proc::boot_id()?,
+    };
+    let host = wiring::build(ports).await?;
+    let facts = Facts {
+        root: root.display().to_string(),
+        accelerator: chosen.accelerator.name(),
+        accelerator_reason: chosen.reason,
+        damaged_stores: damaged
+            .iter()
+            .map(|d| d.moved_to.display().to_string())
+            .collect(),
+    };
+    let facts = Arc::new(facts);
+    serve::serve(root, Api { host, facts }).await
+}
+
+/// What no record knows is killed, unmounted and removed. After a damaged store nothing is known,
+/// so that nothing may be swept: each sandbox's own claim tells what lives.
+async fn sweep(premises: &HostPremises, records: &dyn Records, damaged: bool) -> Result<()> {
+    if damaged {
+        for claim in premises.claims().await? {
+            tracing::warn!(uid = %claim.uid, "a sandbox of the damaged store lives; stop it by hand or restore the store");
+        }
+        return Ok(());
+    }
+    let rows = records.scan("sandbox/".to_owned()).await?;
+    let uid = |key: &str| key.strip_prefix("sandbox/")?.parse::<SandboxUid>().ok();
+    let known: BTreeSet<SandboxUid> = rows.iter().filter_map(|(key, _)| uid(key)).collect();
+    for swept in premises.sweep(known).await? {
+        tracing::warn!(name = %swept.name, "swept what no record knows");
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Where the rooms meet: the only place that knows all of them.
+//!
+//! The daemon calls [`build`] with the real ports, the simulation with fakes. Nothing else differs.
+
+use crate::config::AcceleratorChoice;
+use actix::Addr;
+use agent_client::{
+    actor::AgentActor,
+    port::{AgentPort, Signs},
+};
+use anyhow::{Result, bail};
+use devices::{Shares, driver::HostShares};
+use host::{HostPremises, cgroup::CgroupPath};
+use hypervisor::{
+    port::Vmm,
+    qemu::{Qemu, QemuConfig},
+};
+use netns::Namespaces;
+use runtime_core::{
+    agent,
+    clock::Clock,
+    devices as devices_room,
+    error::Fault,
+    host::{self as host_room, HostActor, Wish},
+    hypervisor::{self as hypervisor_room, Accelerator},
+    ids::SandboxUid,
+    kit::Work,
+    network,
+    premises::{Cgroup, Premises},
+    records::Records,
+    rooms::Rooms,
+    sandbox::SandboxSpec,
+};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+/// The ports to one guest's agent.
+pub type AgentPorts = (Rc<dyn AgentPort>, Rc<dyn Signs>);
+
+/// Everything that touches the world.
+#[derive(Clone)]
+pub struct Ports {
+    pub vmm: Rc<dyn Vmm>,
+    pub agent: Rc<dyn Fn(SandboxUid) -> AgentPorts>,
+    pub devices: Rc<dyn Shares>,
+    pub namespaces: Rc<dyn Namespaces>,
+    pub premises: Rc<dyn Premises>,
+    pub records: Rc<dyn Records>,
+    pub clock: Rc<dyn Clock>,
+    pub entropy: Rc<dyn Fn() -> Vec<u8>>,
+    pub architect: Rc<dyn Fn(&Wish) -> SandboxSpec>,
+    pub boot_id: String,
+}
+
+struct PortedRooms(Ports);
+
+impl Rooms for PortedRooms {
+    fn hypervisor(
+        &self,
+        uid: SandboxUid,
+        parent: hypervisor_room::Parent,
+    ) -> Work<Result<hypervisor_room::Address, Fault>> {
+        let (records, port) = (self.0.records.clone(), self.0.vmm.clone());
+        Box::pin(hypervisor::open(uid, parent, records, port))
+    }
+
+    fn agent(&self, uid: SandboxUid, parent: agent::Parent) -> Work<Result<agent::Address, Fault>> {
+        let (port, signs) = (self.0.agent)(uid);
+        let room = AgentActor::open(agent_client::actor::Surroundings {
+            port,
+            signs,
+            parent,
+        });
+        Box::pin(async move { Ok(room) })
+    }
+
+    fn devices(
+        &self,
+        uid: SandboxUid,
+        parent: devices_room::Parent,
+    ) -> Work<Result<devices_room::Address, Fault>> {
+        let (records, port) = (self.0.records.clone(), self.0.devices.clone());
+        Box::pin(devices::open(uid, parent, records, port))
+    }
+
+    fn network(
+        &self,
+        uid: SandboxUid,
+        parent: network::Parent,
+    ) -> Work<Result<network::Address, Fault>> {
+        let (records, port) = (self.0.records.clone(), self.0.namespaces.clone());
+        Box::pin(netns::open(uid, parent, records, port))
+    }
+}
+
+/// Builds the house: the host room, with everything on record adopted.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn build(ports: Ports) -> Result<Addr<HostActor>, Fault> {
+    HostActor::open(host_room::Surroundings {
+        boot_id: ports.boot_id.clone(),
+        rooms: Rc::new(PortedRooms(ports.clone())),
+        premises: ports.premises,
+        records: ports.records,
+        clock: ports.clock,
+        entropy: ports.entropy,
+        architect: ports.architect,
+    })
+    .await
+}
+
+/// QEMU by its path, or by its name in PATH.
+///
+/// # Errors
+/// There is none.
+pub fn qemu(named: &Path) -> Result<Rc<dyn Vmm>> {
+    let binary = find_program(named)?;
+    Ok(Rc::new(Qemu::new(QemuConfig {
+        binary,
+        ..QemuConfig::default()
+    })))
+}
+
+fn find_program(named: &Path) -> Result<PathBuf> {
+    if named.components().count() > 1 {
+        return Ok(named.to_owned());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path)
+        .map(|folder| folder.join(named))
+        .find(|path| path.is_file());
+    match found {
+        Some(found) => Ok(found),
+        None => bail!("hypervisor.qemu: {} is not in PATH", named.display()),
+    }
+}
+
+/// virtiofsd, inside the cgroups of this host.
+pub fn shares(premises: &HostPremises) -> Rc<dyn Shares> {
+    let hierarchies = premises.hierarchies().clone();
+    let procs_files = move |cgroup: &Cgroup| match CgroupPath::parse(&cgroup.0) {
+        Ok(path) => hierarchies.procs_files(&path),
+        // The premises refused such a cgroup before.
+        Err(_) => Vec::new(),
+    };
+    Rc::new(HostShares::new(Arc::new(procs_files)))
+}
+
+/// What runs the guests, and why.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    pub accelerator: Accelerator,
+    pub reason: String,
+}
+
+/// KVM counts only where it can boot a guest: a paravirtual KVM opens, and hangs every guest.
+///
+/// # Errors
+/// KVM was asked for by name and is not usable.
+pub fn accelerator(choice: AcceleratorChoice) -> Result<Chosen> {
+    let tcg = |reason: String| Chosen {
+        accelerator: Accelerator::Tcg,
+        reason,
+    };
+    match (choice, kvm()) {
+        (AcceleratorChoice::Tcg, _) => Ok(tcg("the configuration says so".to_owned())),
+        (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, Ok(())) => Ok(Chosen {
+            accelerator: Accelerator::Kvm,
+            reason: "/dev/kvm opens and the processor has hardware virtualisation".to_owned(),
+        }),
+        (AcceleratorChoice::Auto, Err(why)) => Ok(tcg(why)),
+        (AcceleratorChoice::Kvm, Err(why)) => bail!("hypervisor.accelerator is kvm, but {why}"),
+    }
+}
+
+fn kvm() -> Result<(), String> {
+    let opened = fs::File::options().read(true).write(true).open("/dev/kvm");
+    opened.map_err(|why| format!("/dev/kvm does not open: {why}"))?;
+    let cpuinfo =
+        fs::read_to_string("/proc/cpuinfo").map_err(|why| format!("read /proc/cpuinfo: {why}"))?;
+    let flags = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default();
+    match flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm") {
+        true => Ok(()),
+        false => Err("/dev/kvm opens, but the processor has no vmx or svm: a KVM that boots no ordinary guest".to_owned()),
+    }
+}

@@ -1,0 +1,421 @@
+//! The host's mounts and virtiofsd.
+//!
+//! The shared folder is a mount point of its own and rshared before virtiofsd starts, so that
+//! what is bound below it later is seen in virtiofsd's mount namespace (and so by the guest).
+//! virtiofsd holds what the guest looked at: a plain umount answers EBUSY, so binds are detached
+//! (MNT_DETACH), and go for good when virtiofsd does.
+
+use crate::{
+    error::Error,
+    plan::Survey,
+    port::Shares,
+    steps::{Access, Bind, Depth, Shape},
+    survey,
+};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use runtime_core::{
+    devices::{ContainerDevices, ShareSpec},
+    ids::HostProcess,
+    kit::Work,
+    premises::Cgroup,
+};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::DirBuilderExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{io::unix::AsyncFd, time::Instant};
+
+/// virtiofsd listens within milliseconds; a host that is starting a hundred VMs is slower.
+const LISTEN_MAX: Duration = Duration::from_secs(20);
+/// A socket that comes to be tells nobody.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// virtiofsd ends by itself when its VMM is gone.
+const END_MAX: Duration = Duration::from_secs(5);
+/// Of what virtiofsd said, the last so many bytes are kept for errors.
+const SAID_BYTES_MAX: usize = 2048;
+/// Each thread costs memory, and a guest of one or two processors keeps one busy.
+const THREADS: &str = "--thread-pool-size=0";
+
+/// Finds the `cgroup.procs` files of a cgroup.
+pub type ProcsFiles = Arc<dyn Fn(&Cgroup) -> Vec<PathBuf> + Send + Sync>;
+
+/// The real thing.
+#[derive(Clone)]
+pub struct HostShares {
+    procs_files: ProcsFiles,
+}
+
+impl HostShares {
+    pub fn new(procs_files: ProcsFiles) -> Self {
+        Self { procs_files }
+    }
+}
+
+fn shared(folder: &Path) -> PathBuf {
+    folder.join("share")
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("virtiofs.sock")
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("virtiofsd.log")
+}
+
+fn os(why: nix::Error) -> io::Error {
+    io::Error::from_raw_os_error(why as i32)
+}
+
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Work<Result<T, Error>> {
+    let task = tokio::task::spawn_blocking(work);
+    Box::pin(async move {
+        task.await
+            .expect("the work does not panic, and is never cancelled")
+    })
+}
+
+fn make_folder(path: &Path) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o755).create(path) {
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(Error::path("make", path)),
+    }
+}
+
+fn remount(path: &Path, flags: MsFlags, step: &'static str) -> Result<(), Error> {
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+        .map_err(os)
+        .map_err(Error::path(step, path))
+}
+
+fn bind_mount(source: &Path, target: &Path, flags: MsFlags) -> Result<(), Error> {
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND | flags,
+        None::<&str>,
+    )
+    .map_err(os)
+    .map_err(Error::path("bind", target))
+}
+
+/// Detaches every mount on `path`; one that is not a mount point is already so.
+fn detach(path: &Path) -> Result<(), Error> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(nix::Error::EINVAL | nix::Error::ENOENT) => return Ok(()),
+            Err(why) => return Err(Error::path("detach", path)(os(why))),
+        }
+    }
+}
+
+fn make_share(folder: &Path) -> Result<(), Error> {
+    let share = shared(folder);
+    make_folder(&share)?;
+    detach(&share)?;
+    bind_mount(&share, &share, MsFlags::empty())?;
+    remount(&share, MsFlags::MS_PRIVATE, "make private")?;
+    remount(&share, MsFlags::MS_SHARED, "make shared")
+}
+
+fn said(folder: &Path) -> String {
+    let text = fs::read(log(folder)).unwrap_or_default();
+    let tail = &text[text.len().saturating_sub(SAID_BYTES_MAX)..];
+    let text = String::from_utf8_lossy(tail);
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
+
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
+/// Joins the cgroups and begins a session of its own, before exec: whatever happens to us after
+/// the fork, its cgroup tells whose it is.
+#[allow(unsafe_code)]
+fn detached(command: &mut Command, procs: Vec<File>) {
+    // SAFETY: between fork and exec only async-signal-safe calls are made: write and setsid; the
+    // files were opened before.
+    unsafe {
+        command.pre_exec(move || {
+            for file in &procs {
+                (&*file).write_all(b"0")?;
+            }
+            nix::unistd::setsid()?;
+            Ok(())
+        });
+    }
+}
+
+fn spawn(spec: &ShareSpec, procs_files: Vec<PathBuf>) -> Result<HostProcess, Error> {
+    let failed = |source| Error::Spawn {
+        path: spec.virtiofsd.clone(),
+        source,
+    };
+    let open = |path: &PathBuf| {
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map_err(Error::path("open", path))
+    };
+    let procs = procs_files
+        .iter()
+        .map(open)
+        .collect::<Result<Vec<_>, _>>()?;
+    let log_path = log(&spec.folder);
+    let stderr = File::create(&log_path).map_err(Error::path("make", &log_path))?;
+    let mut command = Command::new(&spec.virtiofsd);
+    command
+        .arg("--socket-path")
+        .arg(socket(&spec.folder))
+        .arg("--shared-dir")
+        .arg(shared(&spec.folder))
+        .args([
+            "--cache=auto",
+            "--sandbox=namespace",
+            "--announce-submounts",
+            "--xattr",
+            "--log-level=error",
+            THREADS,
+        ])
+        .current_dir("/")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr);
+    detached(&mut command, procs);
+    let child = command.spawn().map_err(failed)?;
+    let pid = child.id();
+    let start_time = start_time(pid).ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+    reap(child);
+    Ok(HostProcess { pid, start_time })
+}
+
+/// A child must be waited for; a thread of its own is asleep until then.
+fn reap(mut child: std::process::Child) {
+    std::thread::spawn(move || {
+        // Its end is watched by pidfd; this only takes the zombie away.
+        let _ = child.wait();
+    });
+}
+
+fn pidfd(process: HostProcess) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
+    let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    (start_time(process.pid) == Some(process.start_time)).then_some(fd)
+}
+
+async fn ended(process: HostProcess) {
+    let Some(fd) = pidfd(process) else { return };
+    let Ok(fd) = async_fd(fd) else { return };
+    // A pidfd is readable when its process has ended. pidfd_open(2).
+    let _ = fd.readable().await;
+}
+
+#[allow(deprecated)] // Its replacement is unsafe, for a descriptor that we own.
+fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, tokio::io::Interest::READABLE)
+}
+
+fn kill(process: HostProcess) {
+    if let Some(fd) = pidfd(process) {
+        // Gone meanwhile is as good.
+        let _ = pidfd_send_signal(fd, Signal::KILL);
+    }
+}
+
+async fn listens(spec: &ShareSpec, process: HostProcess) -> Result<(), Error> {
+    let (socket, begun) = (socket(&spec.folder), Instant::now());
+    while begun.elapsed() < LISTEN_MAX {
+        if socket.exists() {
+            return Ok(());
+        }
+        if pidfd(process).is_none() {
+            return Err(Error::EndedEarly {
+                said: said(&spec.folder),
+            });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Err(Error::Silent {
+        limit_s: LISTEN_MAX.as_secs(),
+        said: said(&spec.folder),
+    })
+}
+
+fn bind_one(bind: &Bind) -> Result<(), Error> {
+    let target = shared(&bind.folder).join(&bind.place);
+    let parent = target.parent().expect("a place is below the share");
+    make_folder(parent)?;
+    match bind.shape {
+        Shape::Directory => make_folder(&target)?,
+        Shape::File => {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(&target)
+                .map_err(Error::path("make", &target))?;
+        }
+    }
+    detach(&target)?;
+    let depth = match bind.depth {
+        Depth::Top => MsFlags::empty(),
+        Depth::Recursive => MsFlags::MS_REC,
+    };
+    bind_mount(&bind.source, &target, depth)?;
+    match bind.access {
+        Access::ReadWrite => Ok(()),
+        Access::ReadOnly => remount(
+            &target,
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY,
+            "make read-only",
+        ),
+    }
+}
+
+fn unbind_one(bind: &Bind) -> Result<(), Error> {
+    let target = shared(&bind.folder).join(&bind.place);
+    detach(&target)?;
+    let removed = match bind.shape {
+        Shape::Directory => fs::remove_dir(&target),
+        Shape::File => fs::remove_file(&target),
+    };
+    match removed {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+        removed => removed.map_err(Error::path("remove", &target))?,
+    }
+    let parent = target.parent().expect("a place is below the share");
+    match fs::remove_dir(parent) {
+        // Others of its container are still there.
+        Err(why)
+            if matches!(
+                why.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
+        }
+        removed => removed.map_err(Error::path("remove", parent)),
+    }
+}
+
+fn unbind_all(binds: &[Bind]) -> Result<(), Error> {
+    let mut first = Ok(());
+    for bind in binds.iter().rev() {
+        let undone = unbind_one(bind);
+        first = first.and(undone);
+    }
+    first
+}
+
+/// Takes every mount below the shared folder away, innermost first, and the share's own last.
+fn close_share(folder: &Path) -> Result<(), Error> {
+    let share = shared(folder);
+    let table = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(Error::path("read", "/proc/self/mountinfo"))?;
+    // The fifth field is the mount point; our folders hold no character that is escaped there.
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut below: Vec<PathBuf> = points
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(&share))
+        .collect();
+    below.sort();
+    for point in below.iter().rev() {
+        detach(point)?;
+    }
+    detach(&share)?;
+    for leftover in [
+        socket(folder),
+        socket(folder).with_extension("sock.pid"),
+        log(folder),
+    ] {
+        match fs::remove_file(&leftover) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(Error::path("remove", leftover))?,
+        }
+    }
+    Ok(())
+}
+
+impl Shares for HostShares {
+    fn open(&self, spec: ShareSpec) -> Work<Result<HostProcess, Error>> {
+        let procs_files = (self.procs_files)(&spec.cgroup);
+        Box::pin(async move {
+            let asked = spec.clone();
+            let spawned = blocking(move || {
+                make_share(&asked.folder)?;
+                spawn(&asked, procs_files)
+            });
+            let outcome = match spawned.await {
+                Ok(process) => match listens(&spec, process).await {
+                    Ok(()) => Ok(process),
+                    Err(why) => {
+                        kill(process);
+                        ended(process).await;
+                        Err(why)
+                    }
+                },
+                Err(why) => Err(why),
+            };
+            if outcome.is_err() {
+                let folder = spec.folder.clone();
+                // The first error is the one to tell; what is left, the premises take away.
+                let _ = blocking(move || close_share(&folder)).await;
+            }
+            outcome
+        })
+    }
+
+    fn survey(&self, devices: ContainerDevices) -> Work<Result<Survey, Error>> {
+        blocking(move || survey::survey(&devices))
+    }
+
+    fn bind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>> {
+        blocking(move || {
+            let bound = binds.iter().try_for_each(bind_one);
+            if bound.is_err() {
+                // The first error is the one to tell.
+                let _ = unbind_all(&binds);
+            }
+            bound
+        })
+    }
+
+    fn unbind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>> {
+        blocking(move || unbind_all(&binds))
+    }
+
+    fn close(&self, spec: ShareSpec, virtiofsd: Option<HostProcess>) -> Work<Result<(), Error>> {
+        Box::pin(async move {
+            if let Some(process) = virtiofsd
+                && tokio::time::timeout(END_MAX, ended(process)).await.is_err()
+            {
+                kill(process);
+                ended(process).await;
+            }
+            blocking(move || close_share(&spec.folder)).await
+        })
+    }
+
+    fn ended(&self, spec: ShareSpec, virtiofsd: HostProcess) -> Work<String> {
+        Box::pin(async move {
+            ended(virtiofsd).await;
+            said(&spec.folder)
+        })
+    }
+}

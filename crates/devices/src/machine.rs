@@ -1,0 +1,623 @@
+//! The devices of a sandbox as a pure machine.
+//!
+//! ```text
+//!            OpenShare          opened                        Release             closed
+//!   Closed ───────────► Opening ───────► Open ──────────────────────────► Closing ───────► Closed
+//!                          │ failed        │ virtiofsd ended: told upward
+//!                          └──► Closed ◄───┘
+//!
+//!            Attach            surveyed, planned         bound                Detach
+//!   (none) ───────────► Surveying ─────────────► Binding ─────► Attached ───────────► Unbinding ─► (none)
+//! ```
+//!
+//! Invariants:
+//! - Share and binds are on record before they exist, and leave the record after they are gone.
+//! - While the share closes, no container is attached.
+
+use crate::{
+    plan::{self, Plan, Refusal, Survey},
+    record::DevicesRecord,
+    steps::Bind,
+};
+use runtime_core::{
+    devices::{Attached, ContainerDevices, Notice, Share, ShareSpec},
+    error::{Fault, Kind, fault},
+    ids::{ContainerNumber, HostProcess, OpId, SandboxUid},
+    kit::{Batch, Machine, Waiter},
+    records::{self, Change},
+};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ShareState {
+    Closed,
+    Opening {
+        op: OpId,
+        waiter: Waiter,
+        spec: ShareSpec,
+    },
+    /// `virtiofsd` is unknown where a daemon died while it was being started.
+    Open {
+        spec: ShareSpec,
+        virtiofsd: Option<HostProcess>,
+    },
+    Closing {
+        op: OpId,
+        waiter: Waiter,
+        spec: Option<ShareSpec>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Container {
+    Surveying {
+        op: OpId,
+        waiter: Waiter,
+        devices: Box<ContainerDevices>,
+    },
+    Binding {
+        op: OpId,
+        waiter: Waiter,
+        plan: Plan,
+    },
+    Attached(Plan),
+    Unbinding {
+        op: OpId,
+        waiter: Waiter,
+        plan: Plan,
+    },
+}
+
+#[derive(Debug)]
+pub enum Event {
+    OpenShare {
+        waiter: Waiter,
+        spec: ShareSpec,
+    },
+    ShareOpened {
+        op: OpId,
+        outcome: Result<HostProcess, Fault>,
+    },
+    Attach {
+        waiter: Waiter,
+        devices: Box<ContainerDevices>,
+    },
+    Surveyed {
+        container: ContainerNumber,
+        op: OpId,
+        outcome: Result<Survey, Fault>,
+    },
+    Bound {
+        container: ContainerNumber,
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    Detach {
+        waiter: Waiter,
+        container: ContainerNumber,
+    },
+    Unbound {
+        container: ContainerNumber,
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    Release {
+        waiter: Waiter,
+    },
+    Closed {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    VirtiofsdEnded {
+        virtiofsd: HostProcess,
+        said: String,
+    },
+    /// After a rebuild: take up what the record says.
+    Resume,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum World {
+    OpenShare {
+        op: OpId,
+        spec: ShareSpec,
+    },
+    Watch {
+        spec: ShareSpec,
+        virtiofsd: HostProcess,
+    },
+    Survey {
+        op: OpId,
+        devices: Box<ContainerDevices>,
+    },
+    Bind {
+        container: ContainerNumber,
+        op: OpId,
+        binds: Vec<Bind>,
+    },
+    Unbind {
+        container: ContainerNumber,
+        op: OpId,
+        binds: Vec<Bind>,
+    },
+    Close {
+        op: OpId,
+        spec: Option<ShareSpec>,
+        virtiofsd: Option<HostProcess>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Share(Result<Share, Fault>),
+    Attached(Result<Attached, Fault>),
+    Done(Result<(), Fault>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    Share,
+    AttachedAlready(ContainerNumber),
+    Releasing,
+    Busy(ContainerNumber),
+}
+
+/// Which kind of command was denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    Share(Denied),
+    Attach(Denied),
+    Other(Denied),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Devices {
+    uid: SandboxUid,
+    share: ShareState,
+    virtiofsd: Option<HostProcess>,
+    containers: BTreeMap<ContainerNumber, Container>,
+    ops_issued: u64,
+}
+
+impl Devices {
+    pub fn new(uid: SandboxUid) -> Self {
+        Self {
+            uid,
+            share: ShareState::Closed,
+            virtiofsd: None,
+            containers: BTreeMap::new(),
+            ops_issued: 0,
+        }
+    }
+
+    /// What is on record may exist; whatever was half made is undone by `Detach` and `Release`.
+    pub fn rebuilt(record: DevicesRecord) -> Self {
+        let share = match record.share {
+            Some(spec) => ShareState::Open {
+                spec,
+                virtiofsd: record.virtiofsd,
+            },
+            None => ShareState::Closed,
+        };
+        let containers = record.containers.into_iter();
+        Self {
+            share,
+            virtiofsd: record.virtiofsd,
+            containers: containers
+                .map(|(n, plan)| (n, Container::Attached(plan)))
+                .collect(),
+            ..Self::new(record.uid)
+        }
+    }
+
+    fn op(&mut self) -> OpId {
+        self.ops_issued += 1;
+        OpId(self.ops_issued)
+    }
+
+    fn spec(&self) -> Option<&ShareSpec> {
+        match &self.share {
+            ShareState::Opening { spec, .. } | ShareState::Open { spec, .. } => Some(spec),
+            ShareState::Closing { spec, .. } => spec.as_ref(),
+            ShareState::Closed => None,
+        }
+    }
+
+    fn record(&self) -> Change {
+        let plan = |container: &Container| match container {
+            Container::Surveying { .. } => None,
+            Container::Binding { plan, .. }
+            | Container::Attached(plan)
+            | Container::Unbinding { plan, .. } => Some(plan.clone()),
+        };
+        let key = DevicesRecord::key(self.uid);
+        let containers: BTreeMap<_, _> = self
+            .containers
+            .iter()
+            .filter_map(|(number, container)| Some((*number, plan(container)?)))
+            .collect();
+        let share = self.spec().cloned();
+        if share.is_none() && containers.is_empty() {
+            return records::delete(key);
+        }
+        let virtiofsd = self.virtiofsd;
+        let record = DevicesRecord {
+            uid: self.uid,
+            share,
+            virtiofsd,
+            containers,
+        };
+        records::put(key, &record)
+    }
+
+    fn open_share(
+        &mut self,
+        waiter: Waiter,
+        spec: ShareSpec,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        match &self.share {
+            ShareState::Closed => {
+                let op = self.op();
+                self.share = ShareState::Opening {
+                    op,
+                    waiter,
+                    spec: spec.clone(),
+                };
+                batch.records.push(self.record());
+                batch.world.push(World::OpenShare { op, spec });
+                Ok(())
+            }
+            ShareState::Open { spec: known, .. } if *known == spec => {
+                let share = share_of(&spec);
+                batch.replies.push((waiter, Answer::Share(Ok(share))));
+                Ok(())
+            }
+            ShareState::Opening { .. } | ShareState::Open { .. } | ShareState::Closing { .. } => {
+                Err(Denied::Share)
+            }
+        }
+    }
+
+    fn share_opened(&mut self, outcome: Result<HostProcess, Fault>, batch: &mut Batch<Self>) {
+        let ShareState::Opening { waiter, spec, .. } = self.share.clone() else {
+            return;
+        };
+        let answer = match outcome {
+            Ok(virtiofsd) => {
+                self.virtiofsd = Some(virtiofsd);
+                batch.world.push(World::Watch {
+                    spec: spec.clone(),
+                    virtiofsd,
+                });
+                let share = share_of(&spec);
+                let virtiofsd = Some(virtiofsd);
+                self.share = ShareState::Open { spec, virtiofsd };
+                Ok(share)
+            }
+            Err(why) => {
+                self.share = ShareState::Closed;
+                Err(why)
+            }
+        };
+        batch.records.push(self.record());
+        batch.replies.push((waiter, Answer::Share(answer)));
+    }
+
+    fn surveyed(
+        &mut self,
+        number: ContainerNumber,
+        outcome: Result<Survey, Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let Some(Container::Surveying {
+            waiter, devices, ..
+        }) = self.containers.remove(&number)
+        else {
+            return;
+        };
+        let folder = self.spec().map(|spec| spec.folder.clone());
+        let planned = outcome.and_then(|survey| {
+            let plan = plan::plan(&devices, &survey, folder.as_deref());
+            plan.map_err(|refusal: Refusal| fault(&refusal))
+        });
+        match planned {
+            Ok(plan) => {
+                let (op, container) = (self.op(), number);
+                let binds = plan.binds.clone();
+                self.containers
+                    .insert(number, Container::Binding { op, waiter, plan });
+                batch.records.push(self.record());
+                batch.world.push(World::Bind {
+                    container,
+                    op,
+                    binds,
+                });
+            }
+            Err(why) => batch.replies.push((waiter, Answer::Attached(Err(why)))),
+        }
+    }
+
+    fn bound(
+        &mut self,
+        number: ContainerNumber,
+        outcome: Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let Some(Container::Binding { waiter, plan, .. }) = self.containers.remove(&number) else {
+            return;
+        };
+        let answer = match outcome {
+            Ok(()) => {
+                let attached = plan.attached.clone();
+                self.containers.insert(number, Container::Attached(plan));
+                Ok(attached)
+            }
+            Err(why) => {
+                batch.records.push(self.record());
+                Err(why)
+            }
+        };
+        batch.replies.push((waiter, Answer::Attached(answer)));
+    }
+
+    fn detach(
+        &mut self,
+        waiter: Waiter,
+        number: ContainerNumber,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        match self.containers.get(&number).cloned() {
+            None => batch.replies.push((waiter, Answer::Done(Ok(())))),
+            Some(Container::Attached(plan)) => {
+                let (op, container) = (self.op(), number);
+                let binds = plan.binds.clone();
+                self.containers
+                    .insert(number, Container::Unbinding { op, waiter, plan });
+                batch.world.push(World::Unbind {
+                    container,
+                    op,
+                    binds,
+                });
+            }
+            Some(
+                Container::Surveying { .. }
+                | Container::Binding { .. }
+                | Container::Unbinding { .. },
+            ) => {
+                return Err(Denied::Busy(number));
+            }
+        }
+        Ok(())
+    }
+
+    fn unbound(
+        &mut self,
+        number: ContainerNumber,
+        outcome: Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let Some(Container::Unbinding { waiter, plan, .. }) = self.containers.remove(&number)
+        else {
+            return;
+        };
+        if outcome.is_err() {
+            self.containers.insert(number, Container::Attached(plan));
+        }
+        batch.records.push(self.record());
+        batch.replies.push((waiter, Answer::Done(outcome)));
+    }
+
+    /// Whoever waits for an attachment hears that it is over; the shared folder goes whole.
+    fn release(&mut self, waiter: Waiter, batch: &mut Batch<Self>) -> Result<(), Denied> {
+        if let ShareState::Closing { .. } = self.share {
+            return Err(Denied::Releasing);
+        }
+        let over = Fault::new(Kind::Aborted, "the sandbox is being released");
+        if let ShareState::Opening { waiter, .. } = &self.share {
+            batch
+                .replies
+                .push((*waiter, Answer::Share(Err(over.clone()))));
+        }
+        for container in self.containers.values() {
+            match container {
+                Container::Surveying { waiter, .. } | Container::Binding { waiter, .. } => {
+                    batch
+                        .replies
+                        .push((*waiter, Answer::Attached(Err(over.clone()))));
+                }
+                Container::Unbinding { waiter, .. } => {
+                    batch
+                        .replies
+                        .push((*waiter, Answer::Done(Err(over.clone()))));
+                }
+                Container::Attached(_) => {}
+            }
+        }
+        let (op, spec) = (self.op(), self.spec().cloned());
+        let virtiofsd = self.virtiofsd;
+        self.share = ShareState::Closing {
+            op,
+            waiter,
+            spec: spec.clone(),
+        };
+        self.containers.clear();
+        batch.world.push(World::Close {
+            op,
+            spec,
+            virtiofsd,
+        });
+        Ok(())
+    }
+
+    fn closed(&mut self, outcome: Result<(), Fault>, batch: &mut Batch<Self>) {
+        let ShareState::Closing { waiter, spec, .. } = self.share.clone() else {
+            return;
+        };
+        let virtiofsd = self.virtiofsd;
+        self.share = match (&outcome, spec) {
+            (Err(_), Some(spec)) => ShareState::Open { spec, virtiofsd },
+            (Ok(()), _) | (Err(_), None) => {
+                self.virtiofsd = None;
+                ShareState::Closed
+            }
+        };
+        batch.records.push(self.record());
+        batch.replies.push((waiter, Answer::Done(outcome)));
+    }
+}
+
+fn share_of(spec: &ShareSpec) -> Share {
+    Share {
+        socket: spec.folder.join("virtiofs.sock"),
+    }
+}
+
+impl Machine for Devices {
+    type Event = Event;
+    type World = World;
+    type Notice = Notice;
+    type Answer = Answer;
+    type Denied = Refused;
+
+    fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Self::Denied> {
+        match event {
+            Event::OpenShare { waiter, spec } => {
+                return self.open_share(waiter, spec, batch).map_err(Refused::Share);
+            }
+            Event::ShareOpened { op, outcome } => {
+                if matches!(self.share, ShareState::Opening { op: begun, .. } if begun == op) {
+                    self.share_opened(outcome, batch);
+                }
+            }
+            Event::Attach { waiter, devices } => {
+                let number = devices.container;
+                let denied = match (&self.share, self.containers.contains_key(&number)) {
+                    (ShareState::Closing { .. }, _) => Some(Denied::Releasing),
+                    (_, true) => Some(Denied::AttachedAlready(number)),
+                    (
+                        ShareState::Closed | ShareState::Opening { .. } | ShareState::Open { .. },
+                        false,
+                    ) => None,
+                };
+                if let Some(denied) = denied {
+                    return Err(Refused::Attach(denied));
+                }
+                let op = self.op();
+                let world = World::Survey {
+                    op,
+                    devices: devices.clone(),
+                };
+                let surveying = Container::Surveying {
+                    op,
+                    waiter,
+                    devices,
+                };
+                self.containers.insert(number, surveying);
+                batch.world.push(world);
+            }
+            Event::Surveyed {
+                container,
+                op,
+                outcome,
+            } => {
+                if matches!(self.containers.get(&container), Some(Container::Surveying { op: begun, .. }) if *begun == op)
+                {
+                    self.surveyed(container, outcome, batch);
+                }
+            }
+            Event::Bound {
+                container,
+                op,
+                outcome,
+            } => {
+                if matches!(self.containers.get(&container), Some(Container::Binding { op: begun, .. }) if *begun == op)
+                {
+                    self.bound(container, outcome, batch);
+                }
+            }
+            Event::Detach { waiter, container } => {
+                return self
+                    .detach(waiter, container, batch)
+                    .map_err(Refused::Other);
+            }
+            Event::Unbound {
+                container,
+                op,
+                outcome,
+            } => {
+                if matches!(self.containers.get(&container), Some(Container::Unbinding { op: begun, .. }) if *begun == op)
+                {
+                    self.unbound(container, outcome, batch);
+                }
+            }
+            Event::Release { waiter } => {
+                return self.release(waiter, batch).map_err(Refused::Other);
+            }
+            Event::Closed { op, outcome } => {
+                if matches!(self.share, ShareState::Closing { op: begun, .. } if begun == op) {
+                    self.closed(outcome, batch);
+                }
+            }
+            Event::VirtiofsdEnded { virtiofsd, said } => {
+                if matches!(self.share, ShareState::Open { virtiofsd: Some(known), .. } if known == virtiofsd)
+                {
+                    let what = match said.is_empty() {
+                        true => "virtiofsd ended".to_owned(),
+                        false => format!("virtiofsd ended: {said}"),
+                    };
+                    let why = Fault::new(Kind::Internal, what);
+                    batch.announce.push(Notice::ShareLost { why });
+                }
+            }
+            Event::Resume => {
+                if let ShareState::Open {
+                    spec,
+                    virtiofsd: Some(virtiofsd),
+                } = &self.share
+                {
+                    let (spec, virtiofsd) = (spec.clone(), *virtiofsd);
+                    batch.world.push(World::Watch { spec, virtiofsd });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(refused: Refused) -> Answer {
+        match refused {
+            Refused::Share(denied) => Answer::Share(Err(denied.into())),
+            Refused::Attach(denied) => Answer::Attached(Err(denied.into())),
+            Refused::Other(denied) => Answer::Done(Err(denied.into())),
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self.share {
+            ShareState::Closed => "closed",
+            ShareState::Opening { .. } => "opening",
+            ShareState::Open { .. } => "open",
+            ShareState::Closing { .. } => "closing",
+        }
+    }
+}
+
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Share => Self::new(
+                Kind::Denied,
+                "the sandbox has another share, or is losing it",
+            ),
+            Denied::AttachedAlready(number) => Self::new(
+                Kind::AlreadyExists,
+                format!("container {number} has its devices already"),
+            ),
+            Denied::Releasing => Self::new(Kind::Denied, "the sandbox is being released"),
+            Denied::Busy(number) => Self::new(
+                Kind::Unavailable,
+                format!("the devices of container {number} are being changed"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! Decides how a container's root file system and host mounts reach its guest. Pure: what the
+//! host looks like comes in as a [`Survey`], the decision goes out as a [`Plan`].
+//!
+//! A directory goes through the share, an image or block device through virtio-blk. Whatever
+//! cannot enter a VM is refused by name, with the reason.
+
+use crate::steps::{Access, Bind, Depth, Shape};
+use runtime_core::{
+    agent::{FsType, GuestMount, GuestRootfs},
+    devices::{Attached, BindSpec, ContainerDevices},
+    error::{Classify, Kind},
+    hypervisor::BlockSpec,
+    ids::ContainerNumber,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    path::{Component, Path, PathBuf},
+};
+
+/// A pod has some twenty mounts; each costs a host mount in two namespaces, and the kernel ends
+/// at 100,000 per namespace.
+pub const BINDS_MAX: usize = 512;
+
+/// virtio-blk hands a serial of at most 20 bytes to the guest.
+pub const SERIAL_BYTES_MAX: usize = 20;
+
+/// What the host has where a container's paths point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// The bundle's own resolved path.
+    pub bundle: PathBuf,
+    pub root: Source,
+    /// One for each bind of the request, in its order.
+    pub binds: Vec<Source>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Every link followed; the path as given where nothing is there.
+    pub path: PathBuf,
+    pub nature: Nature,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nature {
+    Missing,
+    Directory,
+    /// A file; the file system in it, by its magic number.
+    File(Option<FsType>),
+    BlockDevice(Option<FsType>),
+    CharDevice,
+    Socket,
+    Fifo,
+}
+
+/// How one container is attached: the binds in order, and what the guest is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub binds: Vec<Bind>,
+    pub attached: Attached,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("root.path is empty")]
+    RootEmpty,
+    #[error("bundle {0:?} is not a directory")]
+    Bundle(PathBuf),
+    #[error("root {root:?} does not exist")]
+    RootMissing { root: PathBuf },
+    #[error("root {root:?} is a link out of the bundle, to {to:?}")]
+    RootLeavesBundle { root: PathBuf, to: PathBuf },
+    #[error(
+        "root {root:?} is {nature}; a directory, or an ext4 or erofs image or block device is needed"
+    )]
+    RootNature { root: PathBuf, nature: Nature },
+    #[error("mount {index}: source {path:?} does not exist")]
+    SourceMissing { index: u32, path: PathBuf },
+    #[error("mount {index}: source {path:?} is {nature}, which cannot enter a VM")]
+    SourceNature {
+        index: u32,
+        path: PathBuf,
+        nature: Nature,
+    },
+    #[error("{what} needs a share, and the sandbox has none open")]
+    NoShare { what: String },
+    #[error("{found} host mounts; at most {BINDS_MAX} are allowed")]
+    TooManyBinds { found: usize },
+}
+
+impl Classify for Refusal {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::RootEmpty
+            | Self::Bundle(_)
+            | Self::RootMissing { .. }
+            | Self::RootLeavesBundle { .. }
+            | Self::RootNature { .. }
+            | Self::SourceMissing { .. } => Kind::Invalid,
+            Self::SourceNature { .. } => Kind::Unsupported,
+            Self::NoShare { .. } => Kind::Denied,
+            Self::TooManyBinds { .. } => Kind::Exhausted,
+        }
+    }
+}
+
+impl fmt::Display for Nature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Directory => "a directory",
+            Self::File(None) => "a file without an ext4 or erofs file system",
+            Self::File(Some(FsType::Ext4)) => "an ext4 image",
+            Self::File(Some(FsType::Erofs)) => "an erofs image",
+            Self::BlockDevice(None) => "a block device without an ext4 or erofs file system",
+            Self::BlockDevice(Some(_)) => "a block device",
+            Self::CharDevice => "a character device",
+            Self::Socket => "a socket",
+            Self::Fifo => "a fifo",
+        })
+    }
+}
+
+/// Plans one container. `share` is the sandbox's folder where its share is open.
+///
+/// # Errors
+/// Something of it cannot enter the VM.
+pub fn plan(
+    devices: &ContainerDevices,
+    survey: &Survey,
+    share: Option<&Path>,
+) -> Result<Plan, Refusal> {
+    if devices.binds.len() > BINDS_MAX {
+        let found = devices.binds.len();
+        return Err(Refusal::TooManyBinds { found });
+    }
+    assert_eq!(
+        devices.binds.len(),
+        survey.binds.len(),
+        "a survey has one source for each bind"
+    );
+    let number = devices.container;
+    let mut plan = root(devices, survey, share)?;
+    for (spec, source) in devices.binds.iter().zip(&survey.binds) {
+        let shape = shape_of(spec, source)?;
+        let folder = share.ok_or_else(|| Refusal::NoShare {
+            what: format!("mount {} ({:?})", spec.index, spec.source),
+        })?;
+        let place = format!("{number}/m{}", spec.index);
+        plan.attached.mounts.push(GuestMount {
+            index: spec.index,
+            share_path: place.clone(),
+        });
+        plan.binds.push(Bind {
+            folder: folder.to_owned(),
+            place,
+            source: source.path.clone(),
+            shape,
+            depth: match spec.recursive {
+                true => Depth::Recursive,
+                false => Depth::Top,
+            },
+            access: access(spec.read_only),
+        });
+    }
+    Ok(plan)
+}
+
+fn root(
+    devices: &ContainerDevices,
+    survey: &Survey,
+    share: Option<&Path>,
+) -> Result<Plan, Refusal> {
+    let root = devices.root.clone();
+    if root.as_os_str().is_empty() {
+        return Err(Refusal::RootEmpty);
+    }
+    let nature = survey.root.nature;
+    // OCI: absolute, or relative to the bundle. Where the text itself says `..`, the caller
+    // means it; a link is what an image or a guest may have planted.
+    if nature != Nature::Missing
+        && stays_below(&root)
+        && !survey.root.path.starts_with(&survey.bundle)
+    {
+        let to = survey.root.path.clone();
+        return Err(Refusal::RootLeavesBundle { root, to });
+    }
+    match nature {
+        Nature::Missing => Err(Refusal::RootMissing { root }),
+        Nature::Directory => {
+            let folder = share.ok_or_else(|| Refusal::NoShare {
+                what: format!("root {root:?}"),
+            })?;
+            Ok(shared_root(devices, survey, folder))
+        }
+        Nature::File(Some(fs_type)) | Nature::BlockDevice(Some(fs_type)) => {
+            Ok(block_root(devices, survey, fs_type))
+        }
+        Nature::File(None)
+        | Nature::BlockDevice(None)
+        | Nature::CharDevice
+        | Nature::Socket
+        | Nature::Fifo => Err(Refusal::RootNature { root, nature }),
+    }
+}
+
+fn shared_root(devices: &ContainerDevices, survey: &Survey, folder: &Path) -> Plan {
+    let place = format!("{}/rootfs", devices.container);
+    let bind = Bind {
+        folder: folder.to_owned(),
+        place: place.clone(),
+        source: survey.root.path.clone(),
+        shape: Shape::Directory,
+        // As runc binds it: what is mounted below a rootfs belongs to it.
+        depth: Depth::Recursive,
+        access: access(devices.root_read_only),
+    };
+    Plan {
+        binds: vec![bind],
+        attached: Attached {
+            rootfs: GuestRootfs::Share(place),
+            mounts: Vec::new(),
+            blocks: Vec::new(),
+        },
+    }
+}
+
+fn block_root(devices: &ContainerDevices, survey: &Survey, fs_type: FsType) -> Plan {
+    let serial = root_serial(devices.container);
+    // erofs has no other access; QEMU locks an image that it may write.
+    let read_only = devices.root_read_only || fs_type == FsType::Erofs;
+    Plan {
+        binds: Vec::new(),
+        attached: Attached {
+            rootfs: GuestRootfs::Block {
+                serial: serial.clone(),
+                fs_type,
+                read_only,
+            },
+            mounts: Vec::new(),
+            blocks: vec![BlockSpec {
+                serial,
+                path: survey.root.path.clone(),
+                read_only,
+            }],
+        },
+    }
+}
+
+/// The name by which the guest finds a root disk, whatever slot it landed in. Container numbers
+/// are never reused, so neither are serials: no index has to be kept.
+fn root_serial(container: ContainerNumber) -> String {
+    let serial = format!("hutch-r{container}");
+    assert!(serial.len() <= SERIAL_BYTES_MAX, "a number has ten digits");
+    serial
+}
+
+fn shape_of(spec: &BindSpec, source: &Source) -> Result<Shape, Refusal> {
+    let index = spec.index;
+    let path = spec.source.clone();
+    match source.nature {
+        Nature::Directory => Ok(Shape::Directory),
+        Nature::File(_) => Ok(Shape::File),
+        Nature::Missing => Err(Refusal::SourceMissing { index, path }),
+        nature @ (Nature::BlockDevice(_) | Nature::CharDevice | Nature::Socket | Nature::Fifo) => {
+            Err(Refusal::SourceNature {
+                index,
+                path,
+                nature,
+            })
+        }
+    }
+}
+
+fn access(read_only: bool) -> Access {
+    match read_only {
+        true => Access::ReadOnly,
+        false => Access::ReadWrite,
+    }
+}
+
+/// A relative path whose text never climbs above where it starts.
+fn stays_below(path: &Path) -> bool {
+    let mut depth = 0_usize;
+    for part in path.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FOLDER: &str = "/run/hutch/s/0123456789abcdef";
+
+    fn devices(root: &str, binds: Vec<BindSpec>) -> ContainerDevices {
+        ContainerDevices {
+            container: ContainerNumber(3),
+            bundle: "/b".into(),
+            root: root.into(),
+            root_read_only: false,
+            binds,
+        }
+    }
+
+    fn bind(index: u32, source: &str) -> BindSpec {
+        BindSpec {
+            index,
+            source: source.into(),
+            recursive: index.is_multiple_of(2),
+            read_only: index > 4,
+        }
+    }
+
+    fn at(path: &str, nature: Nature) -> Source {
+        Source {
+            path: path.into(),
+            nature,
+        }
+    }
+
+    fn survey(root: Source, binds: Vec<Source>) -> Survey {
+        Survey {
+            bundle: "/b".into(),
+            root,
+            binds,
+        }
+    }
+
+    fn share() -> Option<&'static Path> {
+        Some(Path::new(FOLDER))
+    }
+
+    #[test]
+    fn a_directory_goes_through_the_share() {
+        let plan = plan(
+            &devices("rootfs", vec![]),
+            &survey(at("/b/rootfs", Nature::Directory), vec![]),
+            share(),
+        )
+        .unwrap();
+
+        assert_eq!(
+            plan.attached.rootfs,
+            GuestRootfs::Share("3/rootfs".to_owned())
+        );
+        assert_eq!(plan.attached.blocks, []);
+        let [root] = &plan.binds[..] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(root.source, Path::new("/b/rootfs"));
+        assert_eq!(
+            (root.depth, root.shape),
+            (Depth::Recursive, Shape::Directory)
+        );
+    }
+
+    #[test]
+    fn an_image_goes_through_virtio_blk_and_needs_no_share() {
+        for (nature, fs_type, read_only) in [
+            (Nature::File(Some(FsType::Ext4)), FsType::Ext4, false),
+            (Nature::File(Some(FsType::Erofs)), FsType::Erofs, true),
+            (Nature::BlockDevice(Some(FsType::Ext4)), FsType::Ext4, false),
+        ] {
+            let survey = survey(at("/img/root", nature), vec![]);
+
+            let plan = plan(&devices("/img/root", vec![]), &survey, None).unwrap();
+
+            let block = BlockSpec {
+                serial: "hutch-r3".to_owned(),
+                path: "/img/root".into(),
+                read_only,
+            };
+            let rootfs = GuestRootfs::Block {
+                serial: block.serial.clone(),
+                fs_type,
+                read_only,
+            };
+            assert_eq!(plan.attached.rootfs, rootfs);
+            assert_eq!(plan.attached.blocks, [block]);
+            assert_eq!(plan.binds, []);
+        }
+    }
+
+    #[test]
+    fn the_longest_serial_fits_into_what_virtio_gives() {
+        assert!(root_serial(ContainerNumber(u32::MAX)).len() <= SERIAL_BYTES_MAX);
+    }
+
+    #[test]
+    fn directories_and_files_are_bound_by_the_index_of_their_mount() {
+        let request = devices("rootfs", vec![bind(4, "/data"), bind(7, "/etc/hosts")]);
+        let survey = survey(
+            at("/b/rootfs", Nature::Directory),
+            vec![
+                at("/srv/data", Nature::Directory),
+                at("/etc/hosts", Nature::File(None)),
+            ],
+        );
+
+        let plan = plan(&request, &survey, share()).unwrap();
+
+        let told: Vec<_> = plan.attached.mounts.iter().collect();
+        assert_eq!((told[0].index, &*told[0].share_path), (4, "3/m4"));
+        assert_eq!((told[1].index, &*told[1].share_path), (7, "3/m7"));
+        let [_, data, hosts] = &plan.binds[..] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(data.source, Path::new("/srv/data"));
+        assert_eq!(
+            (data.depth, data.access),
+            (Depth::Recursive, Access::ReadWrite)
+        );
+        assert_eq!((hosts.depth, hosts.access), (Depth::Top, Access::ReadOnly));
+        assert_eq!(hosts.shape, Shape::File);
+    }
+
+    #[test]
+    fn what_cannot_be_a_root_is_refused_with_the_reason() {
+        let cases = [
+            ("", at("/b", Nature::Directory), "root.path is empty"),
+            (
+                "gone",
+                at("gone", Nature::Missing),
+                "root \"gone\" does not exist",
+            ),
+            (
+                "rootfs",
+                at("/etc", Nature::Directory),
+                "root \"rootfs\" is a link out of the bundle, to \"/etc\"",
+            ),
+            (
+                "x/../rootfs",
+                at("/etc", Nature::Directory),
+                "root \"x/../rootfs\" is a link out of the bundle, to \"/etc\"",
+            ),
+            (
+                "rootfs",
+                at("/bundle-of-another/rootfs", Nature::Directory),
+                "root \"rootfs\" is a link out of the bundle, to \"/bundle-of-another/rootfs\"",
+            ),
+            (
+                "s",
+                at("/b/s", Nature::Socket),
+                "root \"s\" is a socket; a directory, or an ext4 or erofs image or block device is needed",
+            ),
+            (
+                "f",
+                at("/b/f", Nature::File(None)),
+                "root \"f\" is a file without an ext4 or erofs file system; \
+                 a directory, or an ext4 or erofs image or block device is needed",
+            ),
+        ];
+        for (root, found, message) in cases {
+            let verdict = plan(&devices(root, vec![]), &survey(found, vec![]), share());
+
+            assert_eq!(verdict.unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_openly_outside_the_bundle_is_taken() {
+        for root in ["/srv/images/a", "../a"] {
+            let survey = survey(at("/srv/images/a", Nature::Directory), vec![]);
+
+            assert!(
+                plan(&devices(root, vec![]), &survey, share()).is_ok(),
+                "{root}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_enter_a_vm_is_refused_with_its_mount() {
+        for (nature, word) in [
+            (Nature::Socket, "a socket"),
+            (Nature::Fifo, "a fifo"),
+            (Nature::CharDevice, "a character device"),
+            (Nature::BlockDevice(Some(FsType::Ext4)), "a block device"),
+        ] {
+            let survey = survey(at("/b/rootfs", Nature::Directory), vec![at("/x", nature)]);
+
+            let verdict = plan(&devices("rootfs", vec![bind(5, "/x")]), &survey, share());
+
+            let refusal = verdict.unwrap_err();
+            assert_eq!(refusal.kind(), Kind::Unsupported);
+            let message = format!("mount 5: source \"/x\" is {word}, which cannot enter a VM");
+            assert_eq!(refusal.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_directory_without_a_share_is_refused() {
+        let found = survey(at("/b/rootfs", Nature::Directory), vec![]);
+
+        let verdict = plan(&devices("rootfs", vec![]), &found, None);
+
+        assert_eq!(verdict.unwrap_err().kind(), Kind::Denied);
+    }
+
+    #[test]
+    fn mounts_without_bound_are_refused() {
+        let many: Vec<_> = (0..=BINDS_MAX as u32).map(|n| bind(n, "/x")).collect();
+        let sources = vec![at("/x", Nature::Directory); many.len()];
+        let found = survey(at("/b/rootfs", Nature::Directory), sources);
+
+        let verdict = plan(&devices("rootfs", many), &found, share());
+
+        assert_eq!(verdict.unwrap_err().kind(), Kind::Exhausted);
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_binds_share_a_place_and_none_leaves_its_container(
+            indexes in proptest::collection::btree_set(any::<u32>(), 0..20),
+            number in any::<u32>(),
+        ) {
+            let binds: Vec<_> = indexes.iter().map(|&n| bind(n, "/x")).collect();
+            let sources = vec![at("/x", Nature::Directory); binds.len()];
+            let found = survey(at("/b/rootfs", Nature::Directory), sources);
+            let request = ContainerDevices {
+                container: ContainerNumber(number),
+                ..devices("rootfs", binds)
+            };
+
+            let plan = plan(&request, &found, share()).unwrap();
+
+            let places: std::collections::BTreeSet<_> =
+                plan.binds.iter().map(|bind| bind.place.clone()).collect();
+            prop_assert_eq!(places.len(), indexes.len() + 1);
+            let own = format!("{number}/");
+            prop_assert!(places.iter().all(|place| place.starts_with(&own)));
+            prop_assert!(places.iter().all(|place| place.matches('/').count() == 1));
+        }
+    }
+}

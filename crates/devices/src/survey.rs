@@ -1,0 +1,88 @@
+//! What the host has where a container's paths point. Reads only.
+
+use crate::{
+    error::Error,
+    plan::{Nature, Source, Survey},
+};
+use runtime_core::{agent::FsType, devices::ContainerDevices};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileTypeExt,
+    path::Path,
+};
+
+/// Both magic numbers lie in the superblock, which begins 1,024 bytes into the device.
+const SUPERBLOCK_AT: u64 = 1024;
+/// ext4: `s_magic`, 0xEF53, at 0x38 of the superblock (Documentation/filesystems/ext4/super.rst).
+const EXT4_MAGIC: (usize, [u8; 2]) = (0x38, [0x53, 0xef]);
+/// erofs: `magic`, 0xE0F5E1E2, first in the superblock (Documentation/filesystems/erofs.rst).
+const EROFS_MAGIC: [u8; 4] = [0xe2, 0xe1, 0xf5, 0xe0];
+
+/// # Errors
+/// The bundle cannot be resolved. What else is missing or odd is part of the survey.
+pub fn survey(devices: &ContainerDevices) -> Result<Survey, Error> {
+    let bundle = fs::canonicalize(&devices.bundle)
+        .map_err(Error::path("resolve bundle", &devices.bundle))?;
+    let source = |path: &Path| source(&bundle.join(path));
+    Ok(Survey {
+        root: source(&devices.root)?,
+        binds: devices
+            .binds
+            .iter()
+            .map(|bind| source(&bind.source))
+            .collect::<Result<_, _>>()?,
+        bundle,
+    })
+}
+
+fn source(path: &Path) -> Result<Source, Error> {
+    let resolved = match fs::canonicalize(path) {
+        Ok(resolved) => resolved,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            return Ok(Source {
+                path: path.to_owned(),
+                nature: Nature::Missing,
+            });
+        }
+        Err(why) => return Err(Error::path("resolve", path)(why)),
+    };
+    let kind = fs::metadata(&resolved)
+        .map_err(Error::path("look at", &resolved))?
+        .file_type();
+    let nature = if kind.is_dir() {
+        Nature::Directory
+    } else if kind.is_file() {
+        Nature::File(file_system(&resolved)?)
+    } else if kind.is_block_device() {
+        Nature::BlockDevice(file_system(&resolved)?)
+    } else if kind.is_char_device() {
+        Nature::CharDevice
+    } else if kind.is_socket() {
+        Nature::Socket
+    } else {
+        Nature::Fifo
+    };
+    Ok(Source {
+        path: resolved,
+        nature,
+    })
+}
+
+fn file_system(path: &Path) -> Result<Option<FsType>, Error> {
+    let mut file = File::open(path).map_err(Error::path("open", path))?;
+    let mut superblock = [0; 64];
+    file.seek(SeekFrom::Start(SUPERBLOCK_AT))
+        .map_err(Error::path("read", path))?;
+    match file.read_exact(&mut superblock) {
+        Ok(()) => {}
+        Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(why) => return Err(Error::path("read", path)(why)),
+    }
+    let (at, magic) = EXT4_MAGIC;
+    Ok(match () {
+        () if superblock[at..].starts_with(&magic) => Some(FsType::Ext4),
+        () if superblock.starts_with(&EROFS_MAGIC) => Some(FsType::Erofs),
+        () => None,
+    })
+}
