@@ -20,7 +20,7 @@ const FAILED: u8 = 1;
 const EXEC_FAILED: u8 = 255;
 
 pub fn run(cli: Cli) -> ExitCode {
-    let failed = match cli.verb {
+    let failed = match &cli.verb {
         Verb::Exec(_) => EXEC_FAILED,
         _ => FAILED,
     };

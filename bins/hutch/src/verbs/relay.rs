@@ -2,15 +2,17 @@
 
 use crate::daemon::{Daemon, socket_path, soon};
 use anyhow::{Context as _, Result, bail};
-use hutch_relay::{Outcome, Relay, Session, Stdio, VM_LOST};
+use hutch_relay::{Outcome, Relay, Session, VM_LOST};
+use nix::fcntl::{FcntlArg, FdFlag};
 use protocols::blocking::hutch::{
     AttachRequest, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
 };
 use std::{
-    fs,
-    io::Write as _,
+    env, fs,
+    io::{self, Read as _, Write as _},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
     time::Duration,
 };
 
@@ -86,11 +88,14 @@ pub fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
 
 /// Relays until the process has exited; its exit code.
 pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>) -> Result<u8> {
-    let stdio =
-        hutch_relay::take_stdio_keeping_stderr().context("take standard input and output")?;
+    let stderr = nix::unistd::dup(io::stderr()).context("keep standard error")?;
+    let stdio = hutch_relay::take_stdio().context("take standard input and output")?;
     let mut session = Session::new(stands.address(), stdio, ANSWER_MAX);
     session.terminal = stands.terminal;
-    let report = Relay::open(session)?.run()?;
+    let report = Relay::open(session).and_then(Relay::run);
+    // The process is done with it; what is to be said now is ours.
+    nix::unistd::dup2_stderr(stderr).context("take standard error back")?;
+    let report = report?;
     match report.outcome {
         Outcome::Exited(code) => {
             let request = ExitedRequest {
@@ -121,9 +126,70 @@ fn lost(daemon: &mut Daemon, process: ProcessRef) -> Result<u8> {
     Ok(u8::try_from(exit.code).unwrap_or(VM_LOST))
 }
 
-/// Leaves a relay behind that stands for the process.
+/// The relay beside this program, or in PATH.
+fn program() -> PathBuf {
+    let beside = env::current_exe()
+        .ok()
+        .map(|me| me.with_file_name("hutch-relay"));
+    beside
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| "hutch-relay".into())
+}
+
+/// Leaves a relay behind that stands for the process, with our standard files, and writes the pid
+/// file once it does.
+///
+/// # Errors
+/// It could not be started, or says why it cannot stand for the process.
 pub fn leave(daemon: &mut Daemon, stands: Stands<'_>) -> Result<()> {
-    let _ = (daemon, socket_path as fn(&Path) -> PathBuf, Stdio::terminal);
-    let _ = stands.console_socket;
-    bail!("relay")
+    let (mut ready, said) = io::pipe().context("make pipe to relay")?;
+    let program = program();
+    let mut command = Command::new(&program);
+    command
+        .arg("--stream")
+        .arg(&stands.stream.socket)
+        .arg("--hutchd")
+        .arg(socket_path(daemon.root()))
+        .args(["--namespace", &stands.process.namespace])
+        .args(["--container", &stands.process.container_id]);
+    if stands.stream.connect_port != 0 {
+        command.args(["--connect-port", &stands.stream.connect_port.to_string()]);
+    }
+    if !stands.process.exec_id.is_empty() {
+        command.args(["--exec", &stands.process.exec_id]);
+    }
+    if stands.terminal {
+        command.arg("--terminal");
+    }
+    if let Some(socket) = stands.console_socket {
+        command.arg("--console-socket").arg(socket);
+    }
+    // The descriptor is the relay's alone: nobody else must keep the pipe open.
+    let said = OwnedFd::from(said);
+    let number = keep_open(&said)?;
+    command.args(["--ready-fd", &number.to_string()]);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
+    drop(said);
+    let mut text = String::new();
+    ready.read_to_string(&mut text).context("hear from relay")?;
+    if text != "ready" {
+        // It has said why, or died; either way it ends.
+        let status = child.wait().context("wait for relay")?;
+        match text.is_empty() {
+            true => bail!("relay ended before it stood for the process ({status})"),
+            false => bail!("relay: {text}"),
+        }
+    }
+    match stands.pid_file {
+        Some(path) => write_pid_file(path, child.id()),
+        None => Ok(()),
+    }
+}
+
+/// Lets a descriptor pass exec; its number.
+fn keep_open(fd: &OwnedFd) -> Result<i32> {
+    nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("pass pipe to relay")?;
+    Ok(fd.as_raw_fd())
 }
