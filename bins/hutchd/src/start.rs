@@ -88,7 +88,7 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
             (Rc::new(TtrpcAgent::new()), Rc::new(ConsoleLog { path }))
         }),
         devices: wiring::shares(&premises),
-        namespaces: Rc::new(netns::HostNamespaces::new()),
+        namespaces: Rc::new(netns::driver::Host::default()),
         premises: Rc::new(premises),
         records,
         clock: Rc::new(HostClock),

@@ -12,10 +12,11 @@ use anyhow::{Result, bail};
 use devices::{Shares, driver::HostShares};
 use host::{HostPremises, cgroup::CgroupPath};
 use hypervisor::{
+    actor::{HypervisorActor, VmDefaults},
     port::Vmm,
     qemu::{Qemu, QemuConfig},
 };
-use netns::Namespaces;
+use netns::port::Namespaces;
 use runtime_core::{
     agent,
     clock::Clock,
@@ -64,8 +65,14 @@ impl Rooms for PortedRooms {
         uid: SandboxUid,
         parent: hypervisor_room::Parent,
     ) -> Work<Result<hypervisor_room::Address, Fault>> {
-        let (records, port) = (self.0.records.clone(), self.0.vmm.clone());
-        Box::pin(hypervisor::open(uid, parent, records, port))
+        let around = hypervisor::actor::Surroundings {
+            vmm: self.0.vmm.clone(),
+            records: self.0.records.clone(),
+            boot_id: self.0.boot_id.clone(),
+            defaults: VmDefaults::default(),
+            parent,
+        };
+        Box::pin(HypervisorActor::open(uid, around))
     }
 
     fn agent(&self, uid: SandboxUid, parent: agent::Parent) -> Work<Result<agent::Address, Fault>> {
@@ -143,7 +150,7 @@ fn find_program(named: &Path) -> Result<PathBuf> {
 /// virtiofsd, inside the cgroups of this host.
 pub fn shares(premises: &HostPremises) -> Rc<dyn Shares> {
     let hierarchies = premises.hierarchies().clone();
-    let procs_files = move |cgroup: &Cgroup| match CgroupPath::parse(&cgroup.0) {
+    let procs_files = move |cgroup: &Cgroup| match CgroupPath::new(&cgroup.0) {
         Ok(path) => hierarchies.procs_files(&path),
         // The premises refused such a cgroup before.
         Err(_) => Vec::new(),
