@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use devices::{Shares, driver::HostShares};
 use host::{HostPremises, cgroup::CgroupPath};
 use hypervisor::{
-    actor::{HypervisorActor, VmDefaults},
+    actor::VmDefaults,
     port::Vmm,
     qemu::{Qemu, QemuConfig},
 };
@@ -72,7 +72,7 @@ impl Rooms for PortedRooms {
             defaults: VmDefaults::default(),
             parent,
         };
-        Box::pin(HypervisorActor::open(uid, around))
+        Box::pin(hypervisor::actor::open(uid, around))
     }
 
     fn agent(&self, uid: SandboxUid, parent: agent::Parent) -> Work<Result<agent::Address, Fault>> {
