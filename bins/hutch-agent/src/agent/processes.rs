@@ -239,7 +239,8 @@ impl Agent {
     /// Exits with a number above that; waits for the first so long.
     pub async fn next_exits(&self, after: u64, limit: Duration) -> Vec<Exit> {
         let mut changes = self.changes.subscribe();
-        let more = changes.wait_for(|_| self.state().table.exits().last() > after);
+        // Not the last number given: what was acknowledged is no news.
+        let more = changes.wait_for(|_| self.state().table.exits().after(after).next().is_some());
         select! {
             biased;
             _ = more => {}

@@ -15,4 +15,5 @@ mod world;
 pub use guest::{FakeGuest, Trouble};
 pub use port::FakeAgent;
 pub use world::Refusal;
+#[cfg(feature = "contract")]
 pub(crate) use world::World;
