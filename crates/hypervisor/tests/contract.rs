@@ -261,6 +261,29 @@ async fn pausing_twice_is_pausing_once_and_the_guest_goes_on_afterwards(stage: &
     away(vmm, uid).await;
 }
 
+async fn a_microvm_has_the_same_channel_and_no_slots(stage: &impl Stage) {
+    let vmm = stage.vmm();
+    let mut plan = stage.plan();
+    plan.spec.machine = MachineType::Microvm;
+    plan.slots = 0;
+    let uid = plan.spec.uid;
+    vmm.spawn(plan.clone()).await.unwrap();
+    vmm.connect(uid).await.unwrap();
+
+    let block = BlockSpec {
+        serial: "extra-1".into(),
+        path: stage.image(),
+        read_only: true,
+    };
+    let refused = vmm.attach_block(uid, 1, block).await;
+    assert!(matches!(refused, Err(Error::NoHotplug { .. })));
+    stage.guest("nothing").await;
+    vmm.add_stream(uid, 3).await.unwrap();
+    stage.guest("port hutch.stream.3").await;
+
+    away(vmm, uid).await;
+}
+
 async fn a_vm_that_nobody_knows_is_refused_by_name(stage: &impl Stage) {
     let vmm = stage.vmm();
     let uid = SandboxUid::from_random(0xdead);
@@ -520,5 +543,6 @@ contract! {
     streams_are_added_to_a_running_vm_and_twice_is_once
     blocks_come_and_go_and_twice_is_once
     pausing_twice_is_pausing_once_and_the_guest_goes_on_afterwards
+    a_microvm_has_the_same_channel_and_no_slots
     a_vm_that_nobody_knows_is_refused_by_name
 }
