@@ -1,18 +1,11 @@
 //! The host's mounts and virtiofsd.
 //!
-//! The shared folder is a mount point of its own and rshared before virtiofsd starts, so that
-//! what is bound below it later is seen in virtiofsd's mount namespace (and so by the guest).
-//! virtiofsd holds what the guest looked at: a plain umount answers EBUSY, so binds are detached
-//! (MNT_DETACH), and go for good when virtiofsd does.
+//! virtiofsd holds what the guest looked at: until the guest forgot it (it unmounted the place
+//! and dropped its caches, or looked at the place again more than a second after it went) a
+//! plain umount answers EBUSY. So binds are taken away plainly where that works, else lazily, and
+//! their file system is free when the guest has forgotten it or virtiofsd is gone.
 
-use crate::{
-    error::Error,
-    plan::Survey,
-    port::Shares,
-    steps::{Access, Bind, Depth, Shape},
-    survey,
-};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use crate::{error::Error, mounts, plan::Survey, port::Shares, steps::Bind, survey};
 use runtime_core::{
     devices::{ContainerDevices, ShareSpec},
     ids::HostProcess,
@@ -21,12 +14,9 @@ use runtime_core::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::DirBuilderExt, process::CommandExt},
-    },
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -60,20 +50,12 @@ impl HostShares {
     }
 }
 
-fn shared(folder: &Path) -> PathBuf {
-    folder.join("share")
-}
-
 fn socket(folder: &Path) -> PathBuf {
     folder.join("virtiofs.sock")
 }
 
 fn log(folder: &Path) -> PathBuf {
     folder.join("virtiofsd.log")
-}
-
-fn os(why: nix::Error) -> io::Error {
-    io::Error::from_raw_os_error(why as i32)
 }
 
 fn blocking<T: Send + 'static>(
@@ -84,51 +66,6 @@ fn blocking<T: Send + 'static>(
         task.await
             .expect("the work does not panic, and is never cancelled")
     })
-}
-
-fn make_folder(path: &Path) -> Result<(), Error> {
-    match DirBuilder::new().mode(0o755).create(path) {
-        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map_err(Error::path("make", path)),
-    }
-}
-
-fn remount(path: &Path, flags: MsFlags, step: &'static str) -> Result<(), Error> {
-    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
-        .map_err(os)
-        .map_err(Error::path(step, path))
-}
-
-fn bind_mount(source: &Path, target: &Path, flags: MsFlags) -> Result<(), Error> {
-    mount(
-        Some(source),
-        target,
-        None::<&str>,
-        MsFlags::MS_BIND | flags,
-        None::<&str>,
-    )
-    .map_err(os)
-    .map_err(Error::path("bind", target))
-}
-
-/// Detaches every mount on `path`; one that is not a mount point is already so.
-fn detach(path: &Path) -> Result<(), Error> {
-    loop {
-        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            Err(nix::Error::EINVAL | nix::Error::ENOENT) => return Ok(()),
-            Err(why) => return Err(Error::path("detach", path)(os(why))),
-        }
-    }
-}
-
-fn make_share(folder: &Path) -> Result<(), Error> {
-    let share = shared(folder);
-    make_folder(&share)?;
-    detach(&share)?;
-    bind_mount(&share, &share, MsFlags::empty())?;
-    remount(&share, MsFlags::MS_PRIVATE, "make private")?;
-    remount(&share, MsFlags::MS_SHARED, "make shared")
 }
 
 fn said(folder: &Path) -> String {
@@ -184,7 +121,7 @@ fn spawn(spec: &ShareSpec, procs_files: Vec<PathBuf>) -> Result<HostProcess, Err
         .arg("--socket-path")
         .arg(socket(&spec.folder))
         .arg("--shared-dir")
-        .arg(shared(&spec.folder))
+        .arg(mounts::share(&spec.folder))
         .args([
             "--cache=auto",
             "--sandbox=namespace",
@@ -258,87 +195,18 @@ async fn listens(spec: &ShareSpec, process: HostProcess) -> Result<(), Error> {
     })
 }
 
-fn bind_one(bind: &Bind) -> Result<(), Error> {
-    let target = shared(&bind.folder).join(&bind.place);
-    let parent = target.parent().expect("a place is below the share");
-    make_folder(parent)?;
-    match bind.shape {
-        Shape::Directory => make_folder(&target)?,
-        Shape::File => {
-            File::options()
-                .create(true)
-                .append(true)
-                .open(&target)
-                .map_err(Error::path("make", &target))?;
-        }
-    }
-    detach(&target)?;
-    let depth = match bind.depth {
-        Depth::Top => MsFlags::empty(),
-        Depth::Recursive => MsFlags::MS_REC,
-    };
-    bind_mount(&bind.source, &target, depth)?;
-    match bind.access {
-        Access::ReadWrite => Ok(()),
-        Access::ReadOnly => remount(
-            &target,
-            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY,
-            "make read-only",
-        ),
-    }
-}
-
-fn unbind_one(bind: &Bind) -> Result<(), Error> {
-    let target = shared(&bind.folder).join(&bind.place);
-    detach(&target)?;
-    let removed = match bind.shape {
-        Shape::Directory => fs::remove_dir(&target),
-        Shape::File => fs::remove_file(&target),
-    };
-    match removed {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => {}
-        removed => removed.map_err(Error::path("remove", &target))?,
-    }
-    let parent = target.parent().expect("a place is below the share");
-    match fs::remove_dir(parent) {
-        // Others of its container are still there.
-        Err(why)
-            if matches!(
-                why.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-            ) =>
-        {
-            Ok(())
-        }
-        removed => removed.map_err(Error::path("remove", parent)),
-    }
-}
-
 fn unbind_all(binds: &[Bind]) -> Result<(), Error> {
     let mut first = Ok(());
     for bind in binds.iter().rev() {
-        let undone = unbind_one(bind);
+        let undone = mounts::unbind(&bind.folder, &bind.place);
         first = first.and(undone);
     }
     first
 }
 
-/// Takes every mount below the shared folder away, innermost first, and the share's own last.
+/// Takes the share away with every mount below it, and what virtiofsd left.
 fn close_share(folder: &Path) -> Result<(), Error> {
-    let share = shared(folder);
-    let table = fs::read_to_string("/proc/self/mountinfo")
-        .map_err(Error::path("read", "/proc/self/mountinfo"))?;
-    // The fifth field is the mount point; our folders hold no character that is escaped there.
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    let mut below: Vec<PathBuf> = points
-        .map(PathBuf::from)
-        .filter(|point| point.starts_with(&share))
-        .collect();
-    below.sort();
-    for point in below.iter().rev() {
-        detach(point)?;
-    }
-    detach(&share)?;
+    mounts::unmake_share(folder)?;
     for leftover in [
         socket(folder),
         socket(folder).with_extension("sock.pid"),
@@ -358,7 +226,7 @@ impl Shares for HostShares {
         Box::pin(async move {
             let asked = spec.clone();
             let spawned = blocking(move || {
-                make_share(&asked.folder)?;
+                mounts::make_share(&asked.folder)?;
                 spawn(&asked, procs_files)
             });
             let outcome = match spawned.await {
@@ -387,7 +255,7 @@ impl Shares for HostShares {
 
     fn bind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>> {
         blocking(move || {
-            let bound = binds.iter().try_for_each(bind_one);
+            let bound = binds.iter().try_for_each(mounts::bind);
             if bound.is_err() {
                 // The first error is the one to tell.
                 let _ = unbind_all(&binds);

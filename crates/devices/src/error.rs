@@ -25,6 +25,9 @@ pub enum Error {
     Silent { limit_s: u64, said: String },
     #[error("{path:?} is still mounted")]
     StillMounted { path: PathBuf },
+    /// What was a directory is a file now, or the other way round, or a link.
+    #[error("{path:?} changed while it was brought into the share")]
+    Changed { path: PathBuf },
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -46,6 +49,7 @@ impl Classify for Error {
             | Self::Spawn { .. }
             | Self::EndedEarly { .. }
             | Self::StillMounted { .. } => Kind::Internal,
+            Self::Changed { .. } => Kind::Aborted,
             Self::Silent { .. } => Kind::Timeout,
             Self::Refused(refusal) => refusal.kind(),
         }

@@ -8,6 +8,7 @@ mod actor;
 pub mod driver;
 mod error;
 mod machine;
+mod mounts;
 pub mod plan;
 pub mod port;
 mod record;
