@@ -1,3 +1,5 @@
+//! The table against its invariants.
+
 use super::*;
 use crate::exits::Reason;
 

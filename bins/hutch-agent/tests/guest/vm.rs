@@ -189,6 +189,7 @@ pub fn until<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<
         if Instant::now() > deadline {
             return None;
         }
+        // tidy: a level is looked at again; sockets and exits of other programs tell nobody
         std::thread::sleep(Duration::from_millis(2));
     }
 }
