@@ -69,7 +69,9 @@ pub fn run() {
 /// Medians of each column.
 fn tell<const N: usize>(names: &[&str; N], mut round: impl FnMut() -> [Duration; N]) {
     // The first rounds translate code and fill caches.
-    (0..5).for_each(|_| drop(round()));
+    for _ in 0..5 {
+        round();
+    }
     let rounds: Vec<[Duration; N]> = (0..ROUNDS).map(|_| round()).collect();
     for (column, name) in names.iter().enumerate() {
         let mut times: Vec<Duration> = rounds.iter().map(|round| round[column]).collect();
