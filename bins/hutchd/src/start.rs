@@ -73,8 +73,9 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
     let premises = HostPremises::new(root.to_owned())?;
     sweep(&premises, &*records, damaged.is_some()).await?;
 
-    let chosen = wiring::accelerator(config.hypervisor.accelerator)?;
-    tracing::info!(accelerator = chosen.accelerator.name(), reason = %chosen.reason, "accelerator chosen");
+    let boot_id = host::proc::boot_id()?;
+    let chosen = wiring::accelerator(root, config, &boot_id).await?;
+    tracing::info!(accelerator = chosen.accelerator.name(), because = %chosen.because, "accelerator chosen");
     let grounds = Grounds {
         root: root.to_owned(),
         config: config.clone(),
@@ -94,13 +95,13 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
         clock: Rc::new(HostClock),
         entropy: Rc::new(entropy),
         architect: Rc::new(move |wish| plan(&grounds, wish)),
-        boot_id: host::proc::boot_id()?,
+        boot_id,
     };
     let host = wiring::build(ports).await?;
     let facts = Facts {
         root: root.display().to_string(),
         accelerator: chosen.accelerator.name(),
-        accelerator_reason: chosen.reason,
+        accelerator_reason: chosen.because,
         damaged_stores: damaged
             .iter()
             .map(|d| d.moved_to.display().to_string())

@@ -2,7 +2,7 @@
 //!
 //! The daemon calls [`build`] with the real ports, the simulation with fakes. Nothing else differs.
 
-use crate::config::AcceleratorChoice;
+use crate::config::{AcceleratorChoice, Config};
 use actix::Addr;
 use agent_client::{
     actor::AgentActor,
@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use devices::{Shares, driver::HostShares};
 use host::{HostPremises, cgroup::CgroupPath};
 use hypervisor::{
+    accelerator::{Choice, Probe, Verdict, decide},
     actor::VmDefaults,
     port::Vmm,
     qemu::{Qemu, QemuConfig},
@@ -23,7 +24,7 @@ use runtime_core::{
     devices as devices_room,
     error::Fault,
     host::{self as host_room, HostActor, Wish},
-    hypervisor::{self as hypervisor_room, Accelerator},
+    hypervisor as hypervisor_room,
     ids::SandboxUid,
     kit::Work,
     network,
@@ -33,7 +34,7 @@ use runtime_core::{
     sandbox::SandboxSpec,
 };
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -158,44 +159,23 @@ pub fn shares(premises: &HostPremises) -> Rc<dyn Shares> {
     Rc::new(HostShares::new(Arc::new(procs_files)))
 }
 
-/// What runs the guests, and why.
-#[derive(Debug, Clone)]
-pub struct Chosen {
-    pub accelerator: Accelerator,
-    pub reason: String,
-}
-
-/// KVM counts only where it can boot a guest: a paravirtual KVM opens, and hangs every guest.
+/// What runs the guests, and why; `auto` proves that KVM boots a guest before it is used.
 ///
 /// # Errors
-/// KVM was asked for by name and is not usable.
-pub fn accelerator(choice: AcceleratorChoice) -> Result<Chosen> {
-    let tcg = |reason: String| Chosen {
-        accelerator: Accelerator::Tcg,
-        reason,
+/// QEMU is not there.
+pub async fn accelerator(root: &Path, config: &Config, boot_id: &str) -> Result<Verdict> {
+    let choice = match config.hypervisor.accelerator {
+        AcceleratorChoice::Auto => Choice::Auto,
+        AcceleratorChoice::Kvm => Choice::Kvm,
+        AcceleratorChoice::Tcg => Choice::Tcg,
     };
-    match (choice, kvm()) {
-        (AcceleratorChoice::Tcg, _) => Ok(tcg("the configuration says so".to_owned())),
-        (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, Ok(())) => Ok(Chosen {
-            accelerator: Accelerator::Kvm,
-            reason: "/dev/kvm opens and the processor has hardware virtualisation".to_owned(),
-        }),
-        (AcceleratorChoice::Auto, Err(why)) => Ok(tcg(why)),
-        (AcceleratorChoice::Kvm, Err(why)) => bail!("hypervisor.accelerator is kvm, but {why}"),
-    }
-}
-
-fn kvm() -> Result<(), String> {
-    let opened = fs::File::options().read(true).write(true).open("/dev/kvm");
-    opened.map_err(|why| format!("/dev/kvm does not open: {why}"))?;
-    let cpuinfo =
-        fs::read_to_string("/proc/cpuinfo").map_err(|why| format!("read /proc/cpuinfo: {why}"))?;
-    let flags = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .unwrap_or_default();
-    match flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm") {
-        true => Ok(()),
-        false => Err("/dev/kvm opens, but the processor has no vmx or svm: a KVM that boots no ordinary guest".to_owned()),
-    }
+    let probe = Probe {
+        binary: find_program(&config.hypervisor.qemu)?,
+        firmware: QemuConfig::default().firmware.0,
+        kernel: config.guest.kernel.clone(),
+        machine: config.hypervisor.machine,
+        boot_id: boot_id.to_owned(),
+        state: root.to_owned(),
+    };
+    Ok(decide(choice, &probe).await)
 }
