@@ -106,6 +106,7 @@ impl Daemon {
                         source: ttrpc::Error::Socket(_) | ttrpc::Error::RemoteClosed,
                         ..
                     },
+                    // tidy: a daemon that comes back tells nobody; its socket is looked for, within a limit
                 ) if left > RETRY_DELAY => std::thread::sleep(RETRY_DELAY),
                 outcome => return outcome,
             }

@@ -158,7 +158,7 @@ fn without_a_daemon_it_is_not_ready_until_one_is_back() {
     command.arg("--fresh");
     let socket = guest.path("hutchd.sock");
     let late = thread::spawn(move || {
-        // Late on purpose, and not waited for: the relay has to look more than once.
+        // tidy: late on purpose, and not waited for: the relay has to look more than once
         thread::sleep(Duration::from_millis(300));
         FakeDaemon::listen(&socket, 0)
     });

@@ -207,6 +207,7 @@ fn wait_for(root: &Path, child: &mut Child, log: &Path) -> Result<RuntimeClient>
             let last = text.lines().last().unwrap_or("it said nothing");
             bail!("hutchd did not start ({status}): {last}");
         }
+        // tidy: a socket that comes to be tells nobody; its level is looked at, within a limit
         std::thread::sleep(TRY_EVERY);
     }
     bail!(

@@ -29,6 +29,7 @@ pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let until = Instant::now() + LIMIT;
     while !is() {
         assert!(Instant::now() < until, "{what}: not within {LIMIT:?}");
+        // tidy: this is the wait on a level
         std::thread::sleep(Duration::from_millis(5));
     }
 }

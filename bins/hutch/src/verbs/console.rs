@@ -24,6 +24,7 @@ pub fn console(at: &Place, console: &args::Console) -> Result<u8> {
         if !console.follow || !path.exists() {
             return Ok(0);
         }
+        // tidy: a file that grows tells nobody; its level is looked at until it is gone
         std::thread::sleep(LOOK_EVERY);
     }
 }

@@ -403,6 +403,7 @@ impl Machine for Container {
     type Answer = Answer;
     type Denied = Denied;
 
+    // tidy: one table, every pair visible; each arm is a call or a few lines
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
         match (&self.state, event) {
             (State::New, Event::Create) => {

@@ -383,6 +383,7 @@ impl Machine for Process {
     type Answer = Answer;
     type Denied = Denied;
 
+    // tidy: one table, every pair visible; each arm is a call or a few lines
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
         match (&self.state, event) {
             // Answered, but nothing is recorded any more.

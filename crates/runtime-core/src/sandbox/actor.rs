@@ -1,11 +1,11 @@
 //! The shell around [`Sandbox`]: opens its rooms, and is the parent of its containers.
 
 use super::{
-    events::{Answer, Event, Notice, World},
+    events::{Deletion, Event, Notice, World},
     exits::Exits,
     ladder::Ladder,
     lent::{ASK_MAX, Lent},
-    machine::{Deletion, Sandbox, State},
+    machine::{Sandbox, State},
     messages::{GetSandbox, SandboxNotice, SandboxView},
     record::{SandboxRecord, SandboxSpec},
 };
@@ -576,26 +576,5 @@ impl Handler<GetSandbox> for SandboxActor {
             containers: self.containers.keys().copied().collect(),
             phases: self.ladder.steps(),
         })
-    }
-}
-
-/// The answer of the command that was asked.
-pub(super) fn created(answer: Answer) -> Result<hypervisor::StreamLease, Fault> {
-    match answer {
-        Answer::Created(outcome) => outcome,
-        Answer::Deleted(_) => Err(Fault::new(
-            Kind::Internal,
-            "a creation was answered as a deletion",
-        )),
-    }
-}
-
-pub(super) fn deleted(answer: Answer) -> Result<(), Fault> {
-    match answer {
-        Answer::Deleted(outcome) => outcome,
-        Answer::Created(_) => Err(Fault::new(
-            Kind::Internal,
-            "a deletion was answered as a creation",
-        )),
     }
 }

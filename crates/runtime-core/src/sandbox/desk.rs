@@ -1,9 +1,8 @@
 //! The commands and queries of a sandbox that are for it, or for what is in it.
 
 use super::{
-    actor::{SandboxActor, created, deleted},
-    events::Event,
-    machine::Deletion,
+    actor::SandboxActor,
+    events::{Answer, Deletion, Event},
     messages::{
         CreateContainer, DeleteContainer, ExecIn, GetPidsOf, ProcessIn, ViewContainer, ViewProcess,
         WaitIn,
@@ -133,5 +132,26 @@ impl Handler<GetPidsOf> for SandboxActor {
             )
             .await
         })
+    }
+}
+
+/// The answer of the command that was asked.
+fn created(answer: Answer) -> Result<StreamLease, Fault> {
+    match answer {
+        Answer::Created(outcome) => outcome,
+        Answer::Deleted(_) => Err(Fault::new(
+            Kind::Internal,
+            "a creation was answered as a deletion",
+        )),
+    }
+}
+
+fn deleted(answer: Answer) -> Result<(), Fault> {
+    match answer {
+        Answer::Deleted(outcome) => outcome,
+        Answer::Created(_) => Err(Fault::new(
+            Kind::Internal,
+            "a deletion was answered as a creation",
+        )),
     }
 }

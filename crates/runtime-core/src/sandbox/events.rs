@@ -1,12 +1,12 @@
 //! What a sandbox hears, does and says.
 
-use super::machine::{CONTAINERS_MAX, Deletion};
+use super::machine::CONTAINERS_MAX;
 use crate::{
-    container::{self, ContainerSpec, Guest},
+    container::{self, ContainerSpec, Force, Guest},
     devices::Share,
     error::{Fault, Kind},
     hypervisor::{BlockSpec, StreamLease, VmExit, VmSpec, VmStatus},
-    ids::{ContainerNumber, OpId},
+    ids::{ContainerNumber, EpochMs, OpId},
     kit::Waiter,
     network::NetworkStatus,
 };
@@ -199,4 +199,42 @@ pub(super) fn exit_text(exit: &VmExit) -> String {
         VmExit::Crashed { status, stderr } => format!("its vmm died ({status}): {stderr}"),
         VmExit::HostRestarted => "the host was restarted".to_owned(),
     }
+}
+
+/// Why a sandbox stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Its creation failed: nothing of it is kept.
+    NotCreated(Fault),
+    /// Its containers are done.
+    Idle,
+    Deleted,
+    Lost(String),
+}
+
+impl Why {
+    pub fn text(&self) -> String {
+        match self {
+            Self::NotCreated(fault) => fault.to_string(),
+            Self::Idle => "its containers have exited".to_owned(),
+            Self::Deleted => "it was deleted".to_owned(),
+            Self::Lost(text) => text.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Released {
+    Wholly,
+    /// Something was left on the host: it is tried again at the next deletion.
+    Partly(Fault),
+}
+
+/// A deletion in progress, or waiting for the sandbox to have stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    pub waiter: Waiter,
+    pub container: ContainerNumber,
+    pub force: Force,
+    pub at: EpochMs,
 }

@@ -20,14 +20,16 @@
 //! - A creation that fails leaves neither record nor resource; its caller is answered after that.
 //! - At most one operation is outstanding, named by the `OpId` in the state.
 
-use super::events::{Answer, Denied, Event, Notice, Refusal, World, exit_text};
+use super::events::{
+    Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World, exit_text,
+};
 use super::record::{Phase, SandboxRecord, SandboxSpec};
 use crate::{
-    container::{ContainerSpec, Force, Guest},
+    container::{ContainerSpec, Guest},
     devices::Share,
     error::{Fault, Kind},
     hypervisor::{BlockSpec, VmStatus},
-    ids::{ContainerNumber, EpochMs, OpId},
+    ids::{ContainerNumber, OpId},
     kit::{Batch, Machine, Waiter},
     network::NetworkStatus,
     records::{self, Change},
@@ -80,35 +82,6 @@ pub enum State {
     Gone,
 }
 
-/// Why a sandbox stops.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
-    /// Its creation failed: nothing of it is kept.
-    NotCreated(Fault),
-    /// Its containers are done.
-    Idle,
-    Deleted,
-    Lost(String),
-}
-
-impl Why {
-    pub fn text(&self) -> String {
-        match self {
-            Self::NotCreated(fault) => fault.to_string(),
-            Self::Idle => "its containers have exited".to_owned(),
-            Self::Deleted => "it was deleted".to_owned(),
-            Self::Lost(text) => text.clone(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Released {
-    Wholly,
-    /// Something was left on the host: it is tried again at the next deletion.
-    Partly(Fault),
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) creator: Option<Waiter>,
@@ -121,15 +94,6 @@ pub(super) enum Progress {
     Lives,
     /// Stopped, and nobody needs its streams.
     Drained,
-}
-
-/// A deletion in progress, or waiting for the sandbox to have stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deletion {
-    pub waiter: Waiter,
-    pub container: ContainerNumber,
-    pub force: Force,
-    pub at: EpochMs,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -221,7 +185,7 @@ impl Sandbox {
         ContainerNumber(self.containers_numbered)
     }
 
-    fn op(&mut self) -> OpId {
+    pub(super) fn op(&mut self) -> OpId {
         self.ops_issued += 1;
         OpId(self.ops_issued)
     }
@@ -366,19 +330,6 @@ impl Sandbox {
         batch.world.push(World::TearDown { op });
     }
 
-    /// Nothing of it was made: there is nothing to release, and no container to discard.
-    fn never_was(&mut self, why: Fault, batch: &mut Batch<Self>) {
-        for (container, entry) in std::mem::take(&mut self.containers) {
-            if let Some(waiter) = entry.creator {
-                batch
-                    .replies
-                    .push((waiter, Answer::Created(Err(why.clone()))));
-            }
-            batch.announce.push(Notice::ContainerGone { container });
-        }
-        self.gone(batch);
-    }
-
     pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
         self.stop(Why::NotCreated(why), LOST, batch);
     }
@@ -433,7 +384,7 @@ impl Sandbox {
         }
     }
 
-    fn gone(&mut self, batch: &mut Batch<Self>) {
+    pub(super) fn gone(&mut self, batch: &mut Batch<Self>) {
         self.state = State::Gone;
         batch.records.push(records::delete(self.key()));
         for deletion in self.deletions.drain(..) {
@@ -488,6 +439,7 @@ impl Machine for Sandbox {
     type Answer = Answer;
     type Denied = Refusal;
 
+    // tidy: one table, every pair visible; each arm is a call or a few lines
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Refusal> {
         match (self.state.clone(), event) {
             (_, Event::Create { waiter, spec }) => {
@@ -615,21 +567,6 @@ impl Machine for Sandbox {
             State::Stopping { .. } => "stopping",
             State::Stopped { .. } => "stopped",
             State::Gone => "gone",
-        }
-    }
-}
-
-impl Sandbox {
-    fn plumb(&mut self, batch: &mut Batch<Self>) {
-        let op = self.op();
-        self.state = State::Plumbing {
-            op,
-            network: None,
-            share: None,
-        };
-        batch.world.push(World::Connect { op });
-        if self.spec.share.is_some() {
-            batch.world.push(World::OpenShare { op });
         }
     }
 }

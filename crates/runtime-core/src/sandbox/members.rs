@@ -1,8 +1,8 @@
 //! The part of [`Sandbox`] that looks after its containers: what they tell, and how they go.
 
 use super::{
-    events::{Answer, Denied, Notice, World},
-    machine::{Deletion, Entry, KILLED, LOST, Progress, Released, Sandbox, State, Why},
+    events::{Answer, Deletion, Denied, Notice, Released, Why, World},
+    machine::{Entry, KILLED, LOST, Progress, Sandbox, State},
 };
 use crate::{
     container::{self, Force, Guest},
@@ -12,6 +12,32 @@ use crate::{
 };
 
 impl Sandbox {
+    /// Nothing of it was made: there is nothing to release, and no container to discard.
+    pub(super) fn never_was(&mut self, why: Fault, batch: &mut Batch<Self>) {
+        for (container, entry) in std::mem::take(&mut self.containers) {
+            if let Some(waiter) = entry.creator {
+                batch
+                    .replies
+                    .push((waiter, Answer::Created(Err(why.clone()))));
+            }
+            batch.announce.push(Notice::ContainerGone { container });
+        }
+        self.gone(batch);
+    }
+
+    pub(super) fn plumb(&mut self, batch: &mut Batch<Self>) {
+        let op = self.op();
+        self.state = State::Plumbing {
+            op,
+            network: None,
+            share: None,
+        };
+        batch.world.push(World::Connect { op });
+        if self.spec().share.is_some() {
+            batch.world.push(World::OpenShare { op });
+        }
+    }
+
     pub(super) fn delete(
         &mut self,
         deletion: Deletion,

@@ -12,8 +12,8 @@ mod messages;
 mod record;
 
 pub use actor::{SandboxActor, Surroundings};
-pub use events::{Answer, Denied, Event, Notice, Refusal, World};
-pub use machine::{Deletion, Released, Sandbox, State, Why};
+pub use events::{Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World};
+pub use machine::{Sandbox, State};
 pub use messages::{
     CreateContainer, DeleteContainer, ExecIn, GetPidsOf, GetSandbox, PhaseTook, ProcessIn,
     SandboxNotice, SandboxView, ViewContainer, ViewProcess, WaitIn,

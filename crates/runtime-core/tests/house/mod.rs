@@ -23,7 +23,12 @@ use runtime_core::{
     sandbox::{DeleteContainer, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
-use tokio::time::sleep;
+
+/// Time passes, on the paused clock of every story.
+pub async fn pass(time: Duration) {
+    // tidy: the clock is paused; this is virtual time
+    tokio::time::sleep(time).await;
+}
 
 /// How long a write takes to be durable.
 const WRITE: Duration = Duration::from_millis(1);
@@ -35,7 +40,7 @@ impl Records for MemoryRecords {
     fn write(&self, changes: Vec<Change>) -> Work<()> {
         let kept = self.0.clone();
         Box::pin(async move {
-            sleep(WRITE).await;
+            pass(WRITE).await;
             for change in changes {
                 match change {
                     Change::Put { key, value } => kept.borrow_mut().insert(key, value),
@@ -271,5 +276,5 @@ impl House {
 
 /// Lets everything that is under way come to rest.
 pub async fn settle() {
-    sleep(Duration::from_secs(5)).await;
+    pass(Duration::from_secs(5)).await;
 }

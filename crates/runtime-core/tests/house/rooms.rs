@@ -1,5 +1,6 @@
 //! Scripted rooms: they keep the world as sets, and fail where a test says so.
 
+use super::pass;
 use actix::prelude::*;
 use runtime_core::{
     agent::{self, ExitReason, ExitStatus, GuestExit},
@@ -18,7 +19,7 @@ use std::{
     rc::Rc,
     time::Duration,
 };
-use tokio::{sync::Notify, time::sleep};
+use tokio::sync::Notify;
 
 /// Where a step of the world breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,7 +208,7 @@ impl World {
     ) -> Work<Result<T, CoreFault>> {
         let world = self.clone();
         Box::pin(async move {
-            sleep(STEP).await;
+            pass(STEP).await;
             world.lives().await;
             world.check(fault)?;
             happen(&mut world.state.borrow_mut())
@@ -394,7 +395,7 @@ impl Handler<hypervisor::Stop> for Room {
     fn handle(&mut self, _: hypervisor::Stop, _: &mut Context<Self>) -> Self::Result {
         let (world, uid) = (self.world.clone(), self.uid);
         Box::pin(async move {
-            sleep(STEP).await;
+            pass(STEP).await;
             world.lives().await;
             world.state.borrow_mut().vms.remove(&uid);
             Ok(())
@@ -417,7 +418,7 @@ impl Handler<agent::Open> for Room {
     fn handle(&mut self, _: agent::Open, _: &mut Context<Self>) -> Self::Result {
         let (world, uid) = (self.world.clone(), self.uid);
         Box::pin(async move {
-            sleep(STEP).await;
+            pass(STEP).await;
             world.lives().await;
             world.check(Fault::Open)?;
             let (untold, parent) = {
@@ -521,7 +522,7 @@ impl Handler<agent::Signal> for Room {
         };
         let (world, uid) = (self.world.clone(), self.uid);
         Box::pin(async move {
-            sleep(STEP).await;
+            pass(STEP).await;
             world.lives().await;
             world
                 .state
@@ -590,7 +591,7 @@ impl Handler<devices::Release> for Room {
     fn handle(&mut self, _: devices::Release, _: &mut Context<Self>) -> Self::Result {
         let (world, uid) = (self.world.clone(), self.uid);
         Box::pin(async move {
-            sleep(STEP).await;
+            pass(STEP).await;
             world.lives().await;
             world.state.borrow_mut().shares.remove(&uid);
             Ok(())
@@ -604,7 +605,7 @@ impl Handler<network::Disconnect> for Room {
     fn handle(&mut self, _: network::Disconnect, _: &mut Context<Self>) -> Self::Result {
         let (world, uid) = (self.world.clone(), self.uid);
         Box::pin(async move {
-            sleep(STEP).await;
+            pass(STEP).await;
             world.lives().await;
             world.state.borrow_mut().networks.remove(&uid);
             Ok(())

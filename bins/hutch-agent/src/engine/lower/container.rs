@@ -35,6 +35,7 @@ pub struct Lowered {
 
 /// # Errors
 /// A config that makes no sense or asks for what the guest cannot give.
+// tidy: one field after the other into one structure
 pub fn lower_container(
     spec: &Spec,
     asked: &CreatePlan,
