@@ -2,7 +2,8 @@
 
 use crate::{
     error::Error,
-    machine::{Answer, Devices, Event, World},
+    events::{Answer, Event, World},
+    machine::Devices,
     port::Shares,
     record::DevicesRecord,
 };
@@ -85,6 +86,7 @@ impl Room for DevicesActor {
         self.records.clone()
     }
 
+    // tidy: one arm for each effect, each begins its work and names its outcome
     fn touch(&mut self, effect: World, ctx: &mut Context<Self>) {
         match effect {
             World::OpenShare { op, spec } => {

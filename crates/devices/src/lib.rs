@@ -7,6 +7,7 @@
 mod actor;
 pub mod driver;
 mod error;
+mod events;
 mod machine;
 mod mounts;
 pub mod plan;
@@ -17,5 +18,6 @@ mod survey;
 
 pub use actor::open;
 pub use error::Error;
-pub use machine::{Devices, Event, World};
+pub use events::{Event, World};
+pub use machine::Devices;
 pub use port::Shares;
