@@ -19,17 +19,13 @@ const RELAY: HostProcess = HostProcess {
     start_time: 5,
 };
 
-macro_rules! story {
-    ($name:ident, $body:expr) => {
-        #[tokio::test(flavor = "current_thread", start_paused = true)]
-        async fn $name() {
-            let story = tokio::time::timeout(Duration::from_secs(3600), $body);
-            LocalSet::new()
-                .run_until(story)
-                .await
-                .expect("a story ends");
-        }
-    };
+/// Tells a story on one thread, within an hour of virtual time.
+async fn told(story: impl Future<Output = ()>) {
+    let story = tokio::time::timeout(Duration::from_secs(3600), story);
+    LocalSet::new()
+        .run_until(story)
+        .await
+        .expect("a story ends");
 }
 
 async fn running() -> House {
@@ -48,9 +44,9 @@ fn stopped(state: &ContainerState) -> Option<u32> {
     }
 }
 
-story!(
-    a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing() {
+    told(async {
         let house = House::open().await;
 
         let created = house.create("web").await.unwrap();
@@ -72,12 +68,13 @@ story!(
             house.find("web").await.map(drop).unwrap_err().kind(),
             Kind::NotFound
         );
-    }
-);
+    })
+    .await;
+}
 
-story!(
-    the_guest_may_forget_an_exit_only_when_it_is_on_record,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn the_guest_may_forget_an_exit_only_when_it_is_on_record() {
+    told(async {
         let house = running().await;
         let uid = house.find("web").await.unwrap().place.uid;
 
@@ -87,12 +84,13 @@ story!(
         sleep(Duration::from_millis(1)).await;
 
         assert_eq!(house.world.confirmed(), [1]);
-    }
-);
+    })
+    .await;
+}
 
-story!(
-    when_its_output_is_drained_an_idle_sandbox_gives_its_vm_back,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn when_its_output_is_drained_an_idle_sandbox_gives_its_vm_back() {
+    told(async {
         let house = running().await;
         let uid = house.find("web").await.unwrap().place.uid;
         house.world.exit(uid, ProcessId::Init, 0);
@@ -110,12 +108,13 @@ story!(
         assert_eq!(house.wait("web").await.unwrap().code, 0);
         house.delete("web", Force::No).await.unwrap();
         house.assert_clean();
-    }
-);
+    })
+    .await;
+}
 
-story!(
-    a_creation_that_fails_at_any_step_leaves_nothing_and_says_why,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_creation_that_fails_at_any_step_leaves_nothing_and_says_why() {
+    told(async {
         for step in [
             Break::Rooms,
             Break::Prepare,
@@ -146,63 +145,80 @@ story!(
             house.world.mend();
             house.create("web").await.unwrap();
         }
-    }
-);
+    })
+    .await;
+}
 
-story!(a_release_that_fails_is_said_and_tried_again, async {
-    let house = running().await;
-    house.world.break_at(Break::Clear);
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_release_that_fails_is_said_and_tried_again() {
+    told(async {
+        let house = running().await;
+        house.world.break_at(Break::Clear);
 
-    let why = house.delete("web", Force::Yes).await.unwrap_err();
-    assert!(why.to_string().contains("Clear is broken"), "{why}");
-    house.world.mend();
-    let house = house.restart().await;
-    settle().await;
+        let why = house.delete("web", Force::Yes).await.unwrap_err();
+        assert!(why.to_string().contains("Clear is broken"), "{why}");
+        house.world.mend();
+        let house = house.restart().await;
+        settle().await;
 
-    house.assert_clean();
-});
+        house.assert_clean();
+    })
+    .await;
+}
 
-story!(of_two_creations_with_one_id_one_wins, async {
-    let house = House::open().await;
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn of_two_creations_with_one_id_one_wins() {
+    told(async {
+        let house = House::open().await;
 
-    let (a, b) = tokio::join!(
-        house.create_with_key("web", None, 1),
-        house.create_with_key("web", None, 2)
-    );
+        let (a, b) = tokio::join!(
+            house.create_with_key("web", None, 1),
+            house.create_with_key("web", None, 2)
+        );
 
-    assert!(a.is_ok());
-    assert_eq!(b.unwrap_err().kind(), Kind::AlreadyExists);
-    assert_eq!(house.world.vms(), 1);
-});
+        assert!(a.is_ok());
+        assert_eq!(b.unwrap_err().kind(), Kind::AlreadyExists);
+        assert_eq!(house.world.vms(), 1);
+    })
+    .await;
+}
 
-story!(the_same_key_gets_the_same_answer_and_one_vm, async {
-    let house = House::open().await;
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn the_same_key_gets_the_same_answer_and_one_vm() {
+    told(async {
+        let house = House::open().await;
 
-    let (a, b) = tokio::join!(
-        house.create_with_key("web", Some("k"), 1),
-        house.create_with_key("web", Some("k"), 2)
-    );
-    let c = house.create_with_key("web", Some("k"), 3).await;
+        let (a, b) = tokio::join!(
+            house.create_with_key("web", Some("k"), 1),
+            house.create_with_key("web", Some("k"), 2)
+        );
+        let c = house.create_with_key("web", Some("k"), 3).await;
 
-    assert_eq!(a, b);
-    assert_eq!(b, c);
-    assert_eq!(house.world.vms(), 1);
-});
+        assert_eq!(a, b);
+        assert_eq!(b, c);
+        assert_eq!(house.world.vms(), 1);
+    })
+    .await;
+}
 
-story!(a_running_container_is_deleted_by_force_only, async {
-    let house = running().await;
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_running_container_is_deleted_by_force_only() {
+    told(async {
+        let house = running().await;
 
-    let why = house.delete("web", Force::No).await.unwrap_err();
-    assert_eq!(why.kind(), Kind::Denied);
-    assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
-    house.delete("web", Force::Yes).await.unwrap();
+        let why = house.delete("web", Force::No).await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Denied);
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+        house.delete("web", Force::Yes).await.unwrap();
 
-    house.assert_clean();
-});
+        house.assert_clean();
+    })
+    .await;
+}
 
-story!(
-    waiters_of_a_container_that_is_deleted_by_force_hear_137,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn waiters_of_a_container_that_is_deleted_by_force_hear_137() {
+    told(async {
         let house = running().await;
 
         let (exit, deleted) = tokio::join!(house.wait("web"), async {
@@ -212,12 +228,13 @@ story!(
 
         assert_eq!(exit.unwrap().code, 137);
         deleted.unwrap();
-    }
-);
+    })
+    .await;
+}
 
-story!(
-    a_container_can_be_deleted_while_it_is_being_created,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_container_can_be_deleted_while_it_is_being_created() {
+    told(async {
         let house = House::open().await;
 
         let (created, deleted) = tokio::join!(house.create("web"), async {
@@ -230,12 +247,13 @@ story!(
         assert_eq!(created.unwrap_err().kind(), Kind::Aborted);
         deleted.unwrap();
         house.assert_clean();
-    }
-);
+    })
+    .await;
+}
 
-story!(
-    a_lost_vm_stops_its_containers_with_255_and_is_released,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_lost_vm_stops_its_containers_with_255_and_is_released() {
+    told(async {
         let house = running().await;
         let uid = house.find("web").await.unwrap().place.uid;
 
@@ -248,21 +266,26 @@ story!(
         house.world.assert_empty();
         house.delete("web", Force::No).await.unwrap();
         house.assert_clean();
-    }
-);
+    })
+    .await;
+}
 
-story!(a_relay_that_dies_takes_its_process_with_it, async {
-    let house = running().await;
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_relay_that_dies_takes_its_process_with_it() {
+    told(async {
+        let house = running().await;
 
-    house.world.relay_dies(RELAY.pid);
+        house.world.relay_dies(RELAY.pid);
 
-    assert_eq!(house.wait("web").await.unwrap().code, 137);
-    assert_eq!(house.world.signals(), [(ProcessId::Init, 9)]);
-});
+        assert_eq!(house.wait("web").await.unwrap().code, 137);
+        assert_eq!(house.world.signals(), [(ProcessId::Init, 9)]);
+    })
+    .await;
+}
 
-story!(
-    sigterm_reaches_the_init_alone_and_nothing_follows_it,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn sigterm_reaches_the_init_alone_and_nothing_follows_it() {
+    told(async {
         let house = running().await;
         let kill = Kill {
             signal: 15,
@@ -276,36 +299,45 @@ story!(
         settle().await;
 
         assert_eq!(house.world.signals(), [(ProcessId::Init, 15)]);
-    }
-);
+    })
+    .await;
+}
 
-story!(a_daemon_that_is_killed_finds_its_containers_again, async {
-    let house = running().await;
-    let uid = house.find("web").await.unwrap().place.uid;
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_daemon_that_is_killed_finds_its_containers_again() {
+    told(async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
 
-    let house = house.restart().await;
-    settle().await;
+        let house = house.restart().await;
+        settle().await;
 
-    assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
-    assert_eq!(house.world.vms(), 1);
-    house.world.exit(uid, ProcessId::Init, 3);
-    assert_eq!(house.wait("web").await.unwrap().code, 3);
-});
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+        assert_eq!(house.world.vms(), 1);
+        house.world.exit(uid, ProcessId::Init, 3);
+        assert_eq!(house.wait("web").await.unwrap().code, 3);
+    })
+    .await;
+}
 
-story!(an_exit_while_no_daemon_ran_is_told_by_the_next_one, async {
-    let house = running().await;
-    let uid = house.find("web").await.unwrap().place.uid;
-    house.world.forget_daemon();
-    house.world.exit(uid, ProcessId::Init, 9);
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_exit_while_no_daemon_ran_is_told_by_the_next_one() {
+    told(async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+        house.world.forget_daemon();
+        house.world.exit(uid, ProcessId::Init, 9);
 
-    let house = house.restart().await;
+        let house = house.restart().await;
 
-    assert_eq!(house.wait("web").await.unwrap().code, 9);
-});
+        assert_eq!(house.wait("web").await.unwrap().code, 9);
+    })
+    .await;
+}
 
-story!(
-    a_daemon_killed_at_any_moment_of_a_creation_leaves_it_complete_or_gone,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_daemon_killed_at_any_moment_of_a_creation_leaves_it_complete_or_gone() {
+    told(async {
         for moment in 0..60 {
             let house = House::open().await;
             let creation = tokio::task::spawn_local({
@@ -330,12 +362,13 @@ story!(
                 }
             }
         }
-    }
-);
+    })
+    .await;
+}
 
-story!(
-    after_a_restart_of_the_host_containers_are_stopped_with_255,
-    async {
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn after_a_restart_of_the_host_containers_are_stopped_with_255() {
+    told(async {
         let house = running().await;
 
         let house = house.restart_host().await;
@@ -346,37 +379,46 @@ story!(
         house.world.assert_empty();
         house.delete("web", Force::No).await.unwrap();
         house.assert_clean();
-    }
-);
+    })
+    .await;
+}
 
-story!(a_container_joins_a_sandbox_and_leaves_it, async {
-    let house = running().await;
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_container_joins_a_sandbox_and_leaves_it() {
+    told(async {
+        let house = running().await;
 
-    let joined = house.join("web", "side").await.unwrap();
-    assert_eq!(house.world.vms(), 1);
-    assert_eq!(joined.place.number.0, 1);
-    house.delete("side", Force::Yes).await.unwrap();
+        let joined = house.join("web", "side").await.unwrap();
+        assert_eq!(house.world.vms(), 1);
+        assert_eq!(joined.place.number.0, 1);
+        house.delete("side", Force::Yes).await.unwrap();
 
-    assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
-    house.delete("web", Force::Yes).await.unwrap();
-    house.assert_clean();
-});
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+        house.delete("web", Force::Yes).await.unwrap();
+        house.assert_clean();
+    })
+    .await;
+}
 
-story!(a_prefix_that_is_unique_is_enough, async {
-    let house = House::open().await;
-    house.create_with_key("web-1", None, 1).await.unwrap();
-    house.create_with_key("web-2", None, 2).await.unwrap();
-    house.create_with_key("db", None, 3).await.unwrap();
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_prefix_that_is_unique_is_enough() {
+    told(async {
+        let house = House::open().await;
+        house.create_with_key("web-1", None, 1).await.unwrap();
+        house.create_with_key("web-2", None, 2).await.unwrap();
+        house.create_with_key("db", None, 3).await.unwrap();
 
-    assert!(house.find("d").await.is_ok());
-    assert!(house.find("web-1").await.is_ok());
-    let ambiguous = house.find("web").await.map(drop).unwrap_err();
-    assert!(
-        ambiguous.to_string().contains("web-1, web-2"),
-        "{ambiguous}"
-    );
-    assert_eq!(
-        house.find("x").await.map(drop).unwrap_err().kind(),
-        Kind::NotFound
-    );
-});
+        assert!(house.find("d").await.is_ok());
+        assert!(house.find("web-1").await.is_ok());
+        let ambiguous = house.find("web").await.map(drop).unwrap_err();
+        assert!(
+            ambiguous.to_string().contains("web-1, web-2"),
+            "{ambiguous}"
+        );
+        assert_eq!(
+            house.find("x").await.map(drop).unwrap_err().kind(),
+            Kind::NotFound
+        );
+    })
+    .await;
+}
