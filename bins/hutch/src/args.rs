@@ -71,6 +71,8 @@ pub enum Verb {
     Sandbox(SandboxVerb),
     /// Print what a sandbox's guest wrote to its console.
     Console(Console),
+    /// Check this host: acceleration, cgroups, programs, kernel, space, stale state.
+    Doctor(Doctor),
     /// Print the versions of the command line and of the daemon.
     Version(Version),
     /// Print a shell's completion script.
@@ -245,6 +247,13 @@ pub struct Console {
     /// Go on as more is written.
     #[arg(short, long)]
     pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

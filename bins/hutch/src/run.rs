@@ -56,6 +56,7 @@ fn perform(cli: Cli) -> Result<u8> {
         Verb::Sandbox(SandboxVerb::List(list)) => verbs::sandbox::list(&at, &list),
         Verb::Sandbox(SandboxVerb::Inspect(id)) => verbs::sandbox::inspect(&at, &id.id),
         Verb::Console(console) => verbs::console::console(&at, &console),
+        Verb::Doctor(doctor) => verbs::doctor::doctor(&at, &doctor),
         Verb::Version(version) => verbs::look::version(&at, &version),
         Verb::Completions(completions) => verbs::pages::completions(&completions),
         Verb::Man(man) => verbs::pages::man(&man),

@@ -1,6 +1,7 @@
 //! The verbs. Each returns the exit code, or the error that becomes one.
 
 pub mod console;
+pub mod doctor;
 pub mod exec;
 pub mod lifecycle;
 pub mod look;
