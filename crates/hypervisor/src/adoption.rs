@@ -8,14 +8,16 @@ use crate::{
 };
 use runtime_core::{
     error::Fault,
-    hypervisor::VmExit,
     ids::{HostProcess, OpId},
 };
 use std::time::Duration;
 
-/// Looking for a VMM reads /proc and cgroups; where that fails it is a moment's shortage.
-const FIND_ATTEMPTS_MAX: u32 = 5;
+/// Looking for a VMM reads /proc and cgroups; where that fails it is a moment's shortage. It is
+/// looked for as long as it takes: what may live must never be told to be gone.
 const FIND_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// After so many attempts it is no moment's shortage, and looking must not make it worse.
+const FIND_ATTEMPTS_QUICK: u32 = 5;
+const FIND_RETRY_DELAY_LONG: Duration = Duration::from_secs(10);
 
 impl Hypervisor {
     /// On `Event::Adopt`.
@@ -69,16 +71,13 @@ impl Hypervisor {
         }
         let lives = match outcome {
             Ok(lives) => lives,
-            Err(why) if *attempt == FIND_ATTEMPTS_MAX => {
-                let held = std::mem::take(held);
-                let status = format!("it cannot be looked for: {why}");
-                let stderr = String::new();
-                self.is_gone(VmExit::Crashed { status, stderr }, batch);
-                return self.replay(held, batch);
-            }
             Err(_) => {
                 *op = self.ops.issue();
-                let (op, delay) = (*op, FIND_RETRY_DELAY);
+                let delay = match *attempt < FIND_ATTEMPTS_QUICK {
+                    true => FIND_RETRY_DELAY,
+                    false => FIND_RETRY_DELAY_LONG,
+                };
+                let op = *op;
                 return batch.world.push(World::Wait { op, delay });
             }
         };

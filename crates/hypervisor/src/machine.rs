@@ -463,6 +463,24 @@ impl Hypervisor {
 
     /// Commands that waited for a state that is reached now.
     pub(crate) fn replay(&mut self, held: Vec<Held>, batch: &mut Batch) {
+        // What was held for a VM that is gone goes with it: a number that is given back must not
+        // be taken from the next VM, which another held command may launch.
+        let is_gone = matches!(self.state, State::Idle | State::Ended(_));
+        let of_the_gone = |command: &Command| {
+            is_gone
+                && matches!(
+                    command,
+                    Command::ReturnStream { .. } | Command::DetachBlock { .. }
+                )
+        };
+        let (over, held): (Vec<Held>, Vec<Held>) = held
+            .into_iter()
+            .partition(|(_, command)| of_the_gone(command));
+        reply_all(
+            over.into_iter().map(|(waiter, _)| waiter).collect(),
+            &Answer::Done,
+            batch,
+        );
         for (waiter, command) in held {
             if let Err(denied) = self.asked(waiter, command, batch) {
                 let answer = <Self as kit::Machine>::refuse(denied);

@@ -700,26 +700,43 @@ fn an_end_that_may_not_have_been_heard_is_told_again() {
 }
 
 #[test]
-fn a_vmm_that_cannot_be_looked_for_is_tried_a_few_times_and_then_given_up() {
+fn a_vmm_that_cannot_be_looked_for_is_never_told_to_be_gone() {
     let (before, _) = running();
     let mut machine = rebuilt(before.record());
     let mut batch = drive(&mut machine, Event::Adopt);
-    let mut looks = 0;
 
-    while let [World::Find { op, .. }] = batch.world[..] {
-        looks += 1;
+    for _ in 0..50 {
+        let op = find_op(&batch);
         let outcome = Err(failure());
         batch = drive(&mut machine, Event::Found { op, outcome });
-        if let [World::Wait { op, .. }] = batch.world[..] {
-            batch = drive(&mut machine, Event::RetryDue { op });
-        }
+        assert!(batch.announce.is_empty());
+        let [World::Wait { op, .. }] = batch.world[..] else {
+            panic!("it is looked for again: {batch:?}");
+        };
+        batch = drive(&mut machine, Event::RetryDue { op });
     }
 
-    assert_eq!(looks, 5);
-    assert!(matches!(
-        batch.announce[..],
-        [Notice::Exited(VmExit::Crashed { .. })]
-    ));
+    let op = find_op(&batch);
+    let outcome = Ok(Some(PROCESS));
+    let found = drive(&mut machine, Event::Found { op, outcome });
+    watch_op(&found);
+}
+
+#[test]
+fn what_was_held_for_a_vm_that_is_gone_does_not_reach_the_next_one() {
+    let (before, _) = running();
+    let mut machine = rebuilt(before.record());
+    let op = find_op(&drive(&mut machine, Event::Adopt));
+    let outcome = Ok(Some(PROCESS));
+    let adopting = drive(&mut machine, Event::Found { op, outcome });
+    assert!(ask(&mut machine, 2, launch()).is_empty());
+    assert!(ask(&mut machine, 3, Command::ReturnStream { number: 1 }).is_empty());
+
+    let op = watch_op(&adopting);
+    let exit = exit(ExitHow::Signal(9));
+    let gone = drive(&mut machine, Event::Ended { op, exit });
+
+    assert_eq!(gone.replies, [(Waiter(3), Answer::Done)]);
 }
 
 #[test]
