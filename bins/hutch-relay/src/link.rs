@@ -136,6 +136,11 @@ impl Link {
     fn dial(&mut self, now: Instant) -> Change {
         let socket = match connect(&self.address.socket) {
             Ok(socket) => socket,
+            // The socket's file goes with its sandbox: nobody will listen there again.
+            Err(cause @ Errno::NOENT) => {
+                self.state = State::Lost { cause };
+                return Change::Nothing;
+            }
             Err(cause) => {
                 self.broke(cause, now);
                 return Change::Nothing;

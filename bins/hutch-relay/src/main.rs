@@ -22,7 +22,7 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(10);
 const EXITED_LIMIT: Duration = Duration::from_secs(1);
 
 /// When the VM is gone, the daemon learns it within a second or two; it may be being restarted.
-const LOST_LIMIT: Duration = Duration::from_secs(10);
+const LOST_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() {
     // A caller that already leads a session for us is fine.

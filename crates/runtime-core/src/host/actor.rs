@@ -2,7 +2,9 @@
 
 use super::{
     machine::{Created, Event, Found, Host, Into, Name, Place, World},
-    messages::{CreateContainer, Drain, Find, List, ListSandboxes, Listed, Located, Wish},
+    messages::{
+        CreateContainer, Drain, Find, GetUndone, List, ListSandboxes, Listed, Located, Wish,
+    },
 };
 use crate::{
     container::{ContainerRecord, ContainerSpec},
@@ -12,8 +14,8 @@ use crate::{
     process::ProcessRecord,
     records::{Record, Records, Rows, decode},
     sandbox::{
-        self, GetSandbox, SandboxActor, SandboxNotice, SandboxRecord, SandboxSpec, SandboxView,
-        ViewContainer,
+        self, GetSandbox, Phase, SandboxActor, SandboxNotice, SandboxRecord, SandboxSpec,
+        SandboxView, ViewContainer,
     },
 };
 use actix::prelude::*;
@@ -46,6 +48,9 @@ pub struct HostActor {
     creations: BTreeSet<Name>,
     draining: Option<Vec<oneshot::Sender<()>>>,
     rebuild: Vec<KnownSandbox>,
+    /// Sandboxes that an earlier daemon left half made.
+    undoing: BTreeSet<SandboxUid>,
+    awaiting_undone: Vec<oneshot::Sender<()>>,
 }
 
 /// The records of one sandbox.
@@ -117,7 +122,13 @@ impl HostActor {
             };
             (name_of(spec), place)
         });
+        let half_made = rebuild
+            .iter()
+            .filter(|known| known.record.phase == Phase::Creating);
+        let undoing = half_made.map(|known| known.record.spec.uid).collect();
         let actor = Self {
+            undoing,
+            awaiting_undone: Vec::new(),
             shell: Shell::new(Host::rebuilt(names)),
             around,
             sandboxes: BTreeMap::new(),
@@ -261,6 +272,15 @@ impl HostActor {
         }
     }
 
+    fn tell_undone(&mut self) {
+        if self.undoing.is_empty() {
+            for waiter in self.awaiting_undone.drain(..) {
+                // Whoever waited and left does not mind.
+                let _ = waiter.send(());
+            }
+        }
+    }
+
     fn settled(&mut self) {
         if self.creations.is_empty()
             && let Some(waiters) = &mut self.draining
@@ -342,7 +362,11 @@ impl Handler<SandboxNotice> for HostActor {
             SandboxNotice::News {
                 uid,
                 notice: sandbox::Notice::Gone,
-            } => kit::apply(self, Event::SandboxGone(uid), ctx),
+            } => {
+                kit::apply(self, Event::SandboxGone(uid), ctx);
+                self.undoing.remove(&uid);
+                self.tell_undone();
+            }
             SandboxNotice::Gone {
                 how: Gone::Stopped, ..
             } => {}
@@ -514,6 +538,20 @@ impl Handler<ListSandboxes> for HostActor {
                 }
             }
             views
+        })
+    }
+}
+
+impl Handler<GetUndone> for HostActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: GetUndone, _: &mut Context<Self>) -> Self::Result {
+        let (done, undone) = oneshot::channel();
+        self.awaiting_undone.push(done);
+        self.tell_undone();
+        Box::pin(async move {
+            // The host room going away ends the wait too.
+            let _ = undone.await;
         })
     }
 }

@@ -65,6 +65,12 @@ pub struct Listed {
 #[rtype(result = "Vec<(SandboxView, Vec<Name>)>")]
 pub struct ListSandboxes;
 
+/// Query that waits: every creation that an earlier daemon left half done is undone, so that one
+/// that is asked for again begins anew.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GetUndone;
+
 /// Command: no more creations; answered when none is in progress.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]

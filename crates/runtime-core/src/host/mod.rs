@@ -6,4 +6,6 @@ mod messages;
 
 pub use actor::{HostActor, Surroundings};
 pub use machine::{Created, Denied, Event, Found, Host, Into, Name, Place, World};
-pub use messages::{CreateContainer, Drain, Find, List, ListSandboxes, Listed, Located, Wish};
+pub use messages::{
+    CreateContainer, Drain, Find, GetUndone, List, ListSandboxes, Listed, Located, Wish,
+};

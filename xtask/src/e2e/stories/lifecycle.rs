@@ -145,7 +145,7 @@ fn status(world: &World<'_>, id: &str) -> Result<String> {
     Ok(status.to_owned())
 }
 
-fn succeeds(outcome: &Outcome) -> Result<()> {
+pub(super) fn succeeds(outcome: &Outcome) -> Result<()> {
     ensure!(outcome.status.success(), "{outcome:?}");
     Ok(())
 }
