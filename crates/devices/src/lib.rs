@@ -8,6 +8,7 @@ mod actor;
 pub mod driver;
 mod error;
 mod events;
+pub mod fake;
 mod machine;
 mod mounts;
 pub mod plan;

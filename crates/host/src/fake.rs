@@ -29,16 +29,31 @@ use tokio::{sync::oneshot, time::sleep};
 const STEP: Duration = Duration::from_micros(200);
 
 /// The host; clones are the same one, and outlive the daemon that uses it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FakePremises {
     world: Rc<RefCell<World>>,
+    hear: Rc<RefCell<Hear>>,
+}
+
+type Hear = Box<dyn FnMut(&News)>;
+
+/// What others who keep something on this host hear of it, at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    Ended(HostProcess),
+    Unmounted(PathBuf),
+    /// With everything in it.
+    FolderRemoved(PathBuf),
 }
 
 #[derive(Debug)]
 struct World {
     root: PathBuf,
-    processes: BTreeMap<HostProcess, CgroupPath>,
+    /// `None`: a process of somebody else's, in no cgroup of ours.
+    processes: BTreeMap<HostProcess, Option<CgroupPath>>,
     processes_made: u32,
+    /// Not told yet.
+    news: Vec<News>,
     cgroups: BTreeSet<CgroupPath>,
     mounts: BTreeSet<PathBuf>,
     /// With what each says of itself, once it does.
@@ -63,6 +78,7 @@ impl FakePremises {
             root,
             processes: BTreeMap::new(),
             processes_made: 0,
+            news: Vec::new(),
             cgroups: BTreeSet::new(),
             mounts: BTreeSet::new(),
             folders: BTreeMap::new(),
@@ -72,7 +88,30 @@ impl FakePremises {
         };
         Self {
             world: Rc::new(RefCell::new(world)),
+            hear: Rc::new(RefCell::new(Box::new(|_| {}))),
         }
+    }
+
+    /// From now on `hear` is told what ends and what goes, before anyone else acts on it.
+    pub fn watch(&self, hear: impl FnMut(&News) + 'static) {
+        *self.hear.borrow_mut() = Box::new(hear);
+    }
+
+    /// Changes the world, then tells what came of it. Whoever hears may change it again, which
+    /// is told in turn by this call.
+    fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let value = change(&mut self.world.borrow_mut());
+        // Busy: whoever tells now goes on with what was added.
+        if let Ok(mut hear) = self.hear.try_borrow_mut() {
+            loop {
+                let news = std::mem::take(&mut self.world.borrow_mut().news);
+                if news.is_empty() {
+                    break;
+                }
+                news.iter().for_each(&mut *hear);
+            }
+        }
+        value
     }
 
     /// From now on each step takes this long.
@@ -96,18 +135,17 @@ impl FakePremises {
             let missing = format!("join cgroup {path}: it does not exist");
             return Err(Fault::new(Kind::NotFound, missing));
         }
-        world.processes_made += 1;
-        let process = HostProcess {
-            pid: world.processes_made,
-            start_time: u64::from(world.processes_made),
-        };
-        world.processes.insert(process, path);
-        Ok(process)
+        Ok(world.begin(Some(path)))
+    }
+
+    /// A process that is not ours is born: a relay, for one.
+    pub fn spawn_apart(&self) -> HostProcess {
+        self.world.borrow_mut().begin(None)
     }
 
     /// The process ends by itself. One that is gone is already so.
     pub fn exit(&self, process: HostProcess) {
-        self.world.borrow_mut().end(process);
+        self.change(|world| world.end(process));
     }
 
     pub fn is_alive(&self, process: HostProcess) -> bool {
@@ -127,20 +165,27 @@ impl FakePremises {
         self.world.borrow_mut().mounts.insert(point);
     }
 
+    /// With everything that is mounted below it.
     pub fn unmount(&self, point: &Path) {
-        self.world.borrow_mut().mounts.remove(point);
+        self.change(|world| world.unmount_below(point));
+    }
+
+    pub fn is_mounted(&self, point: &Path) -> bool {
+        self.world.borrow().mounts.contains(point)
     }
 
     /// The host is restarted: nothing outlives it but what is on its disk, and none of this is.
     pub fn reboot(&self) {
-        let mut world = self.world.borrow_mut();
-        let processes: Vec<_> = world.processes.keys().copied().collect();
-        for process in processes {
-            world.end(process);
-        }
-        world.cgroups.clear();
-        world.mounts.clear();
-        world.folders.clear();
+        self.change(|world| {
+            let processes: Vec<_> = world.processes.keys().copied().collect();
+            for process in processes {
+                world.end(process);
+            }
+            world.cgroups.clear();
+            world.unmount_below(Path::new("/"));
+            let folders = std::mem::take(&mut world.folders).into_keys();
+            world.news.extend(folders.map(News::FolderRemoved));
+        });
     }
 
     /// Everything on the host that does not belong to a `known` sandbox, in order.
@@ -154,7 +199,8 @@ impl FakePremises {
                 .any(|held| held.contains(path) || path.contains(&held))
         };
         let in_folder = |path: &&PathBuf| known.iter().any(|spec| path.starts_with(&spec.folder));
-        let processes = world.processes.iter().filter(|(_, cgroup)| !held(cgroup));
+        let processes = world.processes.iter();
+        let processes = processes.filter(|(_, cgroup)| cgroup.as_ref().is_some_and(|c| !held(c)));
         let cgroups = world.cgroups.iter().filter(|path| !held(path));
         let mounts = world.mounts.iter().filter(|path| !in_folder(path));
         let folders = world.folders.keys().filter(|path| !in_folder(path));
@@ -228,21 +274,32 @@ impl FakePremises {
         let mut cleared = Cleared::default();
         for cgroup in &cgroups {
             self.step().await;
-            let mut world = self.world.borrow_mut();
-            for process in world.members(cgroup) {
-                cleared.killed.insert(process.pid);
-                world.end(process);
-            }
+            self.change(|world| {
+                for process in world.members(cgroup) {
+                    cleared.killed.insert(process.pid);
+                    world.end(process);
+                }
+            });
         }
         self.step().await;
-        cleared.unmounted = self.world.borrow_mut().unmount_below(&spec.folder);
+        cleared.unmounted = self.change(|world| world.unmount_below(&spec.folder));
         self.step().await;
         for cgroup in &cgroups {
             self.world.borrow_mut().remove_cgroup(cgroup);
         }
         self.step().await;
-        self.world.borrow_mut().folders.remove(&spec.folder);
+        self.change(|world| {
+            if world.folders.remove(&spec.folder).is_some() {
+                world.news.push(News::FolderRemoved(spec.folder.clone()));
+            }
+        });
         cleared
+    }
+}
+
+impl fmt::Debug for FakePremises {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.world.borrow().fmt(f)
     }
 }
 
@@ -292,7 +349,7 @@ impl Premises for FakePremises {
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
         let failing = self.failing();
         if failing.is_none() {
-            self.world.borrow_mut().end(process);
+            self.change(|world| world.end(process));
         }
         Box::pin(async { failing.map_or(Ok(()), Err) })
     }
@@ -309,8 +366,20 @@ impl World {
         self.folders.insert(spec.folder.clone(), Some(spec));
     }
 
+    fn begin(&mut self, cgroup: Option<CgroupPath>) -> HostProcess {
+        self.processes_made += 1;
+        let process = HostProcess {
+            pid: self.processes_made,
+            start_time: u64::from(self.processes_made),
+        };
+        self.processes.insert(process, cgroup);
+        process
+    }
+
     fn end(&mut self, process: HostProcess) {
-        self.processes.remove(&process);
+        if self.processes.remove(&process).is_some() {
+            self.news.push(News::Ended(process));
+        }
         for (_, tell) in self
             .watchers
             .extract_if(.., |(watched, _)| *watched == process)
@@ -322,7 +391,12 @@ impl World {
 
     fn members(&self, cgroup: &CgroupPath) -> Vec<HostProcess> {
         let members = self.processes.iter();
-        let members = members.filter(|(_, lives_in)| cgroup.contains(lives_in));
+        let inside = |lives_in: &Option<CgroupPath>| {
+            lives_in
+                .as_ref()
+                .is_some_and(|place| cgroup.contains(place))
+        };
+        let members = members.filter(|(_, lives_in)| inside(lives_in));
         members.map(|(process, _)| *process).collect()
     }
 
@@ -330,7 +404,9 @@ impl World {
         let below = self
             .mounts
             .extract_if(.., |point| point.starts_with(folder));
-        below.collect()
+        let gone: Vec<_> = below.collect();
+        self.news.extend(gone.iter().cloned().map(News::Unmounted));
+        gone
     }
 
     /// With those below it, and the parents under `/hutch` that it leaves empty.
@@ -384,6 +460,46 @@ mod tests {
         assert!(leaks.contains(&Leak::Folder(spec.folder.clone())));
 
         host.clear(spec).await.unwrap();
+        assert_eq!(host.leaks(&known(&[])), []);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn whoever_watches_hears_of_every_end_once_and_may_act_on_it() {
+        let host = FakePremises::new("/run/hutch".into());
+        let spec = default_spec(Path::new("/run/hutch"), SandboxUid::from_random(1));
+        host.prepare(spec.clone()).await.unwrap();
+        let (vmm, helper) = (
+            host.spawn(&spec.vmm).unwrap(),
+            host.spawn(&spec.helpers).unwrap(),
+        );
+        let relay = host.spawn_apart();
+        host.mount(spec.folder.join("share"));
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        host.watch({
+            let (host, heard) = (host.clone(), heard.clone());
+            move |news| {
+                heard.borrow_mut().push(news.clone());
+                if *news == News::Ended(vmm) {
+                    host.exit(helper);
+                }
+            }
+        });
+
+        host.exit(vmm);
+        host.exit(vmm);
+        host.clear(spec.clone()).await.unwrap();
+
+        let unmounted = News::Unmounted(spec.folder.join("share"));
+        assert_eq!(
+            *heard.borrow(),
+            [
+                News::Ended(vmm),
+                News::Ended(helper),
+                unmounted,
+                News::FolderRemoved(spec.folder)
+            ]
+        );
+        assert!(host.is_alive(relay));
         assert_eq!(host.leaks(&known(&[])), []);
     }
 

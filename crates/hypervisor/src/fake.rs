@@ -15,7 +15,7 @@ use runtime_core::{
     premises::Cgroup,
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     io,
     rc::Rc,
@@ -69,6 +69,35 @@ pub enum Outcome {
 
 type Bend = Box<dyn FnMut(SandboxUid, Call) -> Fate>;
 
+/// The host below the fake, in a world that joins several of them: where VMM processes are.
+pub trait Ground {
+    /// # Errors
+    /// There is no such cgroup.
+    fn spawn(&self, plan: &LaunchPlan) -> io::Result<HostProcess>;
+
+    /// The VMM of a sandbox has ended, however it did.
+    fn ended(&self, uid: SandboxUid, process: HostProcess);
+}
+
+/// A ground of the fake's own: every cgroup exists, and nobody asks.
+#[derive(Default)]
+struct OwnGround {
+    pids_issued: Cell<u32>,
+}
+
+impl Ground for OwnGround {
+    fn spawn(&self, _: &LaunchPlan) -> io::Result<HostProcess> {
+        let pid = self.pids_issued.get() + 1;
+        self.pids_issued.set(pid);
+        Ok(HostProcess {
+            pid,
+            start_time: u64::from(pid) * 10,
+        })
+    }
+
+    fn ended(&self, _: SandboxUid, _: HostProcess) {}
+}
+
 /// The world: every VMM process, whoever started it.
 #[derive(Clone)]
 pub struct FakeHost(Rc<World>);
@@ -76,7 +105,7 @@ pub struct FakeHost(Rc<World>);
 struct World {
     processes: RefCell<BTreeMap<HostProcess, Process>>,
     bend: RefCell<Bend>,
-    pids_issued: RefCell<u32>,
+    ground: Rc<dyn Ground>,
 }
 
 struct Process {
@@ -95,10 +124,15 @@ impl Default for FakeHost {
 
 impl FakeHost {
     pub fn new() -> Self {
+        Self::on(Rc::new(OwnGround::default()))
+    }
+
+    /// Whose processes are where the ground says.
+    pub fn on(ground: Rc<dyn Ground>) -> Self {
         Self(Rc::new(World {
             processes: RefCell::default(),
             bend: RefCell::new(Box::new(|_, _| Fate::default())),
-            pids_issued: RefCell::new(1000),
+            ground,
         }))
     }
 
@@ -137,31 +171,37 @@ impl FakeHost {
 
     /// Ends the VMM of a sandbox as `how` says; one that is gone stays as it is.
     pub fn end(&self, uid: SandboxUid, how: ExitHow) {
-        self.end_where(how, |process| process.plan.spec.uid == uid);
+        self.end_where(how, |_, process| process.plan.spec.uid == uid);
+    }
+
+    /// Ends one process, if it is a VMM that lives.
+    pub fn end_process(&self, process: HostProcess, how: ExitHow) {
+        self.end_where(how, |id, _| id == process);
     }
 
     /// What clearing a cgroup does to the VMMs in it.
     pub fn kill_cgroup(&self, cgroup: &Cgroup) {
-        let of = |process: &Process| process.plan.spec.cgroup == *cgroup;
+        let of = |_, process: &Process| process.plan.spec.cgroup == *cgroup;
         self.end_where(ExitHow::Signal(libc::SIGKILL), of);
     }
 
     /// The host restarts: nothing lives.
     pub fn restart(&self) {
-        self.end_where(ExitHow::Unknown, |_| true);
+        self.end_where(ExitHow::Unknown, |_, _| true);
         self.0.processes.borrow_mut().clear();
     }
 
-    fn end_where(&self, how: ExitHow, which: impl Fn(&Process) -> bool) {
-        let processes = self.0.processes.borrow();
-        for process in processes.values().filter(|process| which(process)) {
-            process.exit.send_if_modified(|exit| {
-                let lives = exit.is_none();
-                if lives {
-                    *exit = Some(words(how));
-                }
-                lives
-            });
+    fn end_where(&self, how: ExitHow, which: impl Fn(HostProcess, &Process) -> bool) {
+        let mut ended = Vec::new();
+        for (id, process) in self.0.processes.borrow().iter() {
+            let lives = process.exit.borrow().is_none();
+            if lives && which(*id, process) {
+                process.exit.send_replace(Some(words(how)));
+                ended.push((process.plan.spec.uid, *id));
+            }
+        }
+        for (uid, process) in ended {
+            self.0.ground.ended(uid, process);
         }
     }
 
@@ -177,13 +217,8 @@ impl FakeHost {
         (self.0.bend.borrow_mut())(uid, call)
     }
 
-    fn begin(&self, plan: &LaunchPlan) -> (HostProcess, watch::Receiver<Option<Exit>>) {
-        let mut issued = self.0.pids_issued.borrow_mut();
-        *issued += 1;
-        let process = HostProcess {
-            pid: *issued,
-            start_time: u64::from(*issued) * 10,
-        };
+    fn begin(&self, plan: &LaunchPlan) -> io::Result<(HostProcess, watch::Receiver<Option<Exit>>)> {
+        let process = self.0.ground.spawn(plan)?;
         let exit = watch::Sender::new(None);
         let receiver = exit.subscribe();
         let begun = Process {
@@ -193,7 +228,7 @@ impl FakeHost {
             exit,
         };
         self.0.processes.borrow_mut().insert(process, begun);
-        (process, receiver)
+        Ok((process, receiver))
     }
 }
 
@@ -308,13 +343,14 @@ impl Vmm for FakeVmm {
         Box::pin(async move {
             crate::qemu::command_line::check(&plan).map_err(Error::Spec)?;
             sleep(SPAWN + fate.delay).await;
-            if fate.outcome == Outcome::Fails {
-                return Err(Error::Spawn {
-                    binary: "fake".into(),
-                    source: io_failure(),
-                });
-            }
-            let (process, exit) = vmm.host.begin(&plan);
+            let begun = match fate.outcome {
+                Outcome::Fails => Err(io_failure()),
+                Outcome::AsAsked | Outcome::Mute => vmm.host.begin(&plan),
+            };
+            let (process, exit) = begun.map_err(|source| Error::Spawn {
+                binary: "fake".into(),
+                source,
+            })?;
             vmm.keep(&plan, Some(process), exit);
             Ok(process)
         })

@@ -76,14 +76,15 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     Ok(sum)
 }
 
-/// The tests of the agent inside a guest that no daemon drives.
+/// The tests of the agent inside a guest that no daemon drives, and of what serves it its files.
 pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
     let assets = assets::ensure(workspace)?;
     test::cargo_tests(
         workspace
             .cargo()
-            .args(["test", "--package", "hutch-agent", "--all-features"])
-            .args(["--locked", "--no-fail-fast", "--test", "guest"])
+            .args(["test", "--package", "hutch-agent", "--package", "devices"])
+            .args(["--all-features", "--locked", "--no-fail-fast"])
+            .args(["--test", "guest", "--test", "contract"])
             // Each boots a machine; two at a time is what two cores carry.
             .args(["--", "--test-threads=2"])
             .env("HUTCH_GUEST_TESTS", "1")

@@ -3,7 +3,7 @@
 use super::world::{Refusal, World};
 use crate::{call::Call, port::Signs};
 use runtime_core::{
-    agent::{CreateSandbox, ExitReason, GuestExit},
+    agent::{CreateSandbox, ExitReason, ExitStatus, GuestExit},
     error::Kind,
     ids::{ContainerNumber, ProcessId},
     kit::Work,
@@ -107,6 +107,23 @@ impl FakeGuest {
         guest
     }
 
+    /// A guest whose VM does not run yet: nobody can be dialed.
+    pub fn off() -> Self {
+        let guest = Self::new();
+        guest.power_off();
+        guest
+    }
+
+    /// Its VM starts, with nothing in it; its agent is up after this.
+    pub fn boot(&self, takes: Duration) {
+        let since = Instant::now();
+        self.change(|inside| {
+            let until = since + takes;
+            inside.world = World::new(since);
+            inside.power = Power::Booting { since, until };
+        });
+    }
+
     /// From now on nothing answers; what was asked is not carried out. The link seems to stand.
     pub fn hang(&self) {
         let console_bytes = self.console();
@@ -178,6 +195,35 @@ impl FakeGuest {
     /// Whether there is such a container.
     pub fn knows(&self, container: ContainerNumber) -> bool {
         self.look(|inside| inside.world.knows(container))
+    }
+
+    /// How a process ended, as the reader of its stream learns; `None`: its VM ended first.
+    pub async fn ended(
+        &self,
+        container: ContainerNumber,
+        process: &ProcessId,
+    ) -> Option<ExitStatus> {
+        loop {
+            let changed = self.shared.changed.notified();
+            let now = Instant::now();
+            let (end, next, power) = {
+                let inside = &self.shared.inside;
+                let mut inside = inside.lock().unwrap_or_else(PoisonError::into_inner);
+                if !matches!(inside.power, Power::Off) {
+                    inside.world.settle(now);
+                }
+                let end = inside.world.end_of(container, process);
+                (end, inside.world.next_end(), inside.power)
+            };
+            match (end, power, next) {
+                (Some(end), ..) => return Some(end),
+                (None, Power::Off, _) => return None,
+                (None, _, None) => changed.await,
+                (None, _, Some(at)) => {
+                    tokio::select! { biased; () = changed => {}, () = sleep_until(at) => {} }
+                }
+            }
+        }
     }
 
     /// How many links there have been.

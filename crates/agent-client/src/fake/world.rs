@@ -32,6 +32,8 @@ pub(crate) struct World {
     containers: BTreeMap<ContainerNumber, BTreeMap<ProcessId, Process>>,
     exits: VecDeque<GuestExit>,
     exits_issued: u64,
+    /// Whatever was acknowledged or removed since.
+    ends: BTreeMap<(ContainerNumber, ProcessId), ExitStatus>,
     pids_issued: u32,
     /// The guest's clock said this then.
     clock: (EpochMs, Instant),
@@ -58,6 +60,7 @@ impl World {
             containers: BTreeMap::new(),
             exits: VecDeque::new(),
             exits_issued: 0,
+            ends: BTreeMap::new(),
             pids_issued: 1,
             clock: (EpochMs(0), now),
         }
@@ -173,6 +176,10 @@ impl World {
             .collect())
     }
 
+    pub fn end_of(&self, container: ContainerNumber, process: &ProcessId) -> Option<ExitStatus> {
+        self.ends.get(&(container, process.clone())).cloned()
+    }
+
     pub fn exits_above(&self, after: u64) -> Vec<GuestExit> {
         let above = self.exits.iter().filter(|exit| exit.seq > after);
         above.take(EXITS_MAX).cloned().collect()
@@ -216,16 +223,19 @@ impl World {
         self.exits_issued += 1;
         let (told, then) = self.clock;
         let since = u64::try_from(now.saturating_duration_since(then).as_millis());
+        let status = ExitStatus {
+            code,
+            reason,
+            detail: String::new(),
+            at: EpochMs(told.0 + since.unwrap_or(0)),
+        };
+        self.ends
+            .insert((container, process.clone()), status.clone());
         self.exits.push_back(GuestExit {
             seq: self.exits_issued,
             container,
             process: process.clone(),
-            status: ExitStatus {
-                code,
-                reason,
-                detail: String::new(),
-                at: EpochMs(told.0 + since.unwrap_or(0)),
-            },
+            status,
         });
         if process == ProcessId::Init {
             for other in self.living(container).unwrap_or_default() {

@@ -1,0 +1,296 @@
+//! Shares without mounts and without virtiofsd, in tokio's time: the port [`Shares`] for tests and
+//! simulation.
+//!
+//! Mounts and processes are kept by a [`Ground`], so that a world which joins several fakes has one
+//! truth about them. It passes `tests/contract.rs`.
+
+use crate::{
+    error::Error,
+    mounts::share,
+    plan::{Nature, Source, Survey},
+    port::Shares,
+    steps::{Bind, Shape},
+};
+use runtime_core::{
+    devices::{ContainerDevices, ShareSpec},
+    ids::HostProcess,
+    kit::Work,
+    premises::Cgroup,
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// About what they take on a quiet host.
+const LISTENS: Duration = Duration::from_millis(6);
+const MOUNT: Duration = Duration::from_millis(1);
+
+/// As the real driver's.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// The host below the fake: where its processes and its mounts are.
+pub trait Ground {
+    /// # Errors
+    /// There is no such cgroup.
+    fn spawn(&self, cgroup: &Cgroup) -> io::Result<HostProcess>;
+
+    /// The process ends, by itself or not. One that is gone is already so.
+    fn exit(&self, process: HostProcess);
+
+    /// Answers when the process has ended; at once when it is gone already.
+    fn ended(&self, process: HostProcess) -> Work<()>;
+
+    fn mount(&self, point: PathBuf);
+
+    /// With everything that is mounted below it.
+    fn unmount(&self, point: &Path);
+
+    fn is_mounted(&self, point: &Path) -> bool;
+}
+
+/// A ground of the fake's own: any cgroup exists.
+#[derive(Debug, Clone, Default)]
+pub struct OwnGround(Rc<RefCell<Own>>);
+
+#[derive(Debug, Default)]
+struct Own {
+    processes: BTreeMap<HostProcess, (Cgroup, watch::Sender<()>)>,
+    processes_made: u32,
+    mounts: BTreeSet<PathBuf>,
+}
+
+impl OwnGround {
+    /// Where a living process is.
+    pub fn cgroup(&self, process: HostProcess) -> Option<Cgroup> {
+        let own = self.0.borrow();
+        own.processes
+            .get(&process)
+            .map(|(cgroup, _)| cgroup.clone())
+    }
+
+    pub fn mounts(&self) -> BTreeSet<PathBuf> {
+        self.0.borrow().mounts.clone()
+    }
+}
+
+impl Ground for OwnGround {
+    fn spawn(&self, cgroup: &Cgroup) -> io::Result<HostProcess> {
+        let mut own = self.0.borrow_mut();
+        own.processes_made += 1;
+        let process = HostProcess {
+            pid: own.processes_made,
+            start_time: u64::from(own.processes_made),
+        };
+        let life = watch::Sender::new(());
+        own.processes.insert(process, (cgroup.clone(), life));
+        Ok(process)
+    }
+
+    fn exit(&self, process: HostProcess) {
+        self.0.borrow_mut().processes.remove(&process);
+    }
+
+    fn ended(&self, process: HostProcess) -> Work<()> {
+        let own = self.0.borrow();
+        let life = own.processes.get(&process);
+        let life = life.map(|(_, life)| life.subscribe());
+        Box::pin(async move {
+            if let Some(mut life) = life {
+                // Nothing is ever sent: it fails when the process is gone.
+                let _ = life.changed().await;
+            }
+        })
+    }
+
+    fn mount(&self, point: PathBuf) {
+        self.0.borrow_mut().mounts.insert(point);
+    }
+
+    fn unmount(&self, point: &Path) {
+        let mut own = self.0.borrow_mut();
+        own.mounts.retain(|mounted| !mounted.starts_with(point));
+    }
+
+    fn is_mounted(&self, point: &Path) -> bool {
+        self.0.borrow().mounts.contains(point)
+    }
+}
+
+/// Every share of a host; clones are the same one, and outlive the daemon that uses it.
+#[derive(Clone)]
+pub struct FakeShares {
+    ground: Rc<dyn Ground>,
+    /// What lies on the host, with every link followed.
+    things: Rc<RefCell<BTreeMap<PathBuf, Nature>>>,
+    /// Which virtiofsd serves the share of a folder.
+    serving: Rc<RefCell<BTreeMap<PathBuf, HostProcess>>>,
+}
+
+impl FakeShares {
+    pub fn new(ground: Rc<dyn Ground>) -> Self {
+        Self {
+            ground,
+            things: Rc::default(),
+            serving: Rc::default(),
+        }
+    }
+
+    /// Something lies there from now on: a bundle, a program.
+    pub fn put(&self, path: impl Into<PathBuf>, nature: Nature) {
+        self.things.borrow_mut().insert(path.into(), nature);
+    }
+
+    /// The VMM of the sandbox in this folder is gone: its virtiofsd ends by itself.
+    pub fn hang_up(&self, folder: &Path) {
+        if let Some(process) = self.serving.borrow_mut().remove(folder) {
+            self.ground.exit(process);
+        }
+    }
+
+    fn nature(&self, path: &Path) -> Nature {
+        let things = self.things.borrow();
+        things.get(path).copied().unwrap_or(Nature::Missing)
+    }
+
+    fn source(&self, path: PathBuf) -> Source {
+        let nature = self.nature(&path);
+        Source { path, nature }
+    }
+
+    fn bind_one(&self, bind: &Bind) -> Result<(), Error> {
+        let share = share(&bind.folder);
+        let target = share.join(&bind.place);
+        if !self.ground.is_mounted(&share) {
+            return Err(missing("make folder", target));
+        }
+        if self.ground.is_mounted(&target) {
+            return Ok(());
+        }
+        match (self.nature(&bind.source), bind.shape) {
+            (Nature::Missing, _) => Err(missing("open", &bind.source)),
+            (Nature::Directory, Shape::Directory) | (Nature::File(_), Shape::File) => {
+                self.ground.mount(target);
+                Ok(())
+            }
+            _ => Err(Error::Changed {
+                path: bind.source.clone(),
+            }),
+        }
+    }
+
+    fn unbind_all(&self, binds: &[Bind]) {
+        for bind in binds {
+            self.ground.unmount(&share(&bind.folder).join(&bind.place));
+        }
+    }
+
+    fn spawn(&self, spec: &ShareSpec) -> Result<HostProcess, Error> {
+        let spawned = match self.nature(&spec.virtiofsd) {
+            Nature::File(_) => self.ground.spawn(&spec.cgroup),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        let process = spawned.map_err(|source| Error::Spawn {
+            path: spec.virtiofsd.clone(),
+            source,
+        })?;
+        let mut serving = self.serving.borrow_mut();
+        serving.insert(spec.folder.clone(), process);
+        Ok(process)
+    }
+}
+
+fn missing(step: &'static str, path: impl Into<PathBuf>) -> Error {
+    Error::path(step, path)(io::ErrorKind::NotFound.into())
+}
+
+impl Shares for FakeShares {
+    fn open(&self, spec: ShareSpec) -> Work<Result<HostProcess, Error>> {
+        let shares = self.clone();
+        Box::pin(async move {
+            let share = share(&spec.folder);
+            shares.ground.mount(share.clone());
+            sleep(MOUNT).await;
+            let spawned = shares.spawn(&spec);
+            if spawned.is_err() {
+                shares.ground.unmount(&share);
+            }
+            sleep(LISTENS).await;
+            spawned
+        })
+    }
+
+    fn survey(&self, devices: ContainerDevices) -> Work<Result<Survey, Error>> {
+        let shares = self.clone();
+        Box::pin(async move {
+            sleep(MOUNT).await;
+            let bundle = devices.bundle;
+            if shares.nature(&bundle) == Nature::Missing {
+                return Err(missing("resolve bundle", bundle));
+            }
+            let binds = devices.binds.iter();
+            Ok(Survey {
+                root: shares.source(bundle.join(&devices.root)),
+                binds: binds
+                    .map(|bind| shares.source(bundle.join(&bind.source)))
+                    .collect(),
+                bundle,
+            })
+        })
+    }
+
+    fn bind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>> {
+        let shares = self.clone();
+        Box::pin(async move {
+            for bind in &binds {
+                sleep(MOUNT).await;
+                if let Err(why) = shares.bind_one(bind) {
+                    shares.unbind_all(&binds);
+                    return Err(why);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn unbind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>> {
+        let shares = self.clone();
+        Box::pin(async move {
+            sleep(MOUNT).await;
+            shares.unbind_all(&binds);
+            Ok(())
+        })
+    }
+
+    fn close(&self, spec: ShareSpec, virtiofsd: Option<HostProcess>) -> Work<Result<(), Error>> {
+        let shares = self.clone();
+        Box::pin(async move {
+            if let Some(process) = virtiofsd
+                && timeout(END_MAX, shares.ground.ended(process))
+                    .await
+                    .is_err()
+            {
+                shares.ground.exit(process);
+            }
+            sleep(MOUNT).await;
+            shares.ground.unmount(&share(&spec.folder));
+            Ok(())
+        })
+    }
+
+    fn ended(&self, _: ShareSpec, virtiofsd: HostProcess) -> Work<String> {
+        let ended = self.ground.ended(virtiofsd);
+        Box::pin(async move {
+            ended.await;
+            "fake virtiofsd: it ended".to_owned()
+        })
+    }
+}
