@@ -6,6 +6,7 @@ use crate::{
     cmdline::{Options, Share},
     engine::{Engine, Roots},
     error::{Doing, Error},
+    guest::clock,
     ports::Reactor,
     reaper, rootfs, service,
 };
@@ -22,11 +23,11 @@ const BLOCKING_STACK: usize = 512 * 1024;
 /// A host that listens takes an answer at once.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serves the host; returns when it asked for the end.
+/// Serves the host; returns when it asked for the end. `entered` is when init began.
 ///
 /// # Errors
 /// The guest cannot serve, or no longer.
-pub fn run(options: Options) -> Result<(), Error> {
+pub fn run(options: Options, entered: Duration) -> Result<(), Error> {
     let cgroup = CGROUPS.into();
     // Before there is a thread: it forks.
     let engine = Engine::launch(Roots { cgroup }).map_err(|source| Error::Engine {
@@ -39,10 +40,10 @@ pub fn run(options: Options) -> Result<(), Error> {
         .thread_stack_size(BLOCKING_STACK)
         .build()
         .doing(|| "start the runtime".to_owned())?;
-    runtime.block_on(serve(options, engine))
+    runtime.block_on(serve(options, engine, entered))
 }
 
-async fn serve(options: Options, engine: Engine) -> Result<(), Error> {
+async fn serve(options: Options, engine: Engine, entered: Duration) -> Result<(), Error> {
     let reactor = Reactor::start().doing(|| "wait for ports".to_owned())?;
     let Way {
         listener,
@@ -60,6 +61,7 @@ async fn serve(options: Options, engine: Engine) -> Result<(), Error> {
         .await
         .map_err(io::Error::other)
         .doing(|| "serve the host".to_owned())?;
+    say_ready(entered);
     if options.share == Share::AtStart {
         tokio::task::spawn_blocking(share_early);
     }
@@ -74,6 +76,14 @@ async fn serve(options: Options, engine: Engine) -> Result<(), Error> {
     }
     leave(server, carrier).await;
     Ok(())
+}
+
+/// The console's one line of a guest in which all is well: that it is up, and how long that took.
+/// Kernel notes do not reach a quiet console, and this is no error.
+fn say_ready(entered: Duration) {
+    let version = env!("CARGO_PKG_VERSION");
+    let (ready, entered) = (clock::since_boot().as_millis(), entered.as_millis());
+    eprintln!("hutch-agent {version}: ready {ready} ms after boot, init at {entered} ms");
 }
 
 /// Before anyone waits for it. A container that needs it tries again, and tells of the error.

@@ -4,7 +4,7 @@
 
 use crate::{
     bundle,
-    convert::{container_info, exit_info, ps_entry, sandbox_info, stream_address},
+    convert::{container_info, exit_info, ps_entry, sandbox_info, store_figures, stream_address},
     status::status,
 };
 use actix::prelude::*;
@@ -45,10 +45,14 @@ pub struct Facts {
     pub damaged_stores: Vec<String>,
 }
 
+/// What the store did until now.
+pub type StoreGauge = Arc<dyn Fn() -> store::Figures + Send + Sync>;
+
 #[derive(Clone)]
 pub struct Api {
     pub host: Addr<HostActor>,
     pub facts: Arc<Facts>,
+    pub store: StoreGauge,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -393,6 +397,7 @@ impl Runtime for Api {
             damaged_stores: self.facts.damaged_stores.clone(),
             accelerator: self.facts.accelerator.to_owned(),
             accelerator_reason: self.facts.accelerator_reason.clone(),
+            store: Some(store_figures((self.store)())).into(),
             ..Default::default()
         })
     }

@@ -1,7 +1,7 @@
 //! From what the rooms say to what the interface carries.
 
 use protocols::asynchronous::hutch::{
-    ContainerInfo, ExitInfo, Phase, PsEntry, SandboxInfo, StreamAddress,
+    ContainerInfo, ExitInfo, Phase, PsEntry, SandboxInfo, StoreFigures, StreamAddress,
 };
 use runtime_core::{
     agent::{ExitStatus, GuestPid},
@@ -9,8 +9,10 @@ use runtime_core::{
     host::Name,
     hypervisor::{HostEndpoint, MachineType},
     ids::SandboxUid,
-    sandbox::SandboxView,
+    sandbox::{PhaseTook, SandboxView},
 };
+use std::time::Duration;
+use store::Figures;
 
 pub fn stream_address(endpoint: &HostEndpoint) -> StreamAddress {
     let (socket, connect_port) = match endpoint {
@@ -77,11 +79,26 @@ fn machine_name(machine: MachineType) -> &'static str {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub fn store_figures(figures: Figures) -> StoreFigures {
+    StoreFigures {
+        writes: figures.writes,
+        changes: figures.changes,
+        bytes: figures.bytes,
+        flushes: figures.flushes,
+        busy_micros: micros(figures.busy),
+        ..Default::default()
+    }
+}
+
 pub fn sandbox_info(view: &SandboxView, names: &[Name]) -> SandboxInfo {
     let vm = &view.spec.vm;
-    let phase = |step: &runtime_core::sandbox::PhaseTook| Phase {
+    let phase = |step: &PhaseTook| Phase {
         name: step.name.to_owned(),
-        micros: u64::try_from(step.took.as_micros()).unwrap_or(u64::MAX),
+        micros: micros(step.took),
         ..Default::default()
     };
     SandboxInfo {

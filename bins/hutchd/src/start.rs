@@ -69,6 +69,7 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
     if let Some(damaged) = &damaged {
         tracing::error!(moved_to = %damaged.moved_to.display(), "the store was damaged and is kept aside");
     }
+    let gauge = Arc::new(store.gauge());
     let records = Rc::new(StoreRecords::new(Rc::new(store), SYNCED, Rc::new(end)));
     let premises = HostPremises::new(root.to_owned())?;
     sweep(&premises, &*records, damaged.is_some()).await?;
@@ -107,8 +108,12 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
             .map(|d| d.moved_to.display().to_string())
             .collect(),
     };
-    let facts = Arc::new(facts);
-    serve::serve(root, Api { host, facts }).await
+    let api = Api {
+        host,
+        facts: Arc::new(facts),
+        store: gauge,
+    };
+    serve::serve(root, api).await
 }
 
 /// What no record knows is killed, unmounted and removed. After a damaged store nothing is known,

@@ -8,7 +8,7 @@ use runtime_core::{
     kit::Work,
     records::{Change, Rows},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Longest key. Keys are a kind, a uid and a number; a kilobyte is far beyond any of them.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -46,6 +46,8 @@ pub struct Figures {
     pub syncs: u64,
     /// Scans answered.
     pub scans: u64,
+    /// Spent making writes durable.
+    pub busy: Duration,
 }
 
 /// Keeps bytes. Requests are served in the order in which they were made.

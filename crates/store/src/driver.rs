@@ -24,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -112,6 +113,12 @@ impl SledStore {
         })
     }
 
+    /// Reads the figures from any thread, for as long as anybody asks.
+    pub fn gauge(&self) -> impl Fn() -> Figures + Send + Sync + 'static {
+        let figures = self.figures.clone();
+        move || *figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts a request in line now if there is a place, else when one is free. Who waits for a
     /// place does not keep the store from closing.
     fn ask<T: 'static>(
@@ -166,7 +173,7 @@ impl Disk for SledStore {
     }
 
     fn figures(&self) -> Figures {
-        *self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gauge()()
     }
 }
 
@@ -265,11 +272,12 @@ impl Engine {
 
     /// Makes the group durable and answers it. The error has been told to its writers.
     fn serve(&mut self, mut group: Group) -> Result<(), Error> {
+        let began = Instant::now();
         if let Err(error) = self.make_durable(&group) {
             group.refuse(&error);
             return Err(error);
         }
-        self.count(&group);
+        self.count(&group, began.elapsed());
         for write in group.writes {
             let _ = write.answer.send(Ok(()));
         }
@@ -373,7 +381,7 @@ impl Engine {
         })
     }
 
-    fn count(&self, group: &Group) {
+    fn count(&self, group: &Group, busy: Duration) {
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         let changes: usize = group.writes.iter().map(|write| write.changes.len()).sum();
         figures.writes += group.writes.len() as u64;
@@ -382,6 +390,7 @@ impl Engine {
         figures.flushes += u64::from(!group.writes.is_empty());
         figures.syncs += u64::from(group.durability() == Durability::PowerLoss);
         figures.scans += u64::from(group.scan.is_some());
+        figures.busy += busy;
     }
 
     fn engine_failed(&self, step: Step, source: sled::Error) -> Error {

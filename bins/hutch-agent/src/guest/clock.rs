@@ -5,7 +5,7 @@ use nix::{
     sys::time::{TimeSpec, TimeValLike},
     time::{ClockId, clock_gettime, clock_settime},
 };
-use std::{fs::OpenOptions, io, os::fd::AsRawFd};
+use std::{fs::OpenOptions, io, os::fd::AsRawFd, time::Duration};
 
 /// The kernel mixes any amount; nobody has more to give in one call.
 const ENTROPY_MAX: usize = 4096;
@@ -26,6 +26,11 @@ pub fn set(sec: i64, nsec: i64) -> Result<(), Error> {
 pub fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_REALTIME);
     now.map_or(0, |now| now.num_milliseconds().try_into().unwrap_or(0))
+}
+
+/// For how long the guest's kernel has been running.
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Mixes bytes into the random pool, counts them as random, and has the generator use them.

@@ -9,11 +9,12 @@ pub mod power;
 use crate::{
     cmdline::Options,
     error::{Doing, Error},
+    guest::clock,
     log::{self, Level},
     serve,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use std::{fs, io, panic, process::ExitCode};
+use std::{fs, io, panic, process::ExitCode, time::Duration};
 
 /// Descriptors that a process may open, as container engines give them on a host.
 const NOFILE: u64 = 1_048_576;
@@ -31,18 +32,19 @@ const KNOBS: [(&str, &str); 3] = [
 
 /// Runs the agent as PID 1. Does not return while the guest lives.
 pub fn run() -> ExitCode {
+    let entered = clock::since_boot();
     panic::set_hook(Box::new(|panicked| {
         log::write(Level::Fatal, format_args!("{panicked}"));
         power::off();
     }));
-    match start() {
+    match start(entered) {
         Ok(()) => crate::note!("the sandbox ended"),
         Err(error) => log::write(Level::Fatal, format_args!("{}", error.chain())),
     }
     power::off()
 }
 
-fn start() -> Result<(), Error> {
+fn start(entered: Duration) -> Result<(), Error> {
     mounts::set_up()?;
     log::to_kernel();
     let line = fs::read_to_string("/proc/cmdline").doing(|| "read /proc/cmdline".to_owned())?;
@@ -57,7 +59,7 @@ fn start() -> Result<(), Error> {
     }
     raise_limits()?;
     network::loopback_up()?;
-    serve::run(options)
+    serve::run(options, entered)
 }
 
 /// Containers inherit these where their config.json sets none.

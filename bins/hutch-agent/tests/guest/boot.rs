@@ -51,6 +51,10 @@ async fn a_guest_answers_again_to_a_new_host_and_switches_off_when_told() {
     assert!(matches!(&refused, ttrpc::Error::RpcStatus(status)
         if status.code() == ttrpc::Code::UNIMPLEMENTED && status.message().contains("GetMetrics")));
 
+    let console = vm.console();
+    assert!(console.contains(": ready "), "{console}");
+    assert!(console.contains(" ms after boot, init at "), "{console}");
+
     drop(link);
     let link = Link::open(&vm, Padding::Full).await;
     link.health

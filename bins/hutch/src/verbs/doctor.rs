@@ -10,7 +10,9 @@ use crate::{
 };
 use anyhow::Result;
 use nix::sys::statvfs::statvfs;
-use protocols::blocking::hutch::{DoctorRequest, DoctorResponse, ListSandboxesRequest};
+use protocols::blocking::hutch::{
+    DoctorRequest, DoctorResponse, ListSandboxesRequest, StoreFigures,
+};
 use serde_json::json;
 use std::{
     collections::BTreeSet,
@@ -221,7 +223,11 @@ fn store(answer: Option<&DoctorResponse>) -> Finding {
         Some(answer) if answer.damaged_stores.is_empty() => finding(
             "daemon",
             Verdict::Good,
-            format!("running, {} sandboxes", answer.sandboxes),
+            format!(
+                "running, {} sandboxes; {}",
+                answer.sandboxes,
+                figures(&answer.store)
+            ),
             "",
         ),
         Some(answer) => finding(
@@ -234,6 +240,20 @@ fn store(answer: Option<&DoctorResponse>) -> Finding {
             "look for sandboxes that live without a record, then remove it",
         ),
     }
+}
+
+fn figures(store: &StoreFigures) -> String {
+    let StoreFigures {
+        writes,
+        changes,
+        bytes,
+        flushes,
+        busy_micros,
+        ..
+    } = store;
+    format!(
+        "store: {writes} writes, {changes} changes, {bytes} bytes, {flushes} flushes, {busy_micros} microseconds"
+    )
 }
 
 /// Folders of sandboxes that no daemon knows: the next daemon that starts sweeps them.

@@ -23,6 +23,7 @@ fn as_json(info: &SandboxInfo) -> Value {
         "vcpus": info.vcpus,
         "memoryMib": info.memory_mib,
         "created": rfc3339(info.created_ms / 1_000),
+        "createdMs": info.created_ms,
         "cgroup": info.cgroup,
         "console": info.console_path,
         "phases": info.phases.iter().map(|phase| json!({

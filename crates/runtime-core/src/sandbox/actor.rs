@@ -51,14 +51,14 @@ pub struct SandboxActor {
     rebuild: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
     resume: Option<Event>,
     exits: Exits,
-    ladder: Ladder,
+    pub(super) ladder: Ladder,
     _guard: Guard,
 }
 
 impl SandboxActor {
     pub fn start_new(around: Surroundings, spec: SandboxSpec) -> Addr<Self> {
         let machine = Sandbox::new(spec, around.boot_id.clone());
-        Self::build(around, machine).start()
+        Self::build(around, machine, Ladder::start("record")).start()
     }
 
     /// From the records of the sandbox, its containers and their processes.
@@ -73,13 +73,13 @@ impl SandboxActor {
             (c.0.spec.number, made)
         };
         let known: Vec<_> = containers.iter().map(made).collect();
-        let mut actor = Self::build(around, Sandbox::rebuilt(record, &known));
+        let mut actor = Self::build(around, Sandbox::rebuilt(record, &known), Ladder::over());
         actor.rebuild = containers;
         actor.resume = Some(Event::Resume { same_boot });
         actor.start()
     }
 
-    fn build(around: Surroundings, machine: Sandbox) -> Self {
+    fn build(around: Surroundings, machine: Sandbox, ladder: Ladder) -> Self {
         let (parent, uid) = (around.parent.clone(), machine.spec().uid);
         let guard = Guard::new(move |how| {
             if let Some(parent) = parent.upgrade() {
@@ -95,7 +95,7 @@ impl SandboxActor {
             rebuild: Vec::new(),
             resume: None,
             exits: Exits::default(),
-            ladder: Ladder::default(),
+            ladder,
             _guard: guard,
         }
     }
@@ -308,9 +308,9 @@ impl SandboxActor {
             World::Launch { .. } => Some("vmm"),
             World::Link { .. } => Some("guest boot"),
             World::Greet { .. } => Some("guest setup"),
+            World::TellReady { .. } => Some("container create"),
             World::OpenShare { .. }
             | World::Plug { .. }
-            | World::TellReady { .. }
             | World::TellGuestGone { .. }
             | World::Retire { .. }
             | World::Discard { .. }
@@ -432,7 +432,6 @@ impl Room for SandboxActor {
                 });
             }
             World::TellReady { container } => {
-                self.ladder.end();
                 if let Some(room) = self.containers.get(&container) {
                     room.do_send(container::GuestReady);
                 }
@@ -475,6 +474,11 @@ impl Handler<ContainerNotice> for SandboxActor {
     fn handle(&mut self, notice: ContainerNotice, ctx: &mut Context<Self>) {
         match notice {
             ContainerNotice::News { container, notice } => {
+                match &notice {
+                    container::Notice::Created { .. } => self.ladder.begin("relay"),
+                    container::Notice::Started => self.ladder.finish(),
+                    _ => {}
+                }
                 kit::apply(self, Event::News { container, notice }, ctx);
             }
             ContainerNotice::Gone {

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     agent::{ExitStatus, GetPids, GuestPid},
-    container::{self, ContainerActor, ContainerView, GetContainer, GetProcessView, WaitProcess},
+    container::{
+        self, ContainerActor, ContainerView, GetContainer, GetProcessView, ProcessCommand,
+        WaitProcess,
+    },
     error::{Fault, Kind},
     hypervisor::StreamLease,
     ids::ContainerNumber,
@@ -67,6 +70,9 @@ impl Handler<ProcessIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, command: ProcessIn, _: &mut Context<Self>) -> Self::Result {
+        if matches!(command.command, ProcessCommand::Begin) {
+            self.ladder.begin("container start");
+        }
         let room = self.container(command.container);
         Box::pin(async move { rebuilding(room?.send(command.command).await)? })
     }
