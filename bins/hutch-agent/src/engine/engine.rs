@@ -359,6 +359,7 @@ impl Engine {
             .collect();
         let birth = Birth {
             namespaces: namespaces.clone,
+            time_offsets: lowered.time_offsets.as_deref(),
             pid_namespace_of: pid_of.as_ref().map(|one| one.init.as_fd()),
             cgroup: cgroup.fd(),
             id_maps: lowered.id_maps.as_ref(),
@@ -419,6 +420,7 @@ fn run(
         pid_namespace_of: container.enters_pid_namespace.then_some(init),
         cgroup: container.cgroup.fd(),
         id_maps: None,
+        time_offsets: None,
     };
     let spawned = spawn::spawn(spawner, &birth, &plan, &plan_fds)?;
     Ok(created(spawned, warnings))

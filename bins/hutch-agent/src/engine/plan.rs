@@ -19,8 +19,6 @@ pub struct InitPlan {
     /// Namespaces to join, each of the process whose pidfd comes with the plan, in this order.
     pub join: Vec<i32>,
     pub own_cgroup_namespace: bool,
-    /// Lines for /proc/self/timens_offsets, if it has a time namespace of its own.
-    pub time_offsets: Option<String>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     /// Paths below /proc/sys.

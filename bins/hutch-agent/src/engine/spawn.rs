@@ -22,6 +22,8 @@ const SETUP_LIMIT: Duration = Duration::from_secs(60);
 pub struct Birth<'f> {
     /// CLONE_NEW* of the namespaces that are made for it.
     pub namespaces: u64,
+    /// Lines for timens_offsets, if it gets a time namespace of its own.
+    pub time_offsets: Option<&'f str>,
     /// A process whose pid namespace it is born into.
     pub pid_namespace_of: Option<BorrowedFd<'f>>,
     pub cgroup: BorrowedFd<'f>,
@@ -60,6 +62,7 @@ pub fn spawn(
     set_socket_timeout(&socket, Timeout::Recv, Some(SETUP_LIMIT)).doing(step)?;
     let order = ForkOrder {
         namespaces: birth.namespaces,
+        time_offsets: birth.time_offsets.map(str::to_owned),
         enter_pid_namespace: birth.pid_namespace_of.is_some(),
         enter_cgroup: true,
     };
@@ -68,7 +71,7 @@ pub fn spawn(
         .chain(birth.pid_namespace_of)
         .chain([birth.cgroup])
         .collect();
-    wire::send_order(spawner, order, &fds).doing(step)?;
+    wire::send_order(spawner, &order, &fds).doing(step)?;
     drop(theirs);
     // The process is nobody before its ids are mapped, and waits for its plan until then.
     if birth.id_maps.is_none() {

@@ -21,6 +21,7 @@ use rustix::{
         move_into_thread_name_spaces, set_name,
     },
 };
+use std::ffi::CStr;
 
 /// The first descriptor after stdio: where the spawner keeps its end of the socket.
 const SOCKET_FD: i32 = 3;
@@ -59,26 +60,50 @@ fn keep_only(socket: &OwnedFd) -> OwnedFd {
 /// Serves until the agent is gone or cannot be understood.
 fn serve(socket: &OwnedFd) {
     sys::reset_signals();
-    let Ok(home) = rustix::fs::openat(
-        CWD,
-        c"/proc/self/ns/pid",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) else {
+    let Ok(home) = Home::open() else {
         return;
     };
     while let Ok(Some((order, fds))) = wire::receive_order(socket.as_fd()) {
-        if fork_as_ordered(order, fds, home.as_fd(), socket.as_fd()).is_err() {
+        if fork_as_ordered(&order, fds, &home, socket.as_fd()).is_err() {
             return;
+        }
+    }
+}
+
+/// The namespaces that the spawner's children are born into unless an order says otherwise.
+struct Home {
+    pid: OwnedFd,
+    /// None: this kernel has none.
+    time: Option<OwnedFd>,
+}
+
+impl Home {
+    fn open() -> Result<Self, Errno> {
+        let open = |path: &CStr| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(CWD, path, flags, Mode::empty())
+        };
+        Ok(Self {
+            pid: open(c"/proc/self/ns/pid")?,
+            time: open(c"/proc/self/ns/time").ok(),
+        })
+    }
+
+    /// Whoever is forked next is born at home again.
+    fn come_back(&self) -> Result<(), Errno> {
+        move_into_link_name_space(self.pid.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        match &self.time {
+            Some(time) => move_into_link_name_space(time.as_fd(), Some(LinkNameSpaceType::Time)),
+            None => Ok(()),
         }
     }
 }
 
 /// An error here is one after which the spawner cannot go on.
 fn fork_as_ordered(
-    order: ForkOrder,
+    order: &ForkOrder,
     fds: Vec<OwnedFd>,
-    home: BorrowedFd<'_>,
+    home: &Home,
     socket: BorrowedFd<'_>,
 ) -> Result<(), Errno> {
     let mut fds = fds.into_iter();
@@ -86,20 +111,18 @@ fn fork_as_ordered(
     let neighbour = order.enter_pid_namespace.then(|| fds.next()).flatten();
     let cgroup = order.enter_cgroup.then(|| fds.next()).flatten();
 
-    if let Some(init) = &neighbour
-        && let Err(errno) = enter_pid_namespace(init.as_fd())
-    {
-        refuse(&request, "enter the container's pid namespace", errno);
-        return Ok(());
-    }
-    let forked = sys::fork_sibling(order.namespaces, cgroup.as_ref().map(AsFd::as_fd));
+    let away = neighbour.is_some() || order.time_offsets.is_some();
+    let forked = leave_home(order, neighbour.as_ref()).and_then(|()| {
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        sys::fork_sibling(order.namespaces, cgroup).map_err(|errno| ("fork", errno))
+    });
     if let Ok(Forked::Child) = forked {
         // A folder of the guest left open would be a way out of the container.
         drop((cgroup, neighbour));
         child::run(request, socket);
     }
-    if neighbour.is_some() {
-        move_into_link_name_space(home, Some(LinkNameSpaceType::ProcessID))?;
+    if away {
+        home.come_back()?;
     }
     match forked {
         Ok(Forked::Parent { pid, pidfd }) => {
@@ -111,14 +134,27 @@ fn fork_as_ordered(
             );
         }
         Ok(Forked::Child) => {}
-        Err(errno) => refuse(&request, "fork", errno),
+        Err((step, errno)) => refuse(&request, step, errno),
     }
     Ok(())
 }
 
-/// Only processes that are forked from now on are born there.
-fn enter_pid_namespace(init: BorrowedFd<'_>) -> Result<(), Errno> {
-    move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
+/// Takes the namespaces that only who is forked from now on is born into.
+fn leave_home(order: &ForkOrder, neighbour: Option<&OwnedFd>) -> Result<(), (&'static str, Errno)> {
+    if let Some(init) = neighbour {
+        move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+            .map_err(|errno| ("enter the container's pid namespace", errno))?;
+    }
+    if let Some(offsets) = &order.time_offsets {
+        // Here and not in the process itself: up to Linux 6.2 whoever makes a time namespace does
+        // not enter it by executing a program, only by being forked.
+        sys::unshare(libc::CLONE_NEWTIME).map_err(|errno| ("make a time namespace", errno))?;
+        std::fs::write("/proc/self/timens_offsets", offsets).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            ("set the offsets of the time namespace", errno)
+        })?;
+    }
+    Ok(())
 }
 
 fn refuse(request: &OwnedFd, step: &str, errno: Errno) {

@@ -13,6 +13,7 @@ use rustix::{
         sendmsg, socketpair,
     },
 };
+use serde::{Deserialize, Serialize};
 use std::{
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
@@ -24,39 +25,22 @@ const PIECE_BYTES: usize = 64 * 1024;
 const PLAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The longest report is an error with a path in it.
 const REPORT_BYTES_MAX: usize = 16 * 1024;
+/// Flags, and a line with two numbers for each of two clocks.
+const ORDER_BYTES_MAX: usize = 256;
 /// Stdio, an init, and one for each kind of namespace.
 const FDS_MAX: usize = 8;
 
 /// What the spawner is asked for; the rest of a request is descriptors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForkOrder {
-    /// CLONE_NEW* for the new process.
+    /// CLONE_NEW* for the new process, but time: that one is made before.
     pub namespaces: u64,
+    /// A new time namespace, with these lines for /proc/self/timens_offsets.
+    pub time_offsets: Option<String>,
     /// A pidfd follows, whose pid namespace the process is born into.
     pub enter_pid_namespace: bool,
     /// A cgroup folder follows, which the process is born into.
     pub enter_cgroup: bool,
-}
-
-const ORDER_BYTES: usize = 10;
-
-impl ForkOrder {
-    fn to_bytes(self) -> [u8; ORDER_BYTES] {
-        let mut bytes = [0; ORDER_BYTES];
-        bytes[..8].copy_from_slice(&self.namespaces.to_ne_bytes());
-        bytes[8] = self.enter_pid_namespace.into();
-        bytes[9] = self.enter_cgroup.into();
-        bytes
-    }
-
-    fn from_bytes(bytes: [u8; ORDER_BYTES]) -> Self {
-        let (namespaces, rest) = bytes.split_at(8);
-        Self {
-            namespaces: u64::from_ne_bytes(namespaces.try_into().expect("split at eight")),
-            enter_pid_namespace: rest[0] != 0,
-            enter_cgroup: rest[1] != 0,
-        }
-    }
 }
 
 /// A connected pair; neither end survives an exec.
@@ -76,10 +60,11 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// What the socket says.
 pub fn send_order(
     socket: BorrowedFd<'_>,
-    order: ForkOrder,
+    order: &ForkOrder,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
-    send(socket, &[&order.to_bytes()], fds)
+    let bytes = postcard::to_stdvec(order).map_err(|_| Errno::INVAL)?;
+    send(socket, &[&bytes], fds)
 }
 
 /// The next order, or None when the agent is gone.
@@ -87,13 +72,13 @@ pub fn send_order(
 /// # Errors
 /// What the socket says; a message that is no order is EBADMSG.
 pub fn receive_order(socket: BorrowedFd<'_>) -> Result<Option<(ForkOrder, Vec<OwnedFd>)>, Errno> {
-    let mut bytes = [0; ORDER_BYTES];
+    let mut bytes = [0; ORDER_BYTES_MAX];
     let (length, fds) = receive(socket, &mut bytes)?;
-    match length {
-        0 => Ok(None),
-        ORDER_BYTES => Ok(Some((ForkOrder::from_bytes(bytes), fds))),
-        _ => Err(Errno::BADMSG),
+    if length == 0 {
+        return Ok(None);
     }
+    let order = postcard::from_bytes(&bytes[..length]).map_err(|_| Errno::BADMSG)?;
+    Ok(Some((order, fds)))
 }
 
 /// # Errors

@@ -9,10 +9,14 @@ use super::{
     resolve::{Kind, Root},
     root,
 };
-use crate::engine::{plan::InitPlan, sys};
+use crate::engine::{
+    plan::{Failure, InitPlan},
+    sys,
+};
 use rustix::{
     fd::{AsFd, BorrowedFd},
     fs::Mode,
+    io::Errno,
     process::umask,
     system::{setdomainname, sethostname},
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
@@ -37,16 +41,13 @@ pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Ou
     }
     // Modes in the plan are meant as they stand.
     umask(Mode::empty());
-    let image = root::prepare(&plan.root)?;
-    furnish(&plan, &image)?;
-    root::enter(&image)?;
-    drop(image);
+    let access = furnish_and_enter(&plan)?;
 
     let terminal = console::open_for(&plan.process, request)?;
     if let Some(terminal) = &terminal {
         console::cover_console(terminal)?;
     }
-    root::finish(&plan.root)?;
+    root::finish(&plan.root, access)?;
     conceal::make_readonly(&plan.readonly_paths)?;
     conceal::mask(&plan.masked_paths)?;
     let streams = Streams { pipes, terminal };
@@ -66,12 +67,6 @@ fn enter_namespaces(plan: &InitPlan, fds: &mut Fds) -> Outcome<()> {
         // Only now: its root is the cgroup in which the caller is at this moment.
         sys::unshare(libc::CLONE_NEWCGROUP).doing(|| "make a cgroup namespace".to_owned())?;
     }
-    if let Some(offsets) = &plan.time_offsets {
-        // The process itself enters when it becomes its program.
-        sys::unshare(libc::CLONE_NEWTIME).doing(|| "make a time namespace".to_owned())?;
-        write_file("/proc/self/timens_offsets", offsets)
-            .doing(|| format!("set time offsets {offsets:?}"))?;
-    }
     Ok(())
 }
 
@@ -83,6 +78,23 @@ fn name(plan: &InitPlan) -> Outcome<()> {
         setdomainname(name.as_bytes()).doing(|| format!("set domainname {name:?}"))?;
     }
     Ok(())
+}
+
+/// An image that cannot be written, as one that the host gives read-only, may lack what is mounted
+/// on: then that is made in memory above it.
+fn furnish_and_enter(plan: &InitPlan) -> Outcome<root::Access> {
+    let mut access = root::Access::AsPlanned;
+    let mut image = root::prepare(&plan.root)?;
+    match furnish(plan, &image) {
+        Err(Failure::Step { errno, .. }) if errno == Errno::ROFS.raw_os_error() => {
+            image = root::cover_with_memory(&plan.root, image)?;
+            access = root::Access::ReadOnly;
+            furnish(plan, &image)?;
+        }
+        furnished => furnished?,
+    }
+    root::enter(&image)?;
+    Ok(access)
 }
 
 fn furnish(plan: &InitPlan, image: &Root) -> Outcome<()> {

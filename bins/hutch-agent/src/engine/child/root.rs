@@ -9,14 +9,27 @@ use crate::engine::{
     sys::{self, MountAttr},
 };
 use rustix::{
-    fs::CWD,
+    fs::{CWD, Gid, Mode, Uid, chown, fstat, mkdir},
     io::Errno,
     mount::{
-        MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, mount_move,
-        unmount,
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
+        mount_move, unmount,
     },
     process::{chdir, chroot, fchdir, pivot_root},
 };
+use std::ffi::CString;
+
+/// Where points to mount on are made when the image cannot be written: a folder that every guest
+/// has, covered in the container's own namespace only, which loses it with the old root.
+const MEMORY: &str = "/tmp";
+
+/// What programs may do to the finished root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    AsPlanned,
+    /// Whatever the plan says: it would be written to memory, and lost.
+    ReadOnly,
+}
 
 /// Cuts the namespace off from the guest's and makes the image a mount, which a root must be.
 ///
@@ -33,6 +46,42 @@ pub fn prepare(plan: &RootPlan) -> Outcome<Root> {
     mount_bind_recursive(path.as_str(), path.as_str())
         .doing(|| format!("root file system {path:?}: bind"))?;
     Root::open(path).doing(|| format!("root file system {path:?}: open"))
+}
+
+/// Takes away what was mounted for the image, and mounts it again below an empty layer in memory.
+///
+/// # Errors
+/// When the kernel cannot mount such layers.
+pub fn cover_with_memory(plan: &RootPlan, image: Root) -> Outcome<Root> {
+    let path = &plan.path;
+    let step = |doing: &str| format!("root file system {path:?}: {doing}");
+    let stat = fstat(image.fd()).doing(|| step("look at it"))?;
+    drop(image);
+    unmount(path.as_str(), UnmountFlags::DETACH).doing(|| step("unmount"))?;
+
+    mount("tmpfs", MEMORY, "tmpfs", MountFlags::empty(), c"mode=700")
+        .doing(|| step("mount memory"))?;
+    // The root has the owner and the mode of the upper layer.
+    let (upper, work) = (format!("{MEMORY}/upper"), format!("{MEMORY}/work"));
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    mkdir(&upper, Mode::from_raw_mode(stat.st_mode))
+        .and_then(|()| chown(&upper, Some(uid), Some(gid)))
+        .and_then(|()| mkdir(&work, Mode::RWXU))
+        .doing(|| step("make layers"))?;
+    // From inside it, since a path may hold what separates options.
+    chdir(path.as_str()).doing(|| step("enter"))?;
+    let layers = format!("lowerdir=.,upperdir={upper},workdir={work}");
+    let layers = CString::new(layers).expect("a constant path has no NUL");
+    let flags = MountFlags::empty();
+    mount(
+        "overlay",
+        path.as_str(),
+        "overlay",
+        flags,
+        layers.as_c_str(),
+    )
+    .doing(|| step("mount layers"))?;
+    Root::open(path).doing(|| step("open"))
 }
 
 /// # Errors
@@ -59,12 +108,12 @@ fn cover() -> Outcome<()> {
 ///
 /// # Errors
 /// When the kernel refuses an attribute.
-pub fn finish(plan: &RootPlan) -> Outcome<()> {
+pub fn finish(plan: &RootPlan, access: Access) -> Outcome<()> {
     if let Some(flags) = plan.propagation {
         mount_change(c"/", MountPropagationFlags::from_bits_retain(flags))
             .doing(|| "set the propagation of the root".to_owned())?;
     }
-    if plan.readonly {
+    if plan.readonly || access == Access::ReadOnly {
         let attr = MountAttr {
             set: libc::MOUNT_ATTR_RDONLY,
             ..MountAttr::default()

@@ -29,6 +29,8 @@ pub struct Lowered {
     pub namespaces: Namespaces,
     /// Texts for uid_map and gid_map, if it has a user namespace.
     pub id_maps: Option<(String, String)>,
+    /// Lines for timens_offsets, if it has a time namespace of its own.
+    pub time_offsets: Option<String>,
     pub plan: InitPlan,
     pub exec_defaults: ExecDefaults,
 }
@@ -85,10 +87,10 @@ pub fn lower_container(
     Ok(Lowered {
         resources: linux.resources().clone().unwrap_or_default(),
         id_maps: id_maps(linux, user_namespace)?,
+        time_offsets: time_offsets(linux, namespaces.own_time)?,
         plan: InitPlan {
             join: namespaces.join.iter().map(|(_, kinds)| *kinds).collect(),
             own_cgroup_namespace: namespaces.own_cgroup,
-            time_offsets: time_offsets(linux, namespaces.own_time)?,
             hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
             sysctls: sysctls(linux)?,

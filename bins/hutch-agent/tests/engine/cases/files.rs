@@ -1,15 +1,17 @@
 //! What a program sees of the world.
 
 use crate::bed::{Bed, config, with};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 use serde_json::json;
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
 };
 
 super::cases![
     the_root_is_the_image_and_nothing_else,
     the_root_can_be_read_only,
+    an_image_that_cannot_be_written_gets_its_mount_points_and_stays_as_it_is,
     mounts_have_what_their_options_say,
     a_folder_and_a_file_of_the_guest_are_bound,
     a_source_of_the_guest_takes_the_place_of_the_hosts,
@@ -51,6 +53,27 @@ fn the_root_can_be_read_only() {
     assert_eq!(outcome.err, "touch: /x: Read-only file system\n");
     assert_eq!(outcome.out, "yes\n");
     assert!(!bed.rootfs().join("x").exists());
+}
+
+fn an_image_that_cannot_be_written_gets_its_mount_points_and_stays_as_it_is() {
+    let bed = Bed::make();
+    let line = "stat -c %a /; echo x >/new/deep/y && cat /new/deep/y /etc/mark; touch /x";
+    let config = config(&["/bin/sh", "-c", line]);
+    let mount = json!({"destination": "/new/deep", "type": "tmpfs", "source": "tmpfs"});
+    let config = with(config, "/mounts/-", mount);
+    fs::write(bed.rootfs().join("etc/mark"), "here\n").unwrap();
+    fs::set_permissions(bed.rootfs(), fs::Permissions::from_mode(0o711)).unwrap();
+    mount_bind(bed.rootfs(), bed.rootfs()).unwrap();
+    mount_remount(bed.rootfs(), MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+
+    for read_only in [true, false] {
+        let outcome = bed.run(&with(config.clone(), "/root/readonly", json!(read_only)));
+
+        assert_eq!(outcome.out, "711\nx\nhere\n", "{outcome:?}");
+        assert_eq!(outcome.err, "touch: /x: Read-only file system\n");
+        assert!(!bed.rootfs().join("new").exists());
+    }
+    unmount(bed.rootfs(), UnmountFlags::empty()).unwrap();
 }
 
 fn mounts_have_what_their_options_say() {
