@@ -6,9 +6,9 @@ use crate::{
     exits::{Ended, Reason},
     guest::clock,
 };
-use nix::{
-    errno::Errno,
-    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+use rustix::{
+    io::Errno,
+    process::{WaitOptions, wait},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,21 +30,23 @@ pub async fn reap(mut tell: impl FnMut(u32, Ended)) -> Result<(), Error> {
 /// The next child that has ended, if there is one.
 fn next() -> Result<Option<(u32, Ended)>, Error> {
     loop {
-        let status = waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
-        let (pid, code, reason) = match status {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, code, Reason::Exited),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                (pid, 128 + signal as i32, Reason::Signaled)
-            }
-            Ok(_) | Err(Errno::ECHILD) => return Ok(None),
-            Err(Errno::EINTR) => continue,
+        let (pid, status) = match wait(WaitOptions::NOHANG) {
+            Ok(Some(child)) => child,
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(Errno::INTR) => continue,
             Err(error) => return Err(error).doing(|| "reap".to_owned()),
+        };
+        let (code, reason) = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => (code, Reason::Exited),
+            (None, Some(signal)) => (128 + signal, Reason::Signaled),
+            // Stopped or continued, which was not asked for.
+            (None, None) => continue,
         };
         let ended = Ended {
             code: code.cast_unsigned(),
             reason,
             at_ms: clock::now_ms(),
         };
-        return Ok(Some((pid.as_raw().cast_unsigned(), ended)));
+        return Ok(Some((pid.as_raw_pid().cast_unsigned(), ended)));
     }
 }

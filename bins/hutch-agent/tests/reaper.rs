@@ -15,6 +15,8 @@ async fn every_child_is_told_of_with_its_code_or_signal() {
         ("exit 0", 0, Reason::Exited),
         ("exit 7", 7, Reason::Exited),
         ("kill -TERM $$", 128 + 15, Reason::Signaled),
+        // A real-time signal, which not every library has a name for.
+        ("kill -40 $$", 128 + 40, Reason::Signaled),
     ];
     let started = wanted.map(|(script, code, reason)| {
         let mut shell = Command::new("/bin/sh");
