@@ -4,6 +4,7 @@
 
 use crate::{command, workspace::Workspace};
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -58,6 +59,28 @@ pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
     ];
     command::run(static_build(workspace)?.args(words))?;
     Ok(static_folder(workspace).join("examples/vsock_contract"))
+}
+
+/// The test program `name` of `package`, built as `cargo xtask test` builds it, so that it is built once.
+pub fn test_program(workspace: &Workspace, package: &str, name: &str) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["test", "--workspace", "--all-features", "--locked"])
+        .args(["--no-run", "--test", name])
+        .args(["--message-format", "json-render-diagnostics"]);
+    let messages = command::read(&mut cargo)?;
+    let of_test = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let ours = message["target"]["name"] == name
+            && message["manifest_path"]
+                .as_str()
+                .is_some_and(|path| path.ends_with(&format!("/{package}/Cargo.toml")));
+        let path = message["executable"].as_str().filter(|_| ours)?;
+        Some(PathBuf::from(path))
+    };
+    // Its name has a hash in it, which only cargo knows.
+    let built = messages.lines().find_map(of_test);
+    built.with_context(|| format!("find test {name} of {package}: cargo built no such program"))
 }
 
 fn static_folder(workspace: &Workspace) -> PathBuf {

@@ -24,6 +24,7 @@ mod workspace;
 use anyhow::Result;
 use cache::Cache;
 use clap::{Parser, Subcommand};
+use counts::Counts;
 use std::process::ExitCode;
 use workspace::Workspace;
 
@@ -52,6 +53,8 @@ enum Verb {
         #[arg(value_name = "FILTER", default_value = "")]
         filter: String,
     },
+    /// Run the tests of the agent and of its container engine inside guests that no daemon drives
+    GuestTests,
     /// Install the Debian packages that are missing (as root), or print the command that does
     Setup,
     /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
@@ -81,11 +84,8 @@ fn perform(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Run(arguments) => return run::run(&workspace, &arguments),
         Verb::Test(arguments) => return test::run(&workspace, &arguments),
-        Verb::E2e { filter } => {
-            let counts = e2e::run(&workspace, &filter)?;
-            println!("{counts}");
-            return Ok(ExitCode::from(u8::from(counts.failed > 0)));
-        }
+        Verb::E2e { filter } => return Ok(told(e2e::run(&workspace, &filter)?)),
+        Verb::GuestTests => return Ok(told(e2e::guest_tests(&workspace)?)),
         Verb::Setup => setup::ensure(setup::ALL)?,
         Verb::GuestKernel => {
             let kernel = kernel::ensure(&workspace, &Cache::open()?)?;
@@ -117,4 +117,9 @@ fn perform(verb: Verb) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn told(counts: Counts) -> ExitCode {
+    println!("{counts}");
+    ExitCode::from(u8::from(counts.failed > 0))
 }

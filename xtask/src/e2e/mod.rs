@@ -4,6 +4,7 @@
 //! it in `stories/` and list it in `stories::ALL`.
 
 mod apart;
+mod engine;
 mod process;
 mod snapshot;
 mod stories;
@@ -76,22 +77,22 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     Ok(sum)
 }
 
-/// The tests of the agent inside a guest that no daemon drives, and of what serves it its files.
+/// The tests of the agent inside a guest that no daemon drives.
 pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
     let assets = assets::ensure(workspace)?;
-    test::cargo_tests(
+    let agent = test::cargo_tests(
         workspace
             .cargo()
-            .args(["test", "--package", "hutch-agent", "--package", "devices"])
-            .args(["--all-features", "--locked", "--no-fail-fast"])
-            .args(["--test", "guest", "--test", "contract"])
+            .args(["test", "--package", "hutch-agent", "--all-features"])
+            .args(["--locked", "--no-fail-fast", "--test", "guest"])
             // Each boots a machine; two at a time is what two cores carry.
             .args(["--", "--test-threads=2"])
             .env("HUTCH_GUEST_TESTS", "1")
             .env("HUTCH_GUEST_KERNEL", assets.folder.join("vmlinux"))
             .env("HUTCH_GUEST_INITRD", assets.folder.join("initrd.img"))
             .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd")),
-    )
+    )?;
+    Ok(agent + engine::in_guest(workspace, &assets)?)
 }
 
 /// cgroups are the host's: two harnesses would see each other's.

@@ -12,6 +12,7 @@ use crate::{
 use anyhow::{Context, Result};
 use cpio::{Archive, Node};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -51,8 +52,55 @@ fn stripped(agent: &Path) -> Result<Vec<u8>> {
     fs::read(&lean).with_context(|| format!("read {}", lean.display()))
 }
 
-/// The kernel opens /dev/console for PID 1 before anything is mounted; the other folders are mount points of the agent.
+/// An image for a test: `init` in the place of the agent, with the libraries that it is linked to, and `others`, each
+/// where this machine has it.
+pub fn for_test(init: &Path, others: &[&Path]) -> Result<Vec<u8>> {
+    let mut archive = with_init(&stripped(init)?);
+    let mut folders = BTreeSet::new();
+    let libraries = libraries(init)?;
+    for path in libraries
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(others.iter().copied())
+    {
+        let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let inside = path.strip_prefix("/").unwrap_or(path);
+        let above: Vec<&Path> = inside.ancestors().skip(1).collect();
+        for folder in above
+            .into_iter()
+            .rev()
+            .filter(|folder| *folder != Path::new(""))
+        {
+            if folders.insert(folder.to_owned()) {
+                archive.add(&folder.to_string_lossy(), Node::Folder { mode: 0o755 });
+            }
+        }
+        let file = Node::File {
+            mode: 0o755,
+            content: &content,
+        };
+        archive.add(&inside.to_string_lossy(), file);
+    }
+    Ok(archive.finish())
+}
+
+/// What the loader would load, the loader itself included. Our own programs only: ldd may run what it looks at.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = command::read(Command::new("ldd").arg(program))?;
+    let path = |line: &str| {
+        line.split_whitespace()
+            .find(|word| word.starts_with('/'))
+            .map(PathBuf::from)
+    };
+    Ok(listed.lines().filter_map(path).collect())
+}
+
 fn initramfs(agent: &[u8]) -> Vec<u8> {
+    with_init(agent).finish()
+}
+
+/// The kernel opens /dev/console for PID 1 before anything is mounted; the other folders are mount points of the agent.
+fn with_init(init: &[u8]) -> Archive {
     let mut archive = Archive::default();
     archive.add("dev", Node::Folder { mode: 0o755 });
     archive.add(
@@ -67,14 +115,14 @@ fn initramfs(agent: &[u8]) -> Vec<u8> {
         "init",
         Node::File {
             mode: 0o755,
-            content: agent,
+            content: init,
         },
     );
     for folder in ["proc", "run", "sys"] {
         archive.add(folder, Node::Folder { mode: 0o755 });
     }
     archive.add("tmp", Node::Folder { mode: 0o1777 });
-    archive.finish()
+    archive
 }
 
 #[cfg(test)]
