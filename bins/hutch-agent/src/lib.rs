@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod channel;
 pub mod cmdline;
+pub mod delivered;
 pub mod engine;
 pub mod error;
 pub mod exits;

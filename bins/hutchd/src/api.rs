@@ -21,17 +21,14 @@ use protocols::asynchronous::{
     hutch_ttrpc::Runtime,
 };
 use runtime_core::{
-    container::{Force, ProcessCommand},
+    container::{Exec, Force, ProcessCommand},
     error::{Fault, Kind},
-    host::{CreateContainer, Find, HostActor, List, ListSandboxes, Located, Name},
+    host::{CreateContainer, Delete, Find, HostActor, List, ListSandboxes, Located, Name},
     ids::{
         ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
     },
-    process::Kill,
-    sandbox::{
-        DeleteContainer, ExecIn, GetPidsOf, ProcessIn, SandboxView, ViewContainer, ViewProcess,
-        WaitIn,
-    },
+    process::{Begin, Kill},
+    sandbox::{ExecIn, GetPidsOf, ProcessIn, SandboxView, ViewContainer, ViewProcess, WaitIn},
 };
 use std::{sync::Arc, time::SystemTime};
 use ttrpc::asynchronous::TtrpcContext;
@@ -138,8 +135,11 @@ impl Api {
         let located = self.find(&process.namespace, &process.container_id).await?;
         let exec = ExecIn {
             container: located.place.number,
-            exec: parsed(ExecId::new(process.exec_id.as_str()))?,
-            json: request.process_json.clone(),
+            exec: Exec {
+                key: key_of(&request.key)?,
+                exec: parsed(ExecId::new(process.exec_id.as_str()))?,
+                json: request.process_json.clone(),
+            },
         };
         let lease = asked(located.sandbox.send(exec).await)??;
         Ok(ExecResponse {
@@ -153,17 +153,32 @@ impl Api {
             true => Force::Yes,
             false => Force::No,
         };
-        let located = match self.find(&request.namespace, &request.container_id).await {
-            // runc: deleting with force what is not there is no error.
-            Err(why) if why.kind() == Kind::NotFound && request.force => return Ok(()),
-            found => found?,
-        };
-        let delete = DeleteContainer {
-            container: located.place.number,
+        let delete = Delete {
+            key: key_of(&request.key)?,
+            namespace: parsed(Namespace::new(request.namespace.as_str()))?,
+            id: request.container_id.clone(),
             force,
             at: now(),
         };
-        asked(located.sandbox.send(delete).await)?
+        asked(self.host.send(delete).await)?
+    }
+
+    async fn start_container(&self, request: &StartRequest) -> Result<(), Fault> {
+        let key = key_of(&request.key)?;
+        let located = self.find(&request.namespace, &request.container_id).await?;
+        self.command(located, ProcessCommand::Begin(Begin { key }))
+            .await
+    }
+
+    async fn kill_process(&self, request: &KillRequest) -> Result<(), Fault> {
+        let kill = Kill {
+            key: key_of(&request.key)?,
+            signal: request.signal,
+            all: request.all,
+        };
+        let target = self.target(request.process.get_or_default()).await?;
+        self.command(target.located, ProcessCommand::Kill(target.process, kill))
+            .await
     }
 
     async fn info(&self, located: Located) -> Result<ContainerInfo, Fault> {
@@ -259,10 +274,7 @@ impl Runtime for Api {
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
-        let outcome = match self.find(&request.namespace, &request.container_id).await {
-            Ok(located) => self.command(located, ProcessCommand::Begin).await,
-            Err(why) => Err(why),
-        };
+        let outcome = self.start_container(&request).await;
         named(outcome, "start container", &request.container_id)?;
         Ok(StartResponse::default())
     }
@@ -274,19 +286,8 @@ impl Runtime for Api {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Answer<KillResponse> {
-        let process = request.process.get_or_default();
-        let outcome = match self.target(process).await {
-            Ok(target) => {
-                let kill = Kill {
-                    signal: request.signal,
-                    all: request.all,
-                };
-                self.command(target.located, ProcessCommand::Kill(target.process, kill))
-                    .await
-            }
-            Err(why) => Err(why),
-        };
-        named(outcome, "kill container", &process.container_id)?;
+        let outcome = self.kill_process(&request).await;
+        named(outcome, "kill container", &request.process.container_id)?;
         Ok(KillResponse::default())
     }
 

@@ -91,6 +91,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             devices,
             created: request.created,
             owner_uid: 0,
+            created_by: None,
         },
     })
 }

@@ -7,7 +7,7 @@ use crate::api::Api;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::stat::{Mode, umask};
 use protocols::asynchronous::hutch_ttrpc::create_runtime;
-use runtime_core::host::{Drain, GetUndone};
+use runtime_core::host::Drain;
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
@@ -21,9 +21,6 @@ use tokio::{
 };
 use ttrpc::asynchronous::{Server, transport::Listener};
 
-/// Undoing a creation ends a VM and takes its mounts away: seconds on a busy host. A creation that
-/// cannot be undone must not keep the daemon from serving the others.
-const UNDO_MAX: Duration = Duration::from_secs(20);
 /// A creation takes seconds under emulation; a daemon that is told to stop waits no longer than
 /// systemd's default patience (TimeoutStopSec=90) leaves room for.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
@@ -106,12 +103,6 @@ pub async fn serve(root: &Path, api: Api) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let host = api.host.clone();
-    if tokio::time::timeout(UNDO_MAX, host.send(GetUndone))
-        .await
-        .is_err()
-    {
-        tracing::warn!("a creation of an earlier daemon could not be undone yet");
-    }
     let listener = listen(root)?;
     let mut server = Server::new()
         .add_listener(peers(listener))

@@ -122,6 +122,7 @@ pub fn processes(answer: wire::ListResponse) -> Result<Vec<GuestProcess>, Malfor
                 container,
                 process,
                 state: match status.state.enum_value() {
+                    Ok(wire::ProcessState::PROCESS_STATE_MAKING) => GuestProcessState::Making,
                     Ok(wire::ProcessState::PROCESS_STATE_CREATED) => GuestProcessState::Created,
                     Ok(wire::ProcessState::PROCESS_STATE_RUNNING) => GuestProcessState::Running,
                     Ok(wire::ProcessState::PROCESS_STATE_EXITED) => GuestProcessState::Exited,
@@ -219,6 +220,9 @@ pub fn signal(ask: Signal) -> wire::SignalRequest {
         SignalTarget::All => request.all = true,
         SignalTarget::Process(ProcessId::Init) => {}
         SignalTarget::Process(ProcessId::Exec(id)) => request.exec_id = id.into(),
+    }
+    if let Some(once) = ask.once {
+        request.key = once.key.into();
     }
     request
 }

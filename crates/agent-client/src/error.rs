@@ -69,6 +69,10 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    #[error(
+        "signal {signal} was sent before the daemon was restarted; whether it arrived, this agent cannot tell"
+    )]
+    MaybeDelivered { signal: u32 },
     #[error("{call}: this agent does not offer it")]
     Unsupported { call: &'static str },
 }
@@ -121,6 +125,7 @@ impl Classify for Error {
             | Self::LinkLost { .. } => Kind::Unavailable,
             Self::Silent { .. } | Self::Deadline { .. } => Kind::Timeout,
             Self::Agent { kind, .. } => *kind,
+            Self::MaybeDelivered { .. } => Kind::Aborted,
             Self::TooLarge { .. } => Kind::Invalid,
             Self::Unsupported { .. } | Self::Inexpressible { .. } | Self::Config { .. } => {
                 Kind::Unsupported

@@ -265,6 +265,7 @@ story! {
                 container: ONE,
                 target: SignalTarget::Process(ProcessId::Init),
                 signal: 9,
+                once: None,
             };
 
             let cut = house.room.signal.send(signal()).await.unwrap().unwrap_err();

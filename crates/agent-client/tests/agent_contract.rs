@@ -177,6 +177,7 @@ macro_rules! all_promises {
                 a_container_exists_once,
                 an_exec_needs_a_running_container_and_an_id_of_its_own,
                 pids_are_those_of_the_living,
+                a_signal_under_one_key_is_delivered_once,
             ]
         );
     };

@@ -3,7 +3,7 @@
 use crate::{
     error::Fault,
     hypervisor::{Accelerator, GuestEndpoint, HostEndpoint},
-    ids::{ContainerNumber, EpochMs, ProcessId},
+    ids::{ContainerNumber, EpochMs, ProcessId, RequestKey},
     kit::Gone,
 };
 use actix::{WeakRecipient, prelude::*};
@@ -111,6 +111,8 @@ pub struct GuestProcess {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestProcessState {
+    /// Its creation was asked for and is not over.
+    Making,
     Created,
     Running,
     Exited,
@@ -184,6 +186,21 @@ pub struct Signal {
     pub container: ContainerNumber,
     pub target: SignalTarget,
     pub signal: u32,
+    pub once: Option<Once>,
+}
+
+/// A signal that is delivered once, however often it is sent: the guest keeps the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    pub key: RequestKey,
+    pub attempt: Attempt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    First,
+    /// It was sent before, and whether it arrived is not known.
+    Repeated,
 }
 
 /// Command: remove a container; what is left of it is killed. One that is unknown is already so.

@@ -9,7 +9,7 @@ use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::Kind,
     ids::{HostProcess, ProcessId},
-    process::Kill,
+    process::{Begin, Kill},
 };
 use std::time::Duration;
 use tokio::{task::LocalSet, time::sleep};
@@ -33,7 +33,10 @@ async fn running() -> House {
     house.create("web").await.unwrap();
     let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
     house.command("web", attach).await.unwrap();
-    house.command("web", ProcessCommand::Begin).await.unwrap();
+    house
+        .command("web", ProcessCommand::Begin(Begin { key: None }))
+        .await
+        .unwrap();
     house
 }
 
@@ -55,7 +58,10 @@ async fn a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing(
             .command("web", ProcessCommand::AttachRelay(ProcessId::Init, RELAY))
             .await
             .unwrap();
-        house.command("web", ProcessCommand::Begin).await.unwrap();
+        house
+            .command("web", ProcessCommand::Begin(Begin { key: None }))
+            .await
+            .unwrap();
         assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
         house.world.exit(created.place.uid, ProcessId::Init, 7);
 
@@ -288,6 +294,7 @@ async fn sigterm_reaches_the_init_alone_and_nothing_follows_it() {
     told(async {
         let house = running().await;
         let kill = Kill {
+            key: None,
             signal: 15,
             all: false,
         };

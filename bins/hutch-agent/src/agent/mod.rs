@@ -15,6 +15,7 @@ pub use wish::{Io, NewContainer, NewExec, SignalTo};
 
 use crate::{
     cmdline::{Options, VsockPeer},
+    delivered::Delivered,
     engine::{self, Engine},
     error::Error,
     exits::{Ended, Reason},
@@ -51,6 +52,7 @@ pub struct Agent {
 #[derive(Default)]
 struct State {
     table: Table,
+    delivered: Delivered,
     /// What each container in the table has of the world.
     places: BTreeMap<Id, Place>,
 }

@@ -195,6 +195,21 @@ impl Agent {
         sent.map_err(engine_failed(|| format!("signal {signal} to {to}")))
     }
 
+    /// As [`Self::signal`], but what was delivered under this key is not delivered again.
+    ///
+    /// # Errors
+    /// As [`Self::signal`]; then it may come again.
+    pub fn signal_once(&self, to: &SignalTo, signal: u32, key: &str) -> Result<(), Error> {
+        if !self.state().delivered.is_new(key) {
+            return Ok(());
+        }
+        let sent = self.signal(to, signal);
+        if sent.is_err() {
+            self.state().delivered.undone(key);
+        }
+        sent
+    }
+
     fn expect_alive(&self, name: &Name) -> Result<(), Error> {
         let state = self.state().table.state(name);
         match state.map_err(|refused| denied(name, refused))? {

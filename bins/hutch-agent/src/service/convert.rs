@@ -116,7 +116,7 @@ pub fn list(processes: Vec<(Name, State)>) -> ListResponse {
 
 fn process(name: &Name, state: State) -> ProcessStatus {
     let (state, pid) = match state {
-        State::Making => (ProcessState::PROCESS_STATE_UNSPECIFIED, 0),
+        State::Making => (ProcessState::PROCESS_STATE_MAKING, 0),
         State::Created { pid } => (ProcessState::PROCESS_STATE_CREATED, pid),
         State::Running { pid } => (ProcessState::PROCESS_STATE_RUNNING, pid),
         State::Exited { pid, .. } => (ProcessState::PROCESS_STATE_EXITED, pid),

@@ -58,7 +58,10 @@ impl hutch_agent_ttrpc::Agent for Hutch {
         } else {
             SignalTo::One(Name::parse(request.container_id, request.exec_id)?)
         };
-        self.0.signal(&to, request.signal)?;
+        match request.key.as_str() {
+            "" => self.0.signal(&to, request.signal)?,
+            key => self.0.signal_once(&to, request.signal, key)?,
+        }
         Ok(SignalResponse::new())
     }
 

@@ -6,11 +6,12 @@
 use crate::port::AgentPort;
 use runtime_core::{
     agent::{
-        CreateContainer, Exec, ExitReason, GetPids, GuestExit, GuestProcess, GuestProcessState,
-        LinkSpec, ListProcesses, RemoveContainer, Signal, SignalTarget, StartContainer,
+        Attempt, CreateContainer, Exec, ExitReason, GetPids, GuestExit, GuestProcess,
+        GuestProcessState, LinkSpec, ListProcesses, Once, RemoveContainer, Signal, SignalTarget,
+        StartContainer,
     },
     error::{Fault, Kind},
-    ids::{ContainerNumber, ExecId, ProcessId},
+    ids::{ContainerNumber, ExecId, ProcessId, RequestKey},
 };
 use std::{rc::Rc, time::Duration};
 use tokio::time::Instant;
@@ -104,10 +105,20 @@ impl<B: Bench> Linked<'_, B> {
     }
 
     async fn signal(&self, container: ContainerNumber, target: SignalTarget) -> Result<(), Fault> {
+        self.signal_once(container, target, None).await
+    }
+
+    async fn signal_once(
+        &self,
+        container: ContainerNumber,
+        target: SignalTarget,
+        once: Option<Once>,
+    ) -> Result<(), Fault> {
         let ask = Signal {
             container,
             target,
             signal: SIGKILL,
+            once,
         };
         self.port.signal(ask, LIMIT).await
     }
@@ -268,6 +279,33 @@ pub async fn a_signal_reaches_one_process_or_all(bench: &impl Bench) {
     for process in [exec_id("two"), ProcessId::Init] {
         assert_eq!(linked.exit_of(number, &process).await.status.code, 137);
     }
+    linked.end(number).await;
+}
+
+pub async fn a_signal_under_one_key_is_delivered_once(bench: &impl Bench) {
+    let linked = linked(bench).await;
+    let number = ContainerNumber(114);
+    linked.run(number, &STAYS).await;
+    linked.exec(number, "one", &STAYS).await;
+    let key = RequestKey::new("once").expect("the suite's keys are keys");
+    let once = |attempt| {
+        let key = key.clone();
+        Some(Once { key, attempt })
+    };
+
+    let one = SignalTarget::Process(exec_id("one"));
+    let first = linked.signal_once(number, one.clone(), once(Attempt::First));
+    first.await.expect("an exec can be killed");
+    linked.exit_of(number, &exec_id("one")).await;
+    let again = linked.signal_once(number, one, once(Attempt::Repeated));
+    again.await.expect("it was delivered");
+    let init = SignalTarget::Process(ProcessId::Init);
+    let other = linked.signal_once(number, init, once(Attempt::Repeated));
+    other.await.expect("the same key gets the same answer");
+
+    let list = linked.list(number).await;
+    let init = list.iter().find(|p| p.process == ProcessId::Init);
+    assert_eq!(init.map(|p| p.state), Some(GuestProcessState::Running));
     linked.end(number).await;
 }
 
@@ -438,6 +476,7 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
             a_container_exists_once(bench).await;
             an_exec_needs_a_running_container_and_an_id_of_its_own(bench).await;
             pids_are_those_of_the_living(bench).await;
+            a_signal_under_one_key_is_delivered_once(bench).await;
         }
     }
 }

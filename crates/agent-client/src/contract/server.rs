@@ -19,11 +19,11 @@ use protocols::asynchronous::{
 };
 use runtime_core::{
     agent::{
-        CreateContainer, CreateSandbox, Exec, ExitReason, GuestExit, GuestProcessState,
-        GuestRootfs, Signal, SignalTarget,
+        Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, GuestExit, GuestProcessState,
+        GuestRootfs, Once, Signal, SignalTarget,
     },
     error::Kind,
-    ids::{ContainerNumber, EpochMs, ExecId, ProcessId},
+    ids::{ContainerNumber, EpochMs, ExecId, ProcessId, RequestKey},
 };
 use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{
@@ -203,6 +203,13 @@ impl Agent for HutchAgent {
                 false => SignalTarget::Process(process(&request.exec_id)?),
             },
             signal: request.signal,
+            once: match request.key.as_str() {
+                "" => None,
+                key => Some(Once {
+                    key: RequestKey::new(key).map_err(|_| invalid("key"))?,
+                    attempt: Attempt::First,
+                }),
+            },
         };
         done(
             self.act(Call::Signal, |world, now| world.signal(&ask, now))
@@ -250,6 +257,7 @@ impl Agent for HutchAgent {
                 status.exec_id = id.into();
             }
             status.state = match process.state {
+                GuestProcessState::Making => wire::ProcessState::PROCESS_STATE_MAKING,
                 GuestProcessState::Created => wire::ProcessState::PROCESS_STATE_CREATED,
                 GuestProcessState::Running => wire::ProcessState::PROCESS_STATE_RUNNING,
                 GuestProcessState::Exited => wire::ProcessState::PROCESS_STATE_EXITED,

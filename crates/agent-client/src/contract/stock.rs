@@ -196,6 +196,7 @@ impl AgentService for StockAgent {
             container: number(&request.container_id)?,
             target: named.map_or(SignalTarget::All, SignalTarget::Process),
             signal: request.signal,
+            once: None,
         };
         act_on(&self.guest, Call::Signal, |world, now| {
             world.signal(&ask, now)

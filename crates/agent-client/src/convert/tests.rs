@@ -192,6 +192,7 @@ fn a_signal_for_all_and_one_for_the_init_are_told_apart() {
         container: ContainerNumber(1),
         target,
         signal: 15,
+        once: None,
     };
 
     let all = signal(ask(SignalTarget::All));

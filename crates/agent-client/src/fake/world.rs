@@ -8,9 +8,9 @@ use runtime_core::{
         GuestProcess, GuestProcessState, Signal, SignalTarget,
     },
     error::Kind,
-    ids::{ContainerNumber, EpochMs, ProcessId},
+    ids::{ContainerNumber, EpochMs, ProcessId, RequestKey},
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 /// Why the guest does not do what it is asked.
@@ -31,6 +31,7 @@ pub(crate) struct World {
     pub sandbox: Option<CreateSandbox>,
     containers: BTreeMap<ContainerNumber, BTreeMap<ProcessId, Process>>,
     exits: VecDeque<GuestExit>,
+    delivered: BTreeSet<RequestKey>,
     exits_issued: u64,
     /// Whatever was acknowledged or removed since.
     ends: BTreeMap<(ContainerNumber, ProcessId), ExitStatus>,
@@ -59,6 +60,7 @@ impl World {
             sandbox: None,
             containers: BTreeMap::new(),
             exits: VecDeque::new(),
+            delivered: BTreeSet::new(),
             exits_issued: 0,
             ends: BTreeMap::new(),
             pids_issued: 1,
@@ -118,6 +120,17 @@ impl World {
     }
 
     pub fn signal(&mut self, ask: &Signal, now: Instant) -> Done<()> {
+        let Some(once) = &ask.once else {
+            return self.deliver(ask, now);
+        };
+        if !self.delivered.contains(&once.key) {
+            self.deliver(ask, now)?;
+            self.delivered.insert(once.key.clone());
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, ask: &Signal, now: Instant) -> Done<()> {
         let targets = match &ask.target {
             SignalTarget::All => self.living(ask.container)?,
             SignalTarget::Process(process) => match self.find(ask.container, process)?.phase {

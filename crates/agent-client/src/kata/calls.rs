@@ -16,8 +16,8 @@ use protocols::asynchronous::{
 };
 use runtime_core::{
     agent::{
-        CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit, GuestProcess,
-        GuestProcessState, RemoveContainer, Signal, SignalTarget, StartContainer,
+        Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit,
+        GuestProcess, GuestProcessState, RemoveContainer, Signal, SignalTarget, StartContainer,
     },
     error::{Classify, Kind},
     ids::{EpochMs, ProcessId},
@@ -170,7 +170,13 @@ impl KataCalls {
         Ok(())
     }
 
+    /// This agent keeps no keys: what may have arrived is not sent again.
     pub async fn signal(&self, ask: Signal, deadline: Duration) -> Result<(), Error> {
+        if let Some(once) = &ask.once
+            && once.attempt == Attempt::Repeated
+        {
+            return Err(Error::MaybeDelivered { signal: ask.signal });
+        }
         let mut request = wire::SignalProcessRequest::new();
         request.container_id = ask.container.to_string();
         request.signal = ask.signal;

@@ -95,7 +95,7 @@ impl ContainerActor {
         }
     }
 
-    fn make_process(&mut self, process: ProcessId, json: Option<Vec<u8>>, ctx: &Context<Self>) {
+    fn make_process(&mut self, process: ProcessId, make: process::Make, ctx: &Context<Self>) {
         if process == ProcessId::Init {
             let container = self.shell.confirmed();
             let attached = container.attached();
@@ -103,7 +103,7 @@ impl ContainerActor {
             self.around.plant.describe(container.spec(), attached);
         }
         let address = ProcessActor::start_new(self.surroundings(ctx), process.clone());
-        address.do_send(process::Make { json });
+        address.do_send(make);
         self.processes.insert(process, address);
     }
 
@@ -162,7 +162,9 @@ impl Room for ContainerActor {
     fn touch(&mut self, effect: World, ctx: &mut Context<Self>) {
         match effect {
             World::Attach { op } => self.attach(op, ctx),
-            World::MakeProcess { process, json } => self.make_process(process, json, ctx),
+            World::MakeProcess { process, json, key } => {
+                self.make_process(process, process::Make { json, key }, ctx);
+            }
             World::TellExit {
                 process,
                 seq,
@@ -298,9 +300,8 @@ impl Handler<GuestGone> for ContainerActor {
 impl Handler<Exec> for ContainerActor {
     type Result = ResponseFuture<Result<StreamLease, Fault>>;
 
-    fn handle(&mut self, Exec { exec, json }: Exec, ctx: &mut Context<Self>) -> Self::Result {
-        let event = |waiter| Event::Exec { waiter, exec, json };
-        let answer = kit::command(self, event, ctx);
+    fn handle(&mut self, exec: Exec, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Exec { waiter, exec }, ctx);
         Box::pin(async move {
             match answer.await? {
                 Answer::Exec(lease) => lease,
@@ -371,7 +372,7 @@ impl Handler<ProcessCommand> for ContainerActor {
     fn handle(&mut self, command: ProcessCommand, ctx: &mut Context<Self>) -> Self::Result {
         let me = ctx.address();
         let target = match &command {
-            ProcessCommand::Begin => ProcessId::Init,
+            ProcessCommand::Begin(_) => ProcessId::Init,
             ProcessCommand::Kill(process, _)
             | ProcessCommand::AttachRelay(process, _)
             | ProcessCommand::RelayDone(process) => process.clone(),
@@ -382,8 +383,8 @@ impl Handler<ProcessCommand> for ContainerActor {
         };
         Box::pin(async move {
             match command {
-                ProcessCommand::Begin => {
-                    sent(room.send(process::Begin)).await?;
+                ProcessCommand::Begin(begin) => {
+                    sent(room.send(begin)).await?;
                     settled(me).await
                 }
                 ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,

@@ -1,12 +1,15 @@
 //! What a container hears, does and says.
 
-use super::machine::{EXECS_MAX, Force, Guest};
+use super::{
+    machine::{EXECS_MAX, Force, Guest, RESENDS_MAX},
+    messages::Exec,
+};
 use crate::{
     agent::ExitStatus,
     devices::Attached,
     error::{Fault, Kind},
     hypervisor::{BlockSpec, StreamLease},
-    ids::{EpochMs, ExecId, OpId, ProcessId},
+    ids::{EpochMs, ExecId, OpId, ProcessId, RequestKey},
     kit::Waiter,
     process,
 };
@@ -22,8 +25,7 @@ pub enum Event {
     GuestReady,
     Exec {
         waiter: Waiter,
-        exec: ExecId,
-        json: Vec<u8>,
+        exec: Exec,
     },
     News {
         process: ProcessId,
@@ -64,6 +66,7 @@ pub enum World {
     MakeProcess {
         process: ProcessId,
         json: Option<Vec<u8>>,
+        key: Option<RequestKey>,
     },
     TellExit {
         process: ProcessId,
@@ -130,6 +133,7 @@ pub enum Reason {
     CannotExec { state: &'static str },
     ExecExists(ExecId),
     TooManyExecs,
+    TooManyResends,
     CannotDelete { id: String, state: &'static str },
 }
 
@@ -148,6 +152,10 @@ impl From<Reason> for Fault {
             Reason::TooManyExecs => Self::new(
                 Kind::Exhausted,
                 format!("a container has at most {EXECS_MAX} execs in its life"),
+            ),
+            Reason::TooManyResends => Self::new(
+                Kind::Exhausted,
+                format!("the same exec was asked for {RESENDS_MAX} times already"),
             ),
             // runc's words.
             Reason::CannotDelete { id, state } => Self::new(

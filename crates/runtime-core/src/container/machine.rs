@@ -18,22 +18,29 @@
 //! - What the container's state is follows from its init's notices, which are on record.
 
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
-use super::record::{ContainerRecord, ContainerSpec, ContainerState};
+use super::{
+    messages::Exec,
+    record::{ContainerRecord, ContainerSpec, ContainerState},
+};
 use crate::{
     agent::{ExitReason, ExitStatus},
     devices::Attached,
     error::{Fault, Kind},
     hypervisor::StreamLease,
-    ids::{ContainerNumber, EpochMs, ExecId, OpId, ProcessId, SandboxUid},
+    ids::{ContainerNumber, EpochMs, OpId, ProcessId, RequestKey, SandboxUid},
     kit::{Batch, Machine, Waiter},
     process,
     records::{self, Change},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; records of
 /// exited ones stay until the container is deleted.
 pub(super) const EXECS_MAX: usize = 4096;
+
+/// A caller that asks again has given up its earlier question, whose waiter is still there.
+pub(super) const RESENDS_MAX: usize = 64;
 
 /// 128 + SIGKILL: the exit code of what we killed.
 const KILLED: u32 = 137;
@@ -62,7 +69,8 @@ pub enum Guest {
     Goes,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Force {
     /// Refuse while it runs.
     No,
@@ -71,11 +79,17 @@ pub enum Force {
 
 /// A process of the container, as far as the container must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Member {
-    /// An exec whose caller waits for it to be made.
-    Making(Option<Waiter>),
-    Lives,
-    Exited,
+struct Member {
+    begun_by: Option<RequestKey>,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Progress {
+    /// Callers of an exec wait for it to be made.
+    Making(Vec<Waiter>),
+    /// With its stream, as long as somebody may still read it.
+    Made(Option<StreamLease>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -108,10 +122,14 @@ impl Container {
             ContainerState::Running => State::Running,
             ContainerState::Stopped(status) => State::Stopped(status),
         };
-        let member = |p: &process::ProcessRecord| match &p.state {
-            process::ProcessState::Making => Member::Making(None),
-            process::ProcessState::Created | process::ProcessState::Running => Member::Lives,
-            process::ProcessState::Exited(_) => Member::Exited,
+        let member = |p: &process::ProcessRecord| Member {
+            begun_by: p.begun_by.clone(),
+            progress: match &p.state {
+                process::ProcessState::Making => Progress::Making(Vec::new()),
+                process::ProcessState::Created
+                | process::ProcessState::Running
+                | process::ProcessState::Exited(_) => Progress::Made(p.lease.clone()),
+            },
         };
         let members = processes.iter().map(|p| (p.process.clone(), member(p)));
         Self {
@@ -182,26 +200,32 @@ impl Container {
     fn exec(
         &mut self,
         waiter: Waiter,
-        exec: ExecId,
-        json: Vec<u8>,
+        Exec { key, exec, json }: Exec,
         batch: &mut Batch<Self>,
     ) -> Result<(), Reason> {
+        let process = ProcessId::Exec(exec.clone());
+        if let Some(member) = self.members.get_mut(&process) {
+            if key.is_none() || member.begun_by != key {
+                return Err(Reason::ExecExists(exec));
+            }
+            return member.asked_again(waiter, batch);
+        }
         if !matches!(self.state, State::Created | State::Running) {
             let state = self.state_name();
             return Err(Reason::CannotExec { state });
         }
-        let process = ProcessId::Exec(exec.clone());
-        if self.members.contains_key(&process) {
-            return Err(Reason::ExecExists(exec));
-        }
         if self.members.len() > EXECS_MAX {
             return Err(Reason::TooManyExecs);
         }
-        self.members
-            .insert(process.clone(), Member::Making(Some(waiter)));
+        let member = Member {
+            begun_by: key.clone(),
+            progress: Progress::Making(vec![waiter]),
+        };
+        self.members.insert(process.clone(), member);
         batch.world.push(World::MakeProcess {
             process,
             json: Some(json),
+            key,
         });
         Ok(())
     }
@@ -229,7 +253,11 @@ impl Container {
                     batch.announce.push(Notice::Drained);
                 }
             }
-            (ProcessId::Exec(_), process::Notice::Drained) => {}
+            (process, process::Notice::Drained) => {
+                if let Some(member) = self.members.get_mut(&process) {
+                    member.progress = Progress::Made(None);
+                }
+            }
             (process, process::Notice::Closed) => {
                 self.members.remove(&process);
                 batch.world.push(World::Forget { process });
@@ -239,10 +267,13 @@ impl Container {
     }
 
     fn made(&mut self, process: ProcessId, lease: StreamLease, batch: &mut Batch<Self>) {
-        let waiter = match self.members.insert(process.clone(), Member::Lives) {
-            Some(Member::Making(waiter)) => waiter,
-            Some(Member::Lives | Member::Exited) | None => None,
-        };
+        let mut waiters = Vec::new();
+        if let Some(member) = self.members.get_mut(&process) {
+            let made = Progress::Made(Some(lease.clone()));
+            if let Progress::Making(waiting) = std::mem::replace(&mut member.progress, made) {
+                waiters = waiting;
+            }
+        }
         match (process, &self.state) {
             (ProcessId::Init, State::Making) => {
                 self.state = State::Created;
@@ -251,7 +282,8 @@ impl Container {
             }
             (ProcessId::Init, _) => {}
             (ProcessId::Exec(_), _) => {
-                if let Some(waiter) = waiter {
+                for waiter in waiters {
+                    let lease = lease.clone();
                     batch.replies.push((waiter, Answer::Exec(Ok(lease))));
                 }
             }
@@ -267,8 +299,15 @@ impl Container {
             (ProcessId::Init, State::Making) => self.fail(why, batch),
             (ProcessId::Init, _) => {}
             (ProcessId::Exec(_), _) => {
-                if let Some(Member::Making(Some(waiter))) = member {
-                    batch.replies.push((waiter, Answer::Exec(Err(why))));
+                if let Some(Member {
+                    progress: Progress::Making(waiters),
+                    ..
+                }) = member
+                {
+                    for waiter in waiters {
+                        let why = why.clone();
+                        batch.replies.push((waiter, Answer::Exec(Err(why))));
+                    }
                 }
             }
         }
@@ -276,9 +315,6 @@ impl Container {
     }
 
     fn exited(&mut self, process: ProcessId, status: ExitStatus, batch: &mut Batch<Self>) {
-        if let Some(member) = self.members.get_mut(&process) {
-            *member = Member::Exited;
-        }
         let lives = matches!(self.state, State::Created | State::Running);
         if process == ProcessId::Init && lives {
             self.state = State::Stopped(status.clone());
@@ -387,6 +423,25 @@ impl Container {
     }
 }
 
+impl Member {
+    /// The answer that the same request got, or will get.
+    fn asked_again(&mut self, waiter: Waiter, batch: &mut Batch<Container>) -> Result<(), Reason> {
+        match &mut self.progress {
+            Progress::Making(waiters) if waiters.len() == RESENDS_MAX => {
+                return Err(Reason::TooManyResends);
+            }
+            Progress::Making(waiters) => waiters.push(waiter),
+            Progress::Made(lease) => {
+                let read = "it has exited, and its output was read";
+                let lease = lease.clone();
+                let lease = lease.ok_or_else(|| Fault::new(Kind::NotFound, read));
+                batch.replies.push((waiter, Answer::Exec(lease)));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn killed(at: EpochMs) -> ExitStatus {
     ExitStatus {
         code: KILLED,
@@ -426,14 +481,19 @@ impl Machine for Container {
             }
             (State::AwaitingGuest, Event::GuestReady) => {
                 self.state = State::Making;
-                self.members.insert(ProcessId::Init, Member::Making(None));
+                let member = Member {
+                    begun_by: None,
+                    progress: Progress::Making(Vec::new()),
+                };
+                self.members.insert(ProcessId::Init, member);
                 batch.world.push(World::MakeProcess {
                     process: ProcessId::Init,
                     json: None,
+                    key: None,
                 });
             }
-            (_, Event::Exec { waiter, exec, json }) => {
-                return self.exec(waiter, exec, json, batch).map_err(Denied::Exec);
+            (_, Event::Exec { waiter, exec }) => {
+                return self.exec(waiter, exec, batch).map_err(Denied::Exec);
             }
             (_, Event::Settle { waiter }) => batch.replies.push((waiter, Answer::Settled)),
             (_, Event::News { process, notice }) => self.news(process, notice, batch),

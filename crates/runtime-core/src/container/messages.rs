@@ -9,9 +9,9 @@ use crate::{
     agent::ExitStatus,
     error::Fault,
     hypervisor::StreamLease,
-    ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId},
+    ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId, RequestKey},
     kit::Gone,
-    process::{Kill, ProcessView},
+    process::{Begin, Kill, ProcessView},
 };
 use actix::prelude::*;
 
@@ -25,10 +25,12 @@ pub struct Create;
 #[rtype(result = "()")]
 pub struct GuestReady;
 
-/// Command: a further process. Answered with its stream when its program runs.
+/// Command: a further process. Answered with its stream when its program runs, and again when it is
+/// asked for again under the same key.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<StreamLease, Fault>")]
 pub struct Exec {
+    pub key: Option<RequestKey>,
     pub exec: ExecId,
     pub json: Vec<u8>,
 }
@@ -38,7 +40,7 @@ pub struct Exec {
 #[rtype(result = "Result<(), Fault>")]
 pub enum ProcessCommand {
     /// For the init only.
-    Begin,
+    Begin(Begin),
     Kill(ProcessId, Kill),
     AttachRelay(ProcessId, HostProcess),
     RelayDone(ProcessId),

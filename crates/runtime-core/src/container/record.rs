@@ -3,7 +3,7 @@
 use crate::{
     agent::ExitStatus,
     devices::{Attached, ContainerDevices},
-    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
+    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ pub struct ContainerSpec {
     pub devices: ContainerDevices,
     pub created: EpochMs,
     pub owner_uid: u32,
+    /// The request that created it: asked again, it gets the same answer.
+    #[serde(default)]
+    pub created_by: Option<RequestKey>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

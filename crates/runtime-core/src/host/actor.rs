@@ -1,29 +1,29 @@
 //! The shell around [`Host`], and the parent of every sandbox.
 
 use super::{
-    machine::{Created, Event, Found, Host, Into, Name, Place, World},
-    messages::{
-        CreateContainer, Drain, Find, GetUndone, List, ListSandboxes, Listed, Located, Wish,
-    },
+    events::{Event, Found, Into, Name, Place, Repeated, World},
+    known::{Kept, KnownSandbox, read_all, read_one},
+    machine::Host,
+    messages::{Find, Located, Wish},
 };
 use crate::{
-    container::{ContainerRecord, ContainerSpec},
     error::{Fault, Kind},
-    ids::{ContainerNumber, RequestKey, SandboxUid},
+    ids::{Namespace, RequestKey, SandboxUid},
     kit::{self, Gone, Room, Shell, Waiter},
-    process::ProcessRecord,
-    records::{Record, Records, Rows, decode},
-    sandbox::{
-        self, GetSandbox, Phase, SandboxActor, SandboxNotice, SandboxRecord, SandboxSpec,
-        SandboxView, ViewContainer,
-    },
+    records::Records,
+    sandbox::{self, SandboxActor, SandboxNotice, SandboxSpec},
 };
 use actix::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    time::Duration,
 };
 use tokio::sync::oneshot;
+
+/// Undoing a creation ends a VM and takes its mounts away: seconds on a busy host. Whoever asks for
+/// its name hears that it is not over, rather than nothing.
+const UNDO_MAX: Duration = Duration::from_secs(20);
 
 /// Makes the spec of a sandbox for its first container, from the daemon's configuration.
 pub type Architect = Rc<dyn Fn(&Wish) -> SandboxSpec>;
@@ -44,60 +44,11 @@ pub struct HostActor {
     shell: Shell<Host>,
     around: Surroundings,
     sandboxes: BTreeMap<SandboxUid, Addr<SandboxActor>>,
-    wishes: BTreeMap<SandboxUid, Wish>,
     creations: BTreeSet<Name>,
     draining: Option<Vec<oneshot::Sender<()>>>,
     rebuild: Vec<KnownSandbox>,
-    /// Sandboxes that an earlier daemon left half made.
-    undoing: BTreeSet<SandboxUid>,
-    awaiting_undone: Vec<oneshot::Sender<()>>,
-}
-
-/// The records of one sandbox.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct KnownSandbox {
-    record: SandboxRecord,
-    containers: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
-}
-
-/// A record that does not read is left where it is, and named.
-fn readable<R: Record>(rows: &Rows) -> Vec<R> {
-    let mut found = Vec::new();
-    for (key, bytes) in rows {
-        match decode(bytes) {
-            Ok(record) => found.push(record),
-            Err(why) => {
-                tracing::error!(%key, why = %crate::error::chain(&why), "record left aside")
-            }
-        }
-    }
-    found
-}
-
-fn known(sandboxes: &Rows, containers: &Rows, processes: &Rows) -> Vec<KnownSandbox> {
-    let mut by_sandbox: BTreeMap<SandboxUid, Vec<(ContainerRecord, Vec<ProcessRecord>)>> =
-        BTreeMap::new();
-    let mut by_container: BTreeMap<(SandboxUid, ContainerNumber), Vec<ProcessRecord>> =
-        BTreeMap::new();
-    for process in readable::<ProcessRecord>(processes) {
-        let place = (process.uid, process.container);
-        by_container.entry(place).or_default().push(process);
-    }
-    for container in readable::<ContainerRecord>(containers) {
-        let place = (container.uid, container.spec.number);
-        let processes = by_container.remove(&place).unwrap_or_default();
-        by_sandbox
-            .entry(container.uid)
-            .or_default()
-            .push((container, processes));
-    }
-    let sandboxes = readable::<SandboxRecord>(sandboxes).into_iter();
-    let with_containers = sandboxes.map(|record| KnownSandbox {
-        containers: by_sandbox.remove(&record.spec.uid).unwrap_or_default(),
-        record,
-    });
-    with_containers.collect()
+    /// Who waits until a name of an earlier daemon is undone.
+    undone: BTreeMap<Name, Vec<oneshot::Sender<()>>>,
 }
 
 impl HostActor {
@@ -106,36 +57,19 @@ impl HostActor {
     /// # Errors
     /// The store does not answer.
     pub async fn open(around: Surroundings) -> Result<Addr<Self>, Fault> {
-        let sandboxes = around
-            .records
-            .scan(SandboxRecord::PREFIX.to_owned())
-            .await?;
-        let containers = around.records.scan("container/".to_owned()).await?;
-        let processes = around.records.scan("process/".to_owned()).await?;
-        let rebuild = known(&sandboxes, &containers, &processes);
-        let names = rebuild.iter().flat_map(|sandbox| &sandbox.containers);
-        let names = names.map(|(container, _)| {
-            let spec = &container.spec;
-            let place = Place {
-                uid: container.uid,
-                number: spec.number,
-            };
-            (name_of(spec), place)
-        });
-        let half_made = rebuild
-            .iter()
-            .filter(|known| known.record.phase == Phase::Creating);
-        let undoing = half_made.map(|known| known.record.spec.uid).collect();
+        let Kept {
+            sandboxes,
+            deletions,
+        } = read_all(&*around.records).await?;
+        let names = sandboxes.iter().flat_map(KnownSandbox::names);
         let actor = Self {
-            undoing,
-            awaiting_undone: Vec::new(),
-            shell: Shell::new(Host::rebuilt(names)),
+            shell: Shell::new(Host::rebuilt(names, deletions)),
             around,
             sandboxes: BTreeMap::new(),
-            wishes: BTreeMap::new(),
             creations: BTreeSet::new(),
             draining: None,
-            rebuild,
+            rebuild: sandboxes,
+            undone: BTreeMap::new(),
         };
         Ok(actor.start())
     }
@@ -164,35 +98,32 @@ impl HostActor {
         waiter: Waiter,
         key: Option<RequestKey>,
         into: Into,
-        mut spec: ContainerSpec,
+        mut wish: Wish,
         ctx: &mut Context<Self>,
     ) {
+        wish.spec.created_by.clone_from(&key);
         let address = match into {
-            Into::New(uid) => {
-                let wish = self.wishes.remove(&uid);
-                let wish = wish.expect("the wish is kept until its sandbox is made");
+            Into::New => {
                 let around = self.sandbox_surroundings(ctx);
                 let address = SandboxActor::start_new(around, (self.around.architect)(&wish));
-                self.sandboxes.insert(uid, address.clone());
+                self.sandboxes.insert(wish.uid, address.clone());
                 Some(address)
             }
             Into::Existing(place) => {
-                spec.number = place.number;
-                spec.devices.container = place.number;
+                wish.spec.number = place.number;
+                wish.spec.devices.container = place.number;
                 self.sandboxes.get(&place.uid).cloned()
             }
         };
-        let name = name_of(&spec);
+        let spec = wish.spec;
+        let name = Name::of(&spec);
         self.creations.insert(name.clone());
         kit::complete(ctx, async move {
             let outcome = match address {
-                Some(address) => address
-                    .send(sandbox::CreateContainer(spec))
-                    .await
-                    .unwrap_or_else(|_| {
-                        let gone = "its sandbox's room is being rebuilt; ask again";
-                        Err(Fault::new(Kind::Unavailable, gone))
-                    }),
+                Some(address) => {
+                    let created = address.send(sandbox::CreateContainer(spec)).await;
+                    created.unwrap_or_else(|_| rebuilding())
+                }
                 None => Err(Fault::new(Kind::NotFound, "its sandbox does not exist")),
             };
             Event::Created {
@@ -204,17 +135,53 @@ impl HostActor {
         });
     }
 
-    fn give_up(&self, uid: SandboxUid, ctx: &Context<Self>) {
+    fn delete(
+        &self,
+        (waiter, key): (Option<Waiter>, Option<RequestKey>),
+        place: Place,
+        delete: sandbox::DeleteContainer,
+        repeated: Repeated,
+        ctx: &mut Context<Self>,
+    ) {
+        let sandbox = match self.shell.confirmed().is_given_up(place.uid) {
+            true => Err(given_up(place.uid)),
+            false => Ok(self.sandboxes.get(&place.uid).cloned()),
+        };
+        kit::complete(ctx, async move {
+            let outcome = match sandbox {
+                Err(why) => Err(why),
+                Ok(Some(sandbox)) => sandbox.send(delete).await.unwrap_or_else(|_| rebuilding()),
+                Ok(None) => match repeated {
+                    Repeated::Yes => Ok(()),
+                    Repeated::No => rebuilding(),
+                },
+            };
+            let outcome = match (outcome, repeated) {
+                (Err(why), Repeated::Yes) if why.kind() == Kind::NotFound => Ok(()),
+                (outcome, Repeated::Yes | Repeated::No) => outcome,
+            };
+            Event::Deleted {
+                waiter,
+                key,
+                outcome,
+            }
+        });
+    }
+
+    fn give_up(&self, uid: SandboxUid) {
         tracing::error!(%uid, "sandbox given up: its room panics again and again; its vm is ended, its records are kept");
-        let key = SandboxRecord::key(uid);
-        let (scan, premises) = (self.around.records.scan(key), self.around.premises.clone());
-        let _ = ctx;
+        let (records, premises) = (self.around.records.clone(), self.around.premises.clone());
         kit::detach(async move {
-            let rows = scan.await.unwrap_or_default();
-            for record in readable::<SandboxRecord>(&rows) {
-                if let Err(why) = premises.clear(record.spec.premises).await {
-                    tracing::error!(%uid, %why, "sandbox given up, but not wholly released");
+            let known = match read_one(&*records, uid).await {
+                Ok(known) => known,
+                Err(why) => {
+                    return tracing::error!(%uid, %why, "sandbox given up, but not released");
                 }
+            };
+            if let Some(known) = known
+                && let Err(why) = premises.clear(known.record.spec.premises).await
+            {
+                tracing::error!(%uid, %why, "sandbox given up, but not wholly released");
             }
         });
     }
@@ -223,62 +190,84 @@ impl HostActor {
         let records = self.around.records.clone();
         let me = ctx.address().downgrade();
         kit::detach(async move {
-            let sandboxes = records.scan(SandboxRecord::key(uid)).await;
-            let containers = records.scan(ContainerRecord::prefix(uid)).await;
-            let processes = records.scan(format!("process/{uid}/")).await;
-            let (Ok(sandboxes), Ok(containers), Ok(processes)) = (sandboxes, containers, processes)
-            else {
-                tracing::error!(%uid, "records of a sandbox could not be read; it is not rebuilt");
-                return;
-            };
-            if let Some(me) = me.upgrade() {
-                for known in known(&sandboxes, &containers, &processes) {
-                    me.do_send(known);
+            match (read_one(&*records, uid).await, me.upgrade()) {
+                (Ok(Some(known)), Some(me)) => me.do_send(known),
+                (Ok(None), Some(me)) => me.do_send(SandboxNotice::News {
+                    uid,
+                    notice: sandbox::Notice::Gone,
+                }),
+                (Err(why), _) => {
+                    tracing::error!(%uid, %why, "records of a sandbox could not be read; it is not rebuilt");
                 }
+                (Ok(_), None) => {}
             }
         });
     }
 
-    fn locate(&self, find: &Find) -> Result<Located, Fault> {
-        let host = self.shell.confirmed();
-        match host.find(&find.namespace, &find.id) {
+    pub(super) fn host(&self) -> &Host {
+        self.shell.confirmed()
+    }
+
+    pub(super) fn sandboxes(&self) -> &BTreeMap<SandboxUid, Addr<SandboxActor>> {
+        &self.sandboxes
+    }
+
+    /// What an earlier daemon left half made under this id is waited for.
+    pub(super) fn until_undone(
+        &mut self,
+        namespace: &Namespace,
+        id: &str,
+    ) -> Option<kit::Work<Result<(), Fault>>> {
+        let Found::Undoing(name, place) = self.host().find(namespace, id) else {
+            return None;
+        };
+        if self.host().is_given_up(place.uid) {
+            return Some(Box::pin(async move { Err(given_up(place.uid)) }));
+        }
+        let (tell, undone) = oneshot::channel();
+        self.undone.entry(name).or_default().push(tell);
+        Some(Box::pin(async move {
+            let undone = tokio::time::timeout(UNDO_MAX, undone).await;
+            let still = "what an earlier daemon left half made of it is still being undone";
+            // The host room going away ends the wait too.
+            undone.map_or_else(|_| Err(Fault::new(Kind::Timeout, still)), |_| Ok(()))
+        }))
+    }
+
+    pub(super) fn locate(&self, find: &Find) -> Result<Located, Fault> {
+        match self.host().find(&find.namespace, &find.id) {
             Found::One(name, place) => {
-                if host.is_given_up(place.uid) {
-                    let why = format!(
-                        "its sandbox {} failed: its room panicked too often",
-                        place.uid
-                    );
-                    return Err(Fault::new(Kind::Internal, why));
+                if self.host().is_given_up(place.uid) {
+                    return Err(given_up(place.uid));
                 }
-                let rebuilding = "its sandbox's room is being rebuilt; ask again";
-                let sandbox = self.sandboxes.get(&place.uid).cloned();
-                let sandbox = sandbox.ok_or_else(|| Fault::new(Kind::Unavailable, rebuilding))?;
+                let Some(sandbox) = self.sandboxes.get(&place.uid).cloned() else {
+                    return rebuilding();
+                };
                 Ok(Located {
                     name,
                     place,
                     sandbox,
                 })
             }
-            // runc's words.
-            Found::None => Err(Fault::new(Kind::NotFound, "container does not exist")),
-            Found::Ambiguous(candidates) => Err(Fault::new(
-                Kind::Invalid,
-                format!(
-                    "id {:?} is ambiguous and could refer to multiple containers: {}",
-                    find.id,
-                    candidates.join(", ")
-                ),
-            )),
+            found @ (Found::Undoing(..) | Found::None | Found::Ambiguous(_)) => {
+                Err(found.fault(&find.id))
+            }
         }
     }
 
-    fn tell_undone(&mut self) {
-        if self.undoing.is_empty() {
-            for waiter in self.awaiting_undone.drain(..) {
-                // Whoever waited and left does not mind.
-                let _ = waiter.send(());
-            }
-        }
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    pub(super) fn drain(&mut self, done: oneshot::Sender<()>) {
+        self.draining.get_or_insert_default().push(done);
+        self.settled();
+    }
+
+    /// A creation has been answered.
+    pub(super) fn answered(&mut self, name: &Name) {
+        self.creations.remove(name);
+        self.settled();
     }
 
     fn settled(&mut self) {
@@ -293,11 +282,14 @@ impl HostActor {
     }
 }
 
-fn name_of(spec: &ContainerSpec) -> Name {
-    Name {
-        namespace: spec.namespace.clone(),
-        id: spec.id.clone(),
-    }
+fn given_up(uid: SandboxUid) -> Fault {
+    let why = format!("its sandbox {uid} failed: its room panicked too often");
+    Fault::new(Kind::Internal, why)
+}
+
+fn rebuilding<T>() -> Result<T, Fault> {
+    let gone = "its sandbox's room is being rebuilt; ask again";
+    Err(Fault::new(Kind::Unavailable, gone))
 }
 
 impl Actor for HostActor {
@@ -307,6 +299,7 @@ impl Actor for HostActor {
         for known in std::mem::take(&mut self.rebuild) {
             self.rebuild(known, ctx);
         }
+        kit::apply(self, Event::Resume, ctx);
     }
 }
 
@@ -327,13 +320,34 @@ impl Room for HostActor {
                 waiter,
                 key,
                 into,
-                spec,
-            } => self.create(waiter, key, into, *spec, ctx),
+                wish,
+            } => self.create(waiter, key, into, *wish, ctx),
+            World::Delete {
+                waiter,
+                key,
+                place,
+                force,
+                at,
+                repeated,
+            } => {
+                let delete = sandbox::DeleteContainer {
+                    container: place.number,
+                    force,
+                    at,
+                };
+                self.delete((waiter, key), place, delete, repeated, ctx);
+            }
+            World::TellUndone(name) => {
+                for waiter in self.undone.remove(&name).into_iter().flatten() {
+                    // Whoever waited and left does not mind.
+                    let _ = waiter.send(());
+                }
+            }
             World::ForgetSandbox(uid) => {
                 self.sandboxes.remove(&uid);
             }
             World::Rebuild(uid) => self.read_and_rebuild(uid, ctx),
-            World::GiveUp(uid) => self.give_up(uid, ctx),
+            World::GiveUp(uid) => self.give_up(uid),
         }
     }
 
@@ -362,11 +376,7 @@ impl Handler<SandboxNotice> for HostActor {
             SandboxNotice::News {
                 uid,
                 notice: sandbox::Notice::Gone,
-            } => {
-                kit::apply(self, Event::SandboxGone(uid), ctx);
-                self.undoing.remove(&uid);
-                self.tell_undone();
-            }
+            } => kit::apply(self, Event::SandboxGone(uid), ctx),
             SandboxNotice::Gone {
                 how: Gone::Stopped, ..
             } => {}
@@ -380,192 +390,5 @@ impl Handler<SandboxNotice> for HostActor {
                 kit::apply(self, Event::RoomPanicked { uid, at }, ctx);
             }
         }
-    }
-}
-
-impl Handler<CreateContainer> for HostActor {
-    type Result = ResponseFuture<Result<Created, Fault>>;
-
-    fn handle(&mut self, create: CreateContainer, ctx: &mut Context<Self>) -> Self::Result {
-        if self.draining.is_some() {
-            let why = Fault::new(Kind::Unavailable, "the daemon is stopping; ask again");
-            return Box::pin(async move { Err(why) });
-        }
-        let CreateContainer { key, wish } = create;
-        let spec = wish.spec.clone();
-        let name = name_of(&spec);
-        let joined = wish.join.as_ref().map(|id| {
-            self.locate(&Find {
-                namespace: spec.namespace.clone(),
-                id: id.clone(),
-            })
-        });
-        let me = ctx.address();
-        match joined {
-            Some(Err(why)) => Box::pin(async move { Err(why.during("join sandbox")) }),
-            Some(Ok(located)) => Box::pin(async move {
-                let view = located.sandbox.send(GetSandbox).await;
-                let next = view.ok().and_then(|view| view.containers.last().copied());
-                let number = ContainerNumber(next.map_or(0, |last| last.0 + 1));
-                let place = Place {
-                    uid: located.place.uid,
-                    number,
-                };
-                let answer = me.send(CreateIn { key, place, spec }).await;
-                answer
-                    .unwrap_or_else(|_| Err(Fault::new(Kind::Unavailable, "the host room is gone")))
-            }),
-            None => {
-                let uid = wish.uid;
-                self.wishes.insert(uid, *wish);
-                let event = |waiter| Event::Create {
-                    waiter,
-                    key,
-                    into: Into::New(uid),
-                    spec: Box::new(spec),
-                };
-                let answer = kit::command(self, event, ctx);
-                // Whatever was not taken up by now was denied, or answered from memory.
-                self.wishes.remove(&uid);
-                Box::pin(async move { finished(me, name, answer.await).await })
-            }
-        }
-    }
-}
-
-async fn finished(
-    me: Addr<HostActor>,
-    name: Name,
-    answer: Result<Result<Created, Fault>, Fault>,
-) -> Result<Created, Fault> {
-    me.do_send(Settled(name));
-    answer?
-}
-
-/// Private: a creation has been answered.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Settled(Name);
-
-impl Handler<Settled> for HostActor {
-    type Result = ();
-
-    fn handle(&mut self, Settled(name): Settled, _: &mut Context<Self>) {
-        self.creations.remove(&name);
-        self.settled();
-    }
-}
-
-/// Private: a creation in a sandbox that exists.
-#[derive(Message)]
-#[rtype(result = "Result<Created, Fault>")]
-struct CreateIn {
-    key: Option<RequestKey>,
-    place: Place,
-    spec: ContainerSpec,
-}
-
-impl Handler<CreateIn> for HostActor {
-    type Result = ResponseFuture<Result<Created, Fault>>;
-
-    fn handle(&mut self, create: CreateIn, ctx: &mut Context<Self>) -> Self::Result {
-        let CreateIn { key, place, spec } = create;
-        let (me, name) = (ctx.address(), name_of(&spec));
-        let event = |waiter| Event::Create {
-            waiter,
-            key,
-            into: Into::Existing(place),
-            spec: Box::new(spec),
-        };
-        let answer = kit::command(self, event, ctx);
-        Box::pin(async move { finished(me, name, answer.await).await })
-    }
-}
-
-impl Handler<Find> for HostActor {
-    type Result = MessageResult<Find>;
-
-    fn handle(&mut self, find: Find, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.locate(&find))
-    }
-}
-
-impl Handler<List> for HostActor {
-    type Result = ResponseFuture<Vec<Listed>>;
-
-    fn handle(&mut self, List { namespace }: List, _: &mut Context<Self>) -> Self::Result {
-        let wanted = |name: &Name| {
-            namespace
-                .as_ref()
-                .is_none_or(|wanted| name.namespace == *wanted)
-        };
-        let host = self.shell.confirmed();
-        let places: Vec<_> = host
-            .names()
-            .filter(|(name, _)| wanted(name))
-            .filter_map(|(_, place)| Some((place, self.sandboxes.get(&place.uid)?.clone())))
-            .collect();
-        Box::pin(async move {
-            let mut listed = Vec::new();
-            for (place, sandbox) in places {
-                // One that goes away meanwhile is not listed.
-                if let Ok(Ok(view)) = sandbox.send(ViewContainer(place.number)).await {
-                    let uid = place.uid;
-                    listed.push(Listed { uid, view });
-                }
-            }
-            listed
-        })
-    }
-}
-
-impl Handler<ListSandboxes> for HostActor {
-    type Result = ResponseFuture<Vec<(SandboxView, Vec<Name>)>>;
-
-    fn handle(&mut self, _: ListSandboxes, _: &mut Context<Self>) -> Self::Result {
-        let sandboxes = self.sandboxes.clone();
-        let host = self.shell.confirmed();
-        let names: Vec<_> = host
-            .names()
-            .map(|(name, place)| (name.clone(), place.uid))
-            .collect();
-        Box::pin(async move {
-            let mut views = Vec::new();
-            for (uid, sandbox) in sandboxes {
-                if let Ok(view) = sandbox.send(GetSandbox).await {
-                    let mine = names.iter().filter(|(_, at)| *at == uid);
-                    views.push((view, mine.map(|(name, _)| name.clone()).collect()));
-                }
-            }
-            views
-        })
-    }
-}
-
-impl Handler<GetUndone> for HostActor {
-    type Result = ResponseFuture<()>;
-
-    fn handle(&mut self, _: GetUndone, _: &mut Context<Self>) -> Self::Result {
-        let (done, undone) = oneshot::channel();
-        self.awaiting_undone.push(done);
-        self.tell_undone();
-        Box::pin(async move {
-            // The host room going away ends the wait too.
-            let _ = undone.await;
-        })
-    }
-}
-
-impl Handler<Drain> for HostActor {
-    type Result = ResponseFuture<()>;
-
-    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
-        let (done, settled) = oneshot::channel();
-        self.draining.get_or_insert_default().push(done);
-        self.settled();
-        Box::pin(async move {
-            // The host room going away settles it too.
-            let _ = settled.await;
-        })
     }
 }

@@ -3,20 +3,30 @@
 //! ```text
 //!            Create                     Created(ok)
 //!   (free) ─────────► Creating ──────────────────────► Lives ──── ContainerGone ───► (free)
-//!      ▲                  │ Created(err)
-//!      └──────────────────┘
+//!      ▲                  │ Created(err)                                               ▲
+//!      ├──────────────────┘ RoomPanicked, or a daemon that ended                       │
+//!      │                  └──────────────────────────► Undoing ── ContainerGone ───────┘
 //! ```
 //!
 //! Invariants:
 //! - An id of a namespace names at most one container, also while it is being created.
-//! - A request with a key that is known gets that request's answer, and starts nothing.
-//! - It keeps no record of its own: what it knows follows from the records of containers.
+//! - A request with a key that is known gets that request's answer, and starts nothing. The key of a
+//!   creation is in its container's record; that of a deletion is on record before it begins.
+//! - Half-made containers of an earlier daemon are being undone; their names are taken until then.
 
+use super::{
+    deletions::{Again, DeletionRecord, Deletions},
+    events::{
+        Answer, Created, Denied, Event, Fate, Found, Into, Known, Name, Place, Refusal, Repeated,
+        World,
+    },
+    messages::{Delete, Wish},
+};
 use crate::{
-    container::ContainerSpec,
+    container::Force,
     error::{Fault, Kind},
     hypervisor::StreamLease,
-    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
+    ids::{ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
     kit::{Batch, Machine, Waiter},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,30 +40,24 @@ const ANSWERS_MAX: usize = 4096;
 const REBUILDS_MAX: usize = 3;
 const REBUILD_WINDOW_MS: u64 = 60_000;
 
-/// What identifies a container to its callers.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
-    pub namespace: Namespace,
-    pub id: ContainerId,
-}
-
-/// Where a container lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub uid: SandboxUid,
-    pub number: ContainerNumber,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
     Creating(Place),
     Lives(Place),
+    Undoing(Place),
 }
 
 impl Entry {
+    fn found(self, name: &Name) -> Found {
+        match self {
+            Self::Undoing(place) => Found::Undoing(name.clone(), place),
+            Self::Creating(place) | Self::Lives(place) => Found::One(name.clone(), place),
+        }
+    }
+
     fn place(self) -> Place {
         match self {
-            Self::Creating(place) | Self::Lives(place) => place,
+            Self::Creating(place) | Self::Lives(place) | Self::Undoing(place) => place,
         }
     }
 }
@@ -61,84 +65,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq)]
 enum Request {
     Pending(Vec<Waiter>),
-    Answered(Answer),
-}
-
-pub type Answer = Result<Created, Fault>;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Created {
-    pub place: Place,
-    pub lease: StreamLease,
-}
-
-/// Into which sandbox a container goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Into {
-    /// A new one; the uid is a fresh random one.
-    New(SandboxUid),
-    /// An existing one, under its next number.
-    Existing(Place),
-}
-
-#[derive(Debug)]
-pub enum Event {
-    Create {
-        waiter: Waiter,
-        key: Option<RequestKey>,
-        into: Into,
-        spec: Box<ContainerSpec>,
-    },
-    Created {
-        name: Name,
-        key: Option<RequestKey>,
-        waiter: Waiter,
-        outcome: Result<StreamLease, Fault>,
-    },
-    ContainerGone(Place),
-    SandboxGone(SandboxUid),
-    RoomPanicked {
-        uid: SandboxUid,
-        at: EpochMs,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum World {
-    Create {
-        waiter: Waiter,
-        key: Option<RequestKey>,
-        into: Into,
-        spec: Box<ContainerSpec>,
-    },
-    ForgetSandbox(SandboxUid),
-    Rebuild(SandboxUid),
-    /// Its room panics again and again: end its VM, keep its records and its console.
-    GiveUp(SandboxUid),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Denied {
-    Exists(Name),
-    TooManyCreations,
-    Taken(SandboxUid),
-}
-
-impl From<Denied> for Fault {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            // runc's words.
-            Denied::Exists(_) => Self::new(
-                Kind::AlreadyExists,
-                "container with given ID already exists",
-            ),
-            Denied::TooManyCreations => Self::new(
-                Kind::Exhausted,
-                format!("{CREATIONS_MAX} containers are being created already; try again"),
-            ),
-            Denied::Taken(uid) => Self::new(Kind::Internal, format!("uid {uid} is taken")),
-        }
-    }
+    Answered(Result<Created, Fault>),
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -147,29 +74,34 @@ pub struct Host {
     requests: BTreeMap<RequestKey, Request>,
     /// Keys of answered requests, oldest first.
     answered: VecDeque<RequestKey>,
+    deletions: Deletions,
     panics: BTreeMap<SandboxUid, Vec<EpochMs>>,
     given_up: BTreeSet<SandboxUid>,
 }
 
-/// What an id of a caller may mean.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    One(Name, Place),
-    None,
-    /// A prefix of several; at most a few of them.
-    Ambiguous(Vec<String>),
-}
-
 impl Host {
-    /// From the containers on record.
-    pub fn rebuilt(known: impl IntoIterator<Item = (Name, Place)>) -> Self {
-        let entries = known
-            .into_iter()
-            .map(|(name, place)| (name, Entry::Lives(place)));
-        Self {
-            containers: entries.collect(),
+    /// From the containers and deletions on record.
+    pub fn rebuilt(
+        known: impl IntoIterator<Item = Known>,
+        deletions: impl IntoIterator<Item = DeletionRecord>,
+    ) -> Self {
+        let mut host = Self {
+            deletions: Deletions::rebuilt(deletions),
             ..Self::default()
+        };
+        for Known { name, place, fate } in known {
+            let entry = match fate {
+                Fate::HalfMade => Entry::Undoing(place),
+                Fate::Made(request) => {
+                    if let Some((key, lease)) = request {
+                        host.keep(key, Ok(Created { place, lease }));
+                    }
+                    Entry::Lives(place)
+                }
+            };
+            host.containers.insert(name, entry);
         }
+        host
     }
 
     /// An exact id, else a unique prefix.
@@ -179,7 +111,7 @@ impl Host {
             containers.filter(|(name, _)| name.namespace == *namespace)
         };
         if let Some((name, entry)) = mine().find(|(name, _)| name.id.as_str() == id) {
-            return Found::One(name.clone(), entry.place());
+            return entry.found(name);
         }
         if id.is_empty() {
             return Found::None;
@@ -187,7 +119,7 @@ impl Host {
         let mut by_prefix = mine().filter(|(name, _)| name.id.as_str().starts_with(id));
         match (by_prefix.next(), by_prefix.next()) {
             (None, _) => Found::None,
-            (Some((name, entry)), None) => Found::One(name.clone(), entry.place()),
+            (Some((name, entry)), None) => entry.found(name),
             (Some((a, _)), Some((b, _))) => {
                 let rest = by_prefix.take(3).map(|(name, _)| name.id.to_string());
                 let two = [a.id.to_string(), b.id.to_string()];
@@ -196,10 +128,11 @@ impl Host {
         }
     }
 
+    /// All but those that are being undone.
     pub fn names(&self) -> impl Iterator<Item = (&Name, Place)> {
-        self.containers
-            .iter()
-            .map(|(name, entry)| (name, entry.place()))
+        let containers = self.containers.iter();
+        let stays = containers.filter(|(_, entry)| !matches!(entry, Entry::Undoing(_)));
+        stays.map(|(name, entry)| (name, entry.place()))
     }
 
     pub fn is_given_up(&self, uid: SandboxUid) -> bool {
@@ -211,20 +144,20 @@ impl Host {
         waiter: Waiter,
         key: Option<RequestKey>,
         into: Into,
-        spec: Box<ContainerSpec>,
+        wish: Box<Wish>,
         batch: &mut Batch<Self>,
     ) -> Result<(), Denied> {
         if let Some(request) = key.as_ref().and_then(|key| self.requests.get_mut(key)) {
             match request {
                 Request::Pending(waiters) => waiters.push(waiter),
-                Request::Answered(answer) => batch.replies.push((waiter, answer.clone())),
+                Request::Answered(answer) => {
+                    let answer = Answer::Created(answer.clone());
+                    batch.replies.push((waiter, answer));
+                }
             }
             return Ok(());
         }
-        let name = Name {
-            namespace: spec.namespace.clone(),
-            id: spec.id.clone(),
-        };
+        let name = Name::of(&wish.spec);
         if self.containers.contains_key(&name) {
             return Err(Denied::Exists(name));
         }
@@ -233,7 +166,8 @@ impl Host {
             return Err(Denied::TooManyCreations);
         }
         let place = match into {
-            Into::New(uid) => {
+            Into::New => {
+                let uid = wish.uid;
                 if self
                     .containers
                     .values()
@@ -255,7 +189,7 @@ impl Host {
             waiter,
             key,
             into,
-            spec,
+            wish,
         });
         Ok(())
     }
@@ -268,12 +202,15 @@ impl Host {
         outcome: Result<StreamLease, Fault>,
         batch: &mut Batch<Self>,
     ) {
-        let Some(place) = self.containers.get(&name).map(|entry| entry.place()) else {
-            // Deleted by force while it was being created.
-            let gone = Fault::new(Kind::Aborted, "deleted while it was being created");
-            let why = outcome.err().unwrap_or(gone);
-            self.answer(key, waiter, Err(why), batch);
-            return;
+        let place = match self.containers.get(&name) {
+            Some(Entry::Creating(place)) => *place,
+            Some(Entry::Lives(_) | Entry::Undoing(_)) | None => {
+                // Deleted by force while it was being created, or its room panicked.
+                let gone = Fault::new(Kind::Aborted, "deleted while it was being created");
+                let why = outcome.err().unwrap_or(gone);
+                self.answer(key, waiter, Err(why), batch);
+                return;
+            }
         };
         let answer = match outcome {
             Ok(lease) => {
@@ -292,19 +229,28 @@ impl Host {
         &mut self,
         key: Option<RequestKey>,
         waiter: Waiter,
-        answer: Answer,
+        answer: Result<Created, Fault>,
         batch: &mut Batch<Self>,
     ) {
-        batch.replies.push((waiter, answer.clone()));
-        let Some(key) = key else { return };
-        let request = self
-            .requests
-            .insert(key.clone(), Request::Answered(answer.clone()));
-        if let Some(Request::Pending(waiters)) = request {
-            for waiter in waiters {
-                batch.replies.push((waiter, answer.clone()));
+        let mut waiters = vec![waiter];
+        if let Some(key) = key {
+            if let Some(Request::Pending(others)) = self.requests.remove(&key) {
+                waiters.extend(others);
+            }
+            let passes = |why: &Fault| why.kind() == Kind::Unavailable;
+            // Whoever is told to ask again must find it unanswered.
+            if !answer.as_ref().is_err_and(passes) {
+                self.keep(key, answer.clone());
             }
         }
+        for waiter in waiters {
+            let answer = Answer::Created(answer.clone());
+            batch.replies.push((waiter, answer));
+        }
+    }
+
+    fn keep(&mut self, key: RequestKey, answer: Result<Created, Fault>) {
+        self.requests.insert(key.clone(), Request::Answered(answer));
         self.answered.push_back(key);
         if self.answered.len() > ANSWERS_MAX
             && let Some(oldest) = self.answered.pop_front()
@@ -313,7 +259,104 @@ impl Host {
         }
     }
 
+    fn delete(
+        &mut self,
+        waiter: Waiter,
+        delete: Delete,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        let Delete {
+            key,
+            namespace,
+            id,
+            force,
+            at,
+        } = delete;
+        let again = key.as_ref();
+        match again.and_then(|key| self.deletions.again(key, waiter)) {
+            Some(Again::Joined) => return Ok(()),
+            Some(Again::Repeat(record)) => {
+                batch.world.push(repeated(Some(waiter), &record));
+                return Ok(());
+            }
+            None => {}
+        }
+        let place = match self.find(&namespace, &id) {
+            Found::One(_, place) | Found::Undoing(_, place) => place,
+            // runc: deleting with force what is not there is no error.
+            Found::None if force == Force::Yes => {
+                batch.replies.push((waiter, Answer::Deleted(Ok(()))));
+                return Ok(());
+            }
+            found @ (Found::None | Found::Ambiguous(_)) => return Err(Denied::NotOne(found, id)),
+        };
+        if let Some(key) = key.clone() {
+            let changes = self.deletions.begin(key, place, force, at);
+            batch.records.extend(changes);
+        }
+        batch.world.push(World::Delete {
+            waiter: Some(waiter),
+            key,
+            place,
+            force,
+            at,
+            repeated: Repeated::No,
+        });
+        Ok(())
+    }
+
+    fn deleted(
+        &mut self,
+        waiter: Option<Waiter>,
+        key: Option<RequestKey>,
+        outcome: Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let mut waiters: Vec<_> = waiter.into_iter().collect();
+        if let Some(key) = key {
+            let (others, changes) = self.deletions.ended(&key, outcome.is_ok());
+            waiters.extend(others);
+            batch.records.extend(changes);
+        }
+        for waiter in waiters {
+            let answer = Answer::Deleted(outcome.clone());
+            batch.replies.push((waiter, answer));
+        }
+    }
+
+    fn resume(&mut self, batch: &mut Batch<Self>) {
+        let places: BTreeSet<_> = self
+            .containers
+            .values()
+            .map(|entry| entry.place())
+            .collect();
+        let begun = self.deletions.take_up(&places);
+        batch
+            .world
+            .extend(begun.iter().map(|record| repeated(None, record)));
+    }
+
+    /// Frees the names of what is gone.
+    fn free(&mut self, is_gone: impl Fn(Entry) -> bool, batch: &mut Batch<Self>) {
+        let containers = self.containers.iter();
+        let gone = containers.filter(|(_, entry)| is_gone(**entry));
+        let gone: Vec<_> = gone.map(|(name, entry)| (name.clone(), *entry)).collect();
+        for (name, entry) in gone {
+            self.containers.remove(&name);
+            if let Entry::Undoing(_) = entry {
+                batch.world.push(World::TellUndone(name));
+            }
+        }
+    }
+
     fn panicked(&mut self, uid: SandboxUid, at: EpochMs, batch: &mut Batch<Self>) {
+        for entry in self.containers.values_mut() {
+            if let Entry::Creating(place) = *entry
+                && place.uid == uid
+            {
+                *entry = Entry::Undoing(place);
+            }
+        }
         let panics = self.panics.entry(uid).or_default();
         panics.retain(|before| before.0 + REBUILD_WINDOW_MS > at.0);
         panics.push(at);
@@ -326,21 +369,44 @@ impl Host {
     }
 }
 
+fn repeated(waiter: Option<Waiter>, record: &DeletionRecord) -> World {
+    World::Delete {
+        waiter,
+        key: Some(record.key.clone()),
+        place: record.place,
+        force: record.force,
+        at: record.at,
+        repeated: Repeated::Yes,
+    }
+}
+
 impl Machine for Host {
     type Event = Event;
     type World = World;
     type Notice = ();
     type Answer = Answer;
-    type Denied = Denied;
+    type Denied = Refusal;
 
-    fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
+    fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Refusal> {
         match event {
             Event::Create {
                 waiter,
                 key,
                 into,
-                spec,
-            } => return self.create(waiter, key, into, spec, batch),
+                wish,
+            } => {
+                let created = self.create(waiter, key, into, wish, batch);
+                return created.map_err(Refusal::Create);
+            }
+            Event::Delete { waiter, delete } => {
+                return self.delete(waiter, delete, batch).map_err(Refusal::Delete);
+            }
+            Event::Deleted {
+                waiter,
+                key,
+                outcome,
+            } => self.deleted(waiter, key, outcome, batch),
+            Event::Resume => self.resume(batch),
             Event::Created {
                 name,
                 key,
@@ -348,14 +414,17 @@ impl Machine for Host {
                 outcome,
             } => self.created(name, key, waiter, outcome, batch),
             Event::ContainerGone(place) => {
-                self.containers
-                    .retain(|_, entry| *entry != Entry::Lives(place));
+                let gone = [Entry::Lives(place), Entry::Undoing(place)];
+                self.free(|entry| gone.contains(&entry), batch);
             }
             Event::SandboxGone(uid) => {
                 self.panics.remove(&uid);
                 self.given_up.remove(&uid);
-                self.containers
-                    .retain(|_, entry| !matches!(entry, Entry::Lives(place) if place.uid == uid));
+                let gone = |entry| match entry {
+                    Entry::Lives(place) | Entry::Undoing(place) => place.uid == uid,
+                    Entry::Creating(_) => false,
+                };
+                self.free(gone, batch);
                 batch.world.push(World::ForgetSandbox(uid));
             }
             Event::RoomPanicked { uid, at } => self.panicked(uid, at, batch),
@@ -363,8 +432,11 @@ impl Machine for Host {
         Ok(())
     }
 
-    fn refuse(denied: Denied) -> Answer {
-        Err(denied.into())
+    fn refuse(refusal: Refusal) -> Answer {
+        match refusal {
+            Refusal::Create(denied) => Answer::Created(Err(denied.into())),
+            Refusal::Delete(denied) => Answer::Deleted(Err(denied.into())),
+        }
     }
 
     fn state_name(&self) -> &'static str {

@@ -1,16 +1,16 @@
 //! What the host room understands; the daemon's interface is built on it.
 
-use super::machine::{Created, Name, Place};
+use super::events::{Created, Name, Place};
 use crate::{
-    container::{ContainerSpec, ContainerView},
+    container::{ContainerSpec, ContainerView, Force},
     error::Fault,
-    ids::{Namespace, RequestKey, SandboxUid},
+    ids::{EpochMs, Namespace, RequestKey, SandboxUid},
     sandbox::{SandboxActor, SandboxView},
 };
 use actix::prelude::*;
 
 /// A container that a caller wishes for; number and sandbox are still open.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     pub spec: ContainerSpec,
     /// A uid that was drawn for it, in case it gets a sandbox of its own.
@@ -32,7 +32,20 @@ pub struct CreateContainer {
     pub wish: Box<Wish>,
 }
 
-/// Query: where a container lives; by id, or by a unique prefix of one.
+/// Command: delete a container, named by id or by a unique prefix of one, and with the last one its
+/// sandbox. Answered when nothing of it is left; asked again under the same key, it is answered again.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Delete {
+    pub key: Option<RequestKey>,
+    pub namespace: Namespace,
+    pub id: String,
+    pub force: Force,
+    pub at: EpochMs,
+}
+
+/// Query: where a container lives; by id, or by a unique prefix of one. One that an earlier daemon
+/// left half made is waited for until it is undone.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Located, Fault>")]
 pub struct Find {
@@ -64,12 +77,6 @@ pub struct Listed {
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<(SandboxView, Vec<Name>)>")]
 pub struct ListSandboxes;
-
-/// Query that waits: every creation that an earlier daemon left half done is undone, so that one
-/// that is asked for again begins anew.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct GetUndone;
 
 /// Command: no more creations; answered when none is in progress.
 #[derive(Message, Debug)]

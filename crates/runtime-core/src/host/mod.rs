@@ -1,11 +1,19 @@
 //! The host room: the registry of containers, admission, and the parent of every sandbox.
 
 mod actor;
+mod deletions;
+mod desk;
+mod events;
+mod known;
 mod machine;
 mod messages;
 
 pub use actor::{HostActor, Surroundings};
-pub use machine::{Created, Denied, Event, Found, Host, Into, Name, Place, World};
+pub use deletions::DeletionRecord;
+pub use events::{
+    Answer, Created, Denied, Event, Fate, Found, Into, Known, Name, Place, Refusal, Repeated, World,
+};
+pub use machine::Host;
 pub use messages::{
-    CreateContainer, Drain, Find, GetUndone, List, ListSandboxes, Listed, Located, Wish,
+    CreateContainer, Delete, Drain, Find, List, ListSandboxes, Listed, Located, Wish,
 };

@@ -11,7 +11,7 @@ use super::{
     record::ProcessRecord,
 };
 use crate::{
-    agent::{Exec, ExitStatus, Signal, SignalTarget},
+    agent::{Exec, ExitStatus, Signal},
     error::{Fault, Kind},
     ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
     kit::{self, Guard, Room, Shell, Waiter},
@@ -81,18 +81,8 @@ impl ProcessActor {
         });
     }
 
-    fn signal(
-        &self,
-        waiter: Option<Waiter>,
-        target: SignalTarget,
-        signal: u32,
-        ctx: &mut Context<Self>,
-    ) {
-        let work = self.around.plant.signal(Signal {
-            container: self.around.container,
-            target,
-            signal,
-        });
+    fn signal(&self, waiter: Option<Waiter>, signal: Signal, ctx: &mut Context<Self>) {
+        let work = self.around.plant.signal(signal);
         match waiter {
             Some(waiter) => kit::complete(ctx, async move {
                 let outcome = work.await;
@@ -159,11 +149,27 @@ impl Room for ProcessActor {
                     Event::Begun { op, outcome }
                 });
             }
+            World::Look { op } => {
+                let work = plant.look(container, self.id.clone());
+                kit::complete(ctx, async move {
+                    let outcome = work.await;
+                    Event::Looked { op, outcome }
+                });
+            }
             World::Signal {
                 waiter,
                 target,
                 signal,
-            } => self.signal(waiter, target, signal, ctx),
+                once,
+            } => {
+                let signal = Signal {
+                    container,
+                    target,
+                    signal,
+                    once,
+                };
+                self.signal(waiter, signal, ctx);
+            }
             World::WatchRelay { relay } => {
                 let work = self.around.premises.ended(relay);
                 kit::complete(ctx, async move {
@@ -198,16 +204,16 @@ fn done(answer: Result<Answer, Fault>) -> Result<(), Fault> {
 impl Handler<Make> for ProcessActor {
     type Result = ();
 
-    fn handle(&mut self, Make { json }: Make, ctx: &mut Context<Self>) {
-        kit::apply(self, Event::Make { json }, ctx);
+    fn handle(&mut self, Make { json, key }: Make, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Make { json, key }, ctx);
     }
 }
 
 impl Handler<Begin> for ProcessActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, _: Begin, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = kit::command(self, |waiter| Event::Begin { waiter }, ctx);
+    fn handle(&mut self, Begin { key }: Begin, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Begin { waiter, key }, ctx);
         Box::pin(async move { done(answer.await) })
     }
 }
@@ -215,13 +221,8 @@ impl Handler<Begin> for ProcessActor {
 impl Handler<Kill> for ProcessActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, Kill { signal, all }: Kill, ctx: &mut Context<Self>) -> Self::Result {
-        let event = |waiter| Event::Kill {
-            waiter,
-            signal,
-            all,
-        };
-        let answer = kit::command(self, event, ctx);
+    fn handle(&mut self, kill: Kill, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Kill { waiter, kill }, ctx);
         Box::pin(async move { done(answer.await) })
     }
 }

@@ -1,11 +1,11 @@
 //! What a process hears, does and says.
 
-use super::machine::WAITERS_MAX;
+use super::{machine::WAITERS_MAX, messages::Kill};
 use crate::{
-    agent::{ExitStatus, SignalTarget},
+    agent::{ExitStatus, GuestProcessState, Once, SignalTarget},
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, StreamLease},
-    ids::{HostProcess, OpId},
+    ids::{HostProcess, OpId, RequestKey},
     kit::Waiter,
 };
 
@@ -14,6 +14,7 @@ pub enum Event {
     /// For an exec: its process object.
     Make {
         json: Option<Vec<u8>>,
+        key: Option<RequestKey>,
     },
     Leased {
         op: OpId,
@@ -25,15 +26,20 @@ pub enum Event {
     },
     Begin {
         waiter: Waiter,
+        key: Option<RequestKey>,
     },
     Begun {
         op: OpId,
         outcome: Result<(), Fault>,
     },
+    /// What the guest knows of it; `None`: nothing.
+    Looked {
+        op: OpId,
+        outcome: Result<Option<GuestProcessState>, Fault>,
+    },
     Kill {
         waiter: Waiter,
-        signal: u32,
-        all: bool,
+        kill: Kill,
     },
     Wait {
         waiter: Waiter,
@@ -84,11 +90,16 @@ pub enum World {
     Start {
         op: OpId,
     },
+    /// After a rebuild: ask the guest how far it came.
+    Look {
+        op: OpId,
+    },
     /// `waiter`: whose command this is; none when the relay is gone.
     Signal {
         waiter: Option<Waiter>,
         target: SignalTarget,
         signal: u32,
+        once: Option<Once>,
     },
     WatchRelay {
         relay: HostProcess,

@@ -12,6 +12,9 @@
 //! Invariants:
 //! - The lease of a stream is on record before the guest hears of it.
 //! - An exit is on record before anyone is told: waiters, the container, the guest.
+//! - A request that is asked again under its key is answered as the first one was; its signal is
+//!   on record before it is sent, so that the guest can tell a repetition.
+//! - A rebuilt process whose last step is not known asks the guest how far it came.
 //! - The first exit stands; a second one, or a start that answers late, changes nothing.
 //! - A closed process has no record and writes none.
 //! - A relay that ends while its process lives takes the process with it, as any runtime's child
@@ -23,7 +26,7 @@ use crate::{
     agent::{ExitStatus, SignalTarget},
     error::{Fault, Kind},
     hypervisor::StreamLease,
-    ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
+    ids::{ContainerNumber, HostProcess, OpId, ProcessId, RequestKey, SandboxUid},
     kit::{Batch, Machine, Waiter},
     records::{self, Change},
 };
@@ -37,7 +40,7 @@ pub enum State {
     Leasing { op: OpId, json: Option<Vec<u8>> },
     Making { op: OpId },
     Created,
-    Starting { op: OpId, waiter: Waiter },
+    Starting { op: OpId, waiters: Vec<Waiter> },
     Running,
     Exited(ExitStatus),
     Failed(Fault),
@@ -57,11 +60,13 @@ enum Relay {
 pub struct Process {
     uid: SandboxUid,
     container: ContainerNumber,
-    id: ProcessId,
-    state: State,
+    pub(super) id: ProcessId,
+    pub(super) state: State,
     lease: Option<StreamLease>,
     relay: Relay,
     waiters: Vec<Waiter>,
+    pub(super) begun_by: Option<RequestKey>,
+    pub(super) signaled_by: Vec<RequestKey>,
     ops_issued: u64,
 }
 
@@ -75,26 +80,39 @@ impl Process {
             lease: None,
             relay: Relay::None,
             waiters: Vec::new(),
+            begun_by: None,
+            signaled_by: Vec::new(),
             ops_issued: 0,
         }
     }
 
-    /// From the record. A process that was being made is not rebuilt: its container undoes it.
+    /// From the record. A process that was being made is not rebuilt, and its container undoes it;
+    /// but whoever asked for an exec under a key asks again.
     pub fn rebuilt(record: ProcessRecord) -> Self {
-        let state = match record.state {
+        let mut process = Self::new(record.uid, record.container, record.process);
+        let asked_again = matches!(process.id, ProcessId::Exec(_)) && record.begun_by.is_some();
+        process.state = match record.state {
+            ProcessState::Making if asked_again => State::Making {
+                op: process.next_op(),
+            },
             ProcessState::Making => State::Failed(Fault::new(
                 Kind::Aborted,
                 "the daemon was restarted while this process was being made",
             )),
             ProcessState::Created => State::Created,
+            ProcessState::Running if process.id == ProcessId::Init => State::Starting {
+                op: process.next_op(),
+                waiters: Vec::new(),
+            },
             ProcessState::Running => State::Running,
             ProcessState::Exited(status) => State::Exited(status),
         };
         Self {
-            state,
             lease: record.lease,
             relay: record.relay.map_or(Relay::None, Relay::Attached),
-            ..Self::new(record.uid, record.container, record.process)
+            begun_by: record.begun_by,
+            signaled_by: record.signaled_by,
+            ..process
         }
     }
 
@@ -117,12 +135,12 @@ impl Process {
         }
     }
 
-    fn next_op(&mut self) -> OpId {
+    pub(super) fn next_op(&mut self) -> OpId {
         self.ops_issued += 1;
         OpId(self.ops_issued)
     }
 
-    fn record(&self) -> Change {
+    pub(super) fn record(&self) -> Change {
         let state = match &self.state {
             State::New
             | State::Leasing { .. }
@@ -140,6 +158,8 @@ impl Process {
             state,
             lease: self.lease.clone(),
             relay: self.relay(),
+            begun_by: self.begun_by.clone(),
+            signaled_by: self.signaled_by.clone(),
         };
         records::put(
             ProcessRecord::key(self.uid, self.container, &self.id),
@@ -159,7 +179,7 @@ impl Process {
         });
     }
 
-    fn made(&mut self, batch: &mut Batch<Self>) {
+    pub(super) fn made(&mut self, batch: &mut Batch<Self>) {
         self.state = match self.id {
             ProcessId::Init => State::Created,
             ProcessId::Exec(_) => State::Running,
@@ -170,7 +190,7 @@ impl Process {
         batch.announce.push(Notice::Made { lease });
     }
 
-    fn failed(&mut self, why: Fault, batch: &mut Batch<Self>) {
+    pub(super) fn failed(&mut self, why: Fault, batch: &mut Batch<Self>) {
         if let Some(lease) = self.lease.take() {
             batch.world.push(World::GiveBack {
                 number: lease.number,
@@ -191,11 +211,7 @@ impl Process {
                 let lease = lease.expect("a process is made with its lease");
                 batch.announce.push(Notice::Made { lease });
             }
-            State::Starting { waiter, .. } => {
-                let waiter = *waiter;
-                batch.replies.push((waiter, Answer::Done(Ok(()))));
-                batch.announce.push(Notice::Began);
-            }
+            State::Starting { .. } => self.running(batch),
             State::New | State::Leasing { .. } | State::Created | State::Running => {}
             State::Exited(_) | State::Failed(_) | State::Closed(_) => {
                 // Told again after a redial: confirm it again.
@@ -251,38 +267,8 @@ impl Process {
                 waiter: None,
                 target,
                 signal: 9,
+                once: None,
             });
-        }
-    }
-
-    fn kill(
-        &self,
-        waiter: Waiter,
-        signal: u32,
-        all: bool,
-        batch: &mut Batch<Self>,
-    ) -> Result<(), Reason> {
-        match &self.state {
-            State::Created | State::Starting { .. } | State::Running => {
-                let target = match all {
-                    true => SignalTarget::All,
-                    false => SignalTarget::Process(self.id.clone()),
-                };
-                batch.world.push(World::Signal {
-                    waiter: Some(waiter),
-                    target,
-                    signal,
-                });
-                Ok(())
-            }
-            State::New
-            | State::Leasing { .. }
-            | State::Making { .. }
-            | State::Exited(_)
-            | State::Failed(_)
-            | State::Closed(_) => Err(Reason::NotRunning {
-                state: self.state_name(),
-            }),
         }
     }
 
@@ -331,8 +317,10 @@ impl Process {
     }
 
     fn close(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        if let State::Starting { waiter, .. } = self.state {
-            batch.replies.push((waiter, Answer::Done(Ok(()))));
+        if let State::Starting { waiters, .. } = &mut self.state {
+            for waiter in waiters.drain(..) {
+                batch.replies.push((waiter, Answer::Done(Ok(()))));
+            }
         }
         let status = match &self.state {
             State::Exited(known) => known.clone(),
@@ -354,15 +342,20 @@ impl Process {
     }
 
     fn resume(&mut self, batch: &mut Batch<Self>) {
-        if let State::Failed(why) = &self.state {
-            let why = why.clone();
-            let target = SignalTarget::Process(self.id.clone());
-            batch.world.push(World::Signal {
-                waiter: None,
-                target,
-                signal: 9,
-            });
-            self.failed(why, batch);
+        match self.state.clone() {
+            State::Failed(why) => {
+                self.kill_unknown(batch);
+                self.failed(why, batch);
+            }
+            State::Starting { op, .. } | State::Making { op } => {
+                batch.world.push(World::Look { op });
+            }
+            State::New
+            | State::Leasing { .. }
+            | State::Created
+            | State::Running
+            | State::Exited(_)
+            | State::Closed(_) => {}
         }
         match (self.relay, &self.state) {
             (Relay::Attached(relay), _) => batch.world.push(World::WatchRelay { relay }),
@@ -387,10 +380,6 @@ impl Machine for Process {
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
         match (&self.state, event) {
             // Answered, but nothing is recorded any more.
-            (State::Closed(_), Event::Begin { .. }) => {
-                let state = self.state_name();
-                return Err(Denied::Command(Reason::NotCreated { state }));
-            }
             (State::Closed(_), Event::AttachRelay { .. }) => {
                 let state = self.state_name();
                 return Err(Denied::Command(Reason::NotRunning { state }));
@@ -404,8 +393,9 @@ impl Machine for Process {
                 | Event::Resume,
             ) => {}
             (_, Event::Close { status }) => self.close(status, batch),
-            (State::New, Event::Make { json }) => {
+            (State::New, Event::Make { json, key }) => {
                 let op = self.next_op();
+                self.begun_by = key;
                 self.state = State::Leasing { op, json };
                 batch.world.push(World::Lease { op });
             }
@@ -422,40 +412,18 @@ impl Machine for Process {
                     Err(why) => self.failed(why, batch),
                 }
             }
-            (State::Created, Event::Begin { waiter }) => {
-                let op = self.next_op();
-                self.state = State::Starting { op, waiter };
-                batch.records.push(self.record());
-                batch.world.push(World::Start { op });
+            (_, Event::Begin { waiter, key }) => {
+                return self.begin(waiter, key, batch).map_err(Denied::Command);
             }
-            (_, Event::Begin { .. }) => {
-                let state = self.state_name();
-                return Err(Denied::Command(Reason::NotCreated { state }));
-            }
-            (&State::Starting { op, waiter }, Event::Begun { op: done, outcome }) if op == done => {
-                match outcome {
-                    Ok(()) => {
-                        self.state = State::Running;
-                        batch.announce.push(Notice::Began);
-                    }
-                    Err(_) => {
-                        self.state = State::Created;
-                        batch.records.push(self.record());
-                    }
-                }
-                batch.replies.push((waiter, Answer::Done(outcome)));
+            (&State::Starting { op, .. }, Event::Begun { op: done, outcome }) if op == done => {
+                self.begun(outcome, batch);
             }
             (
-                _,
-                Event::Kill {
-                    waiter,
-                    signal,
-                    all,
-                },
-            ) => {
-                return self
-                    .kill(waiter, signal, all, batch)
-                    .map_err(Denied::Command);
+                &State::Starting { op, .. } | &State::Making { op },
+                Event::Looked { op: done, outcome },
+            ) if op == done => self.looked(outcome, batch),
+            (_, Event::Kill { waiter, kill }) => {
+                return self.kill(waiter, kill, batch).map_err(Denied::Command);
             }
             (_, Event::Wait { waiter }) => {
                 return self.wait(waiter, batch).map_err(Denied::Wait);
@@ -488,6 +456,7 @@ impl Machine for Process {
                 | Event::Leased { .. }
                 | Event::Made { .. }
                 | Event::Begun { .. }
+                | Event::Looked { .. }
                 | Event::RelayEnded { .. },
             ) => {}
         }

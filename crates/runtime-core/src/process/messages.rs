@@ -5,7 +5,7 @@ use crate::{
     agent::ExitStatus,
     error::Fault,
     hypervisor::StreamLease,
-    ids::{ContainerNumber, HostProcess, ProcessId},
+    ids::{ContainerNumber, HostProcess, ProcessId, RequestKey},
     kit::Gone,
 };
 use actix::prelude::*;
@@ -16,17 +16,21 @@ use actix::prelude::*;
 pub struct Make {
     /// For an exec: its OCI process object.
     pub json: Option<Vec<u8>>,
+    pub key: Option<RequestKey>,
 }
 
-/// Command: let a created init run its program.
+/// Command: let a created init run its program. Asked again under the same key, it is answered again.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), Fault>")]
-pub struct Begin;
+pub struct Begin {
+    pub key: Option<RequestKey>,
+}
 
-/// Command: send a signal.
+/// Command: send a signal; under one key once, however often it is asked for.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<(), Fault>")]
 pub struct Kill {
+    pub key: Option<RequestKey>,
     pub signal: u32,
     pub all: bool,
 }

@@ -1,6 +1,7 @@
 //! The process room: one init or exec of a container, from its stream to its exit.
 
 mod actor;
+mod again;
 mod events;
 mod machine;
 mod messages;
@@ -16,10 +17,10 @@ pub use messages::{
 pub use record::{ProcessRecord, ProcessState};
 
 use crate::{
-    agent::{Exec, Signal},
+    agent::{Exec, GuestProcessState, Signal},
     error::Fault,
     hypervisor::{GuestEndpoint, StreamLease},
-    ids::ContainerNumber,
+    ids::{ContainerNumber, ProcessId},
     kit::Work,
 };
 
@@ -30,6 +31,12 @@ pub trait Plant {
     /// Creates the container in the guest, with its init waiting.
     fn create(&self, container: ContainerNumber, stream: GuestEndpoint) -> Work<Result<(), Fault>>;
     fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    /// What the guest knows of a process; `None`: nothing.
+    fn look(
+        &self,
+        container: ContainerNumber,
+        process: ProcessId,
+    ) -> Work<Result<Option<GuestProcessState>, Fault>>;
     fn exec(&self, exec: Exec) -> Work<Result<(), Fault>>;
     fn signal(&self, signal: Signal) -> Work<Result<(), Fault>>;
 }

@@ -3,7 +3,7 @@
 use crate::{
     agent::ExitStatus,
     hypervisor::StreamLease,
-    ids::{ContainerNumber, HostProcess, ProcessId, SandboxUid},
+    ids::{ContainerNumber, HostProcess, ProcessId, RequestKey, SandboxUid},
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,12 @@ pub struct ProcessRecord {
     pub state: ProcessState,
     pub lease: Option<StreamLease>,
     pub relay: Option<HostProcess>,
+    /// The request that started an init, or made an exec: asked again, it gets the same answer.
+    #[serde(default)]
+    pub begun_by: Option<RequestKey>,
+    /// The requests whose signals were sent, oldest first: none is sent a second time.
+    #[serde(default)]
+    pub signaled_by: Vec<RequestKey>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use super::{
     events::{Deletion, Event, Notice, World},
     exits::Exits,
     ladder::Ladder,
-    lent::{ASK_MAX, Lent},
+    lent::{ASK_MAX, Lent, Reach},
     machine::{Sandbox, State},
     messages::{GetSandbox, SandboxNotice, SandboxView},
     record::{SandboxRecord, SandboxSpec},
@@ -163,15 +163,16 @@ impl SandboxActor {
     }
 
     fn link(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
-        let room = self.lent.agent();
-        let accelerator = self.spec().vm.accelerator;
+        let (lent, accelerator) = (self.lent.clone(), self.spec().vm.accelerator);
         Box::pin(async move {
+            let room = lent.agent();
             let command = agent::Open(agent::LinkSpec {
                 control: vm.control,
                 accelerator,
                 exits_recorded: 0,
             });
             ask(room?.open, command, "reach agent", ASK_MAX).await?;
+            lent.update(|open| open.reach = Reach::Linked);
             Ok(())
         })
     }
@@ -190,6 +191,7 @@ impl SandboxActor {
 
     /// Every step runs, whatever the one before it came to; the errors are joined.
     fn tear_down(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
+        self.lent.update(|open| open.reach = Reach::None);
         let (open, lent) = (self.open_rooms(ctx), self.lent.clone());
         let premises = self.around.premises.clone();
         let spec = self.spec().premises.clone();
@@ -230,26 +232,13 @@ impl SandboxActor {
     }
 
     fn adopt(&self, vm: VmStatus, ctx: &Context<Self>) {
-        let (open, link_spec) = (self.open_rooms(ctx), vm);
-        let (lent, accelerator) = (self.lent.clone(), self.spec().vm.accelerator);
+        self.lent.update(|open| open.reach = Reach::Opening);
+        let (open, link) = (self.open_rooms(ctx), self.link(vm));
         let me = ctx.address().downgrade();
         kit::detach(async move {
             let outcome = match open.await {
+                Ok(()) => link.await,
                 Err(why) => Err(why),
-                Ok(()) => {
-                    let command = agent::Open(agent::LinkSpec {
-                        control: link_spec.control,
-                        accelerator,
-                        exits_recorded: 0,
-                    });
-                    let room = lent.agent();
-                    match room {
-                        Ok(room) => ask(room.open, command, "reach agent", ASK_MAX)
-                            .await
-                            .map(drop),
-                        Err(why) => Err(why),
-                    }
-                }
             };
             if let (Err(why), Some(me)) = (outcome, me.upgrade()) {
                 me.do_send(agent::Notice::Lost { why });
@@ -333,6 +322,7 @@ impl SandboxActor {
     fn boot_step(&mut self, effect: World, ctx: &mut Context<Self>) {
         match effect {
             World::OpenRooms { op } => {
+                self.lent.update(|open| open.reach = Reach::Opening);
                 let work = self.open_rooms(ctx);
                 kit::complete(ctx, async move {
                     let outcome = work.await;

@@ -11,8 +11,7 @@ use super::{
 use crate::{
     agent::{ExitStatus, GetPids, GuestPid},
     container::{
-        self, ContainerActor, ContainerView, GetContainer, GetProcessView, ProcessCommand,
-        WaitProcess,
+        ContainerActor, ContainerView, GetContainer, GetProcessView, ProcessCommand, WaitProcess,
     },
     error::{Fault, Kind},
     hypervisor::StreamLease,
@@ -70,7 +69,7 @@ impl Handler<ProcessIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, command: ProcessIn, _: &mut Context<Self>) -> Self::Result {
-        if matches!(command.command, ProcessCommand::Begin) {
+        if matches!(command.command, ProcessCommand::Begin(_)) {
             self.ladder.begin("container start");
         }
         let room = self.container(command.container);
@@ -83,11 +82,7 @@ impl Handler<ExecIn> for SandboxActor {
 
     fn handle(&mut self, exec: ExecIn, _: &mut Context<Self>) -> Self::Result {
         let room = self.container(exec.container);
-        let command = container::Exec {
-            exec: exec.exec,
-            json: exec.json,
-        };
-        Box::pin(async move { rebuilding(room?.send(command).await)? })
+        Box::pin(async move { rebuilding(room?.send(exec.exec).await)? })
     }
 }
 
@@ -127,11 +122,11 @@ impl Handler<GetPidsOf> for SandboxActor {
 
     fn handle(&mut self, GetPidsOf(container): GetPidsOf, _: &mut Context<Self>) -> Self::Result {
         let known = self.container(container).map(drop);
-        let room = self.lent.agent();
+        let room = self.lent.linked();
         Box::pin(async move {
             known?;
             ask(
-                room?.pids,
+                room.await?.pids,
                 GetPids { container },
                 "list processes in guest",
                 ASK_MAX,

@@ -4,23 +4,43 @@
 //! the sandbox alone, so no cycle of questions can form.
 
 use crate::{
-    agent, container,
+    agent::{self, GuestProcess, GuestProcessState},
+    container,
     container::ContainerSpec,
     devices::{self, Attached, ContainerDevices},
     error::{Fault, Kind},
     hypervisor::{self, GuestEndpoint, StreamLease},
-    ids::ContainerNumber,
+    ids::{ContainerNumber, ProcessId},
     kit::{Work, ask},
     network, process,
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 /// Bounds a question whose room hangs; the rooms have deadlines of their own, which say more.
 pub const ASK_MAX: Duration = Duration::from_secs(300);
 
+/// Making a process takes the guest tens of milliseconds.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Whether the guest can be reached.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// There is no guest, or it is ending.
+    #[default]
+    None,
+    /// Rooms are being opened and the agent is being dialed: questions wait for it.
+    Opening,
+    Linked,
+}
+
 /// The rooms of a sandbox, as far as they are open.
 #[derive(Default, Clone)]
 pub struct OpenRooms {
+    pub reach: Reach,
     pub hypervisor: Option<hypervisor::Address>,
     pub agent: Option<agent::Address>,
     pub devices: Option<devices::Address>,
@@ -36,7 +56,7 @@ struct Description {
 
 #[derive(Clone, Default)]
 pub struct Lent {
-    rooms: Rc<RefCell<OpenRooms>>,
+    rooms: Rc<watch::Sender<OpenRooms>>,
     described: Rc<RefCell<BTreeMap<ContainerNumber, Description>>>,
 }
 
@@ -50,7 +70,7 @@ impl Lent {
     }
 
     pub fn update(&self, change: impl FnOnce(&mut OpenRooms)) {
-        change(&mut self.rooms.borrow_mut());
+        self.rooms.send_modify(change);
     }
 
     pub fn agent(&self) -> Result<agent::Address, Fault> {
@@ -61,21 +81,45 @@ impl Lent {
             .ok_or_else(|| closed("agent"))
     }
 
-    fn hypervisor(&self) -> Result<hypervisor::Address, Fault> {
-        let rooms = self.rooms.borrow();
-        rooms.hypervisor.clone().ok_or_else(|| closed("hypervisor"))
+    /// The room, once it is open: after a restart, callers come before it is.
+    fn awaited<T: 'static>(
+        &self,
+        name: &'static str,
+        pick: impl Fn(&OpenRooms) -> Option<T> + 'static,
+    ) -> Work<Result<T, Fault>> {
+        let mut rooms = self.rooms.subscribe();
+        Box::pin(async move {
+            let settled = |rooms: &OpenRooms| rooms.reach == Reach::None || pick(rooms).is_some();
+            let settled = timeout(ASK_MAX, rooms.wait_for(settled)).await;
+            // Its sender goes with the sandbox.
+            let rooms = settled.ok().and_then(Result::ok);
+            rooms
+                .and_then(|rooms| pick(&rooms))
+                .ok_or_else(|| closed(name))
+        })
     }
 
-    fn devices(&self) -> Result<devices::Address, Fault> {
-        let rooms = self.rooms.borrow();
-        rooms.devices.clone().ok_or_else(|| closed("devices"))
+    fn hypervisor(&self) -> Work<Result<hypervisor::Address, Fault>> {
+        self.awaited("hypervisor", |rooms| rooms.hypervisor.clone())
+    }
+
+    fn devices(&self) -> Work<Result<devices::Address, Fault>> {
+        self.awaited("devices", |rooms| rooms.devices.clone())
+    }
+
+    /// The agent, once it has answered.
+    pub fn linked(&self) -> Work<Result<agent::Address, Fault>> {
+        self.awaited("agent", |rooms| {
+            let agent = rooms.agent.as_ref();
+            agent.filter(|_| rooms.reach == Reach::Linked).cloned()
+        })
     }
 
     /// Plugs block devices into the running VM.
     pub fn plug(&self, blocks: Vec<hypervisor::BlockSpec>) -> Work<Result<(), Fault>> {
         let room = self.hypervisor();
         Box::pin(async move {
-            let room = room?;
+            let room = room.await?;
             for block in blocks {
                 let command = hypervisor::AttachBlock(block);
                 ask(
@@ -96,7 +140,7 @@ impl process::Plant for Lent {
         let room = self.hypervisor();
         Box::pin(async move {
             ask(
-                room?.lease,
+                room.await?.lease,
                 hypervisor::LeaseStream,
                 "lease a stream",
                 ASK_MAX,
@@ -108,7 +152,7 @@ impl process::Plant for Lent {
     fn give_back(&self, number: u32) -> Work<()> {
         let room = self.hypervisor();
         Box::pin(async move {
-            let Ok(room) = room else { return };
+            let Ok(room) = room.await else { return };
             let command = hypervisor::ReturnStream { number };
             let outcome = ask(room.give_back, command, "give back a stream", ASK_MAX).await;
             if let Err(why) = outcome {
@@ -118,7 +162,7 @@ impl process::Plant for Lent {
     }
 
     fn create(&self, container: ContainerNumber, stream: GuestEndpoint) -> Work<Result<(), Fault>> {
-        let room = self.agent();
+        let room = self.linked();
         let described = self.described.borrow().get(&container).cloned();
         Box::pin(async move {
             let described = described.expect("a container is described before its init is made");
@@ -129,26 +173,60 @@ impl process::Plant for Lent {
                 mounts: described.attached.mounts,
                 stream: Some(stream),
             };
-            ask(room?.create_container, command, "create in guest", ASK_MAX).await
+            ask(
+                room.await?.create_container,
+                command,
+                "create in guest",
+                ASK_MAX,
+            )
+            .await
         })
     }
 
     fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>> {
-        let room = self.agent();
+        let room = self.linked();
         Box::pin(async move {
             let command = agent::StartContainer { container };
-            ask(room?.start_container, command, "start in guest", ASK_MAX).await
+            ask(
+                room.await?.start_container,
+                command,
+                "start in guest",
+                ASK_MAX,
+            )
+            .await
+        })
+    }
+
+    fn look(
+        &self,
+        container: ContainerNumber,
+        process: ProcessId,
+    ) -> Work<Result<Option<GuestProcessState>, Fault>> {
+        let room = self.linked();
+        Box::pin(async move {
+            let room = room.await?;
+            let mine =
+                |found: &GuestProcess| found.container == container && found.process == process;
+            loop {
+                let (list, all) = (room.list.clone(), agent::ListProcesses);
+                let all = ask(list, all, "list processes in guest", ASK_MAX).await?;
+                match all.into_iter().find(mine).map(|found| found.state) {
+                    // An earlier daemon asked for it; the guest has its own deadlines.
+                    Some(GuestProcessState::Making) => sleep(LOOK_AGAIN).await,
+                    settled => return Ok(settled),
+                }
+            }
         })
     }
 
     fn exec(&self, exec: agent::Exec) -> Work<Result<(), Fault>> {
-        let room = self.agent();
-        Box::pin(async move { ask(room?.exec, exec, "exec in guest", ASK_MAX).await })
+        let room = self.linked();
+        Box::pin(async move { ask(room.await?.exec, exec, "exec in guest", ASK_MAX).await })
     }
 
     fn signal(&self, signal: agent::Signal) -> Work<Result<(), Fault>> {
-        let room = self.agent();
-        Box::pin(async move { ask(room?.signal, signal, "signal in guest", ASK_MAX).await })
+        let room = self.linked();
+        Box::pin(async move { ask(room.await?.signal, signal, "signal in guest", ASK_MAX).await })
     }
 }
 
@@ -157,7 +235,13 @@ impl container::Plant for Lent {
         let room = self.devices();
         Box::pin(async move {
             let command = devices::Attach(devices);
-            ask(room?.attach, command, "attach root file system", ASK_MAX).await
+            ask(
+                room.await?.attach,
+                command,
+                "attach root file system",
+                ASK_MAX,
+            )
+            .await
         })
     }
 
@@ -166,17 +250,17 @@ impl container::Plant for Lent {
         container: ContainerNumber,
         attached: Option<Attached>,
     ) -> Work<Result<(), Fault>> {
-        let (agent, hypervisor, devices) = (self.agent(), self.hypervisor(), self.devices());
+        let (agent, hypervisor, devices) = (self.linked(), self.hypervisor(), self.devices());
         Box::pin(async move {
             let command = agent::RemoveContainer { container };
             ask(
-                agent?.remove_container,
+                agent.await?.remove_container,
                 command,
                 "remove from guest",
                 ASK_MAX,
             )
             .await?;
-            let hypervisor = hypervisor?;
+            let hypervisor = hypervisor.await?;
             for block in attached.into_iter().flat_map(|attached| attached.blocks) {
                 let command = hypervisor::DetachBlock {
                     serial: block.serial,
@@ -190,7 +274,13 @@ impl container::Plant for Lent {
                 .await?;
             }
             let command = devices::Detach { container };
-            ask(devices?.detach, command, "detach root file system", ASK_MAX).await
+            ask(
+                devices.await?.detach,
+                command,
+                "detach root file system",
+                ASK_MAX,
+            )
+            .await
         })
     }
 

@@ -357,9 +357,10 @@ impl Sandbox {
             self.discarded(container, batch);
             return;
         }
-        if let (Why::NotCreated(_), false) = (why, self.containers.is_empty()) {
-            for number in self.containers.keys() {
-                let (container, guest) = (*number, Guest::Goes);
+        let unmade: Vec<_> = self.unmade(why).collect();
+        if !unmade.is_empty() {
+            for container in unmade {
+                let guest = Guest::Goes;
                 batch.world.push(World::Discard { container, guest });
             }
             return;
@@ -382,6 +383,16 @@ impl Sandbox {
             let guest = Guest::Goes;
             batch.world.push(World::Retire { deletion, guest });
         }
+    }
+
+    /// Containers that never came to be.
+    fn unmade(&self, why: &Why) -> impl Iterator<Item = ContainerNumber> {
+        let all = matches!(why, Why::NotCreated(_));
+        let unmade = move |entry: &Entry| all || entry.progress == Progress::Creating;
+        let entries = self.containers.iter();
+        entries
+            .filter(move |(_, entry)| unmade(entry))
+            .map(|(number, _)| *number)
     }
 
     pub(super) fn gone(&mut self, batch: &mut Batch<Self>) {
@@ -414,6 +425,10 @@ impl Sandbox {
 
     fn resume(&mut self, same_boot: bool, batch: &mut Batch<Self>) {
         match self.state.clone() {
+            // Its last container was deleted, and then the daemon ended.
+            State::Ready { .. } if self.containers.is_empty() => {
+                self.stop(Why::Deleted, KILLED, batch);
+            }
             State::Ready { vm } if same_boot => batch.world.push(World::Adopt { vm }),
             State::Ready { .. } => {
                 self.stop(Why::Lost("the host was restarted".to_owned()), LOST, batch);

@@ -61,6 +61,10 @@ impl Sandbox {
                 self.deletions.push(deletion);
                 self.stop(why, LOST, batch);
             }
+            // Asked again: its containers are deleted, and it is going.
+            (State::Stopping { .. }, _) if self.containers.is_empty() => {
+                self.deletions.push(deletion);
+            }
             _ if known.is_none() => return Err(Denied::NoSuchContainer),
             (State::Ready { .. }, _) => {
                 let guest = match self.containers.len() {
@@ -217,18 +221,25 @@ impl Sandbox {
 
     /// A container whose creation failed has no record any more.
     pub(super) fn discarded(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
-        let Some(Entry { creator, .. }) = self.containers.get(&container).cloned() else {
+        let Some(Entry { creator, progress }) = self.containers.get(&container).cloned() else {
             return;
         };
-        let State::Stopped {
-            why: Why::NotCreated(why),
-            released,
-        } = self.state.clone()
-        else {
-            if self.containers[&container].progress == Progress::Creating {
-                self.remove(container, batch);
+        let (why, released) = match (self.state.clone(), progress) {
+            (
+                State::Stopped {
+                    why: Why::NotCreated(why),
+                    released,
+                },
+                _,
+            ) => (why, released),
+            (State::Stopped { why, released }, Progress::Creating) => {
+                (Fault::new(Kind::Aborted, why.text()), released)
             }
-            return;
+            (_, Progress::Creating) => {
+                self.remove(container, batch);
+                return;
+            }
+            (_, Progress::Lives | Progress::Drained) => return,
         };
         self.remove(container, batch);
         if let Some(waiter) = creator {

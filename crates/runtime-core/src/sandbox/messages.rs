@@ -3,10 +3,10 @@
 use super::events::Notice;
 use crate::{
     agent::{ExitStatus, GuestPid},
-    container::{ContainerSpec, ContainerView, Force, ProcessCommand},
+    container::{ContainerSpec, ContainerView, Exec, Force, ProcessCommand},
     error::Fault,
     hypervisor::{StreamLease, VmStatus},
-    ids::{ContainerNumber, EpochMs, ExecId, ProcessId, SandboxUid},
+    ids::{ContainerNumber, EpochMs, ProcessId, SandboxUid},
     kit::Gone,
     process::ProcessView,
     sandbox::SandboxSpec,
@@ -41,8 +41,7 @@ pub struct ProcessIn {
 #[rtype(result = "Result<StreamLease, Fault>")]
 pub struct ExecIn {
     pub container: ContainerNumber,
-    pub exec: ExecId,
-    pub json: Vec<u8>,
+    pub exec: Exec,
 }
 
 /// Query that waits: the exit of a process, once it is on record.

@@ -1,7 +1,7 @@
 //! A host room with real sandboxes, containers and processes above scripted rooms and a store in
 //! memory: what a test feeds and asks.
 
-#![allow(dead_code)] // Each test file uses its own part.
+#![allow(dead_code, unused_imports)] // Each test file uses its own part.
 
 mod rooms;
 
@@ -10,17 +10,20 @@ pub use rooms::{Fault as Break, World};
 use actix::prelude::*;
 use runtime_core::{
     clock::Clock,
-    container::{ContainerSpec, ContainerState, Force},
+    container::{ContainerSpec, ContainerState, Exec, Force, ProcessCommand},
     devices::{ContainerDevices, ShareSpec},
     error::Fault,
     host::{self, CreateContainer, Find, HostActor, Located, Wish},
-    hypervisor::{Accelerator, ChannelKind, MachineType, VmSpec},
-    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, ProcessId, RequestKey, SandboxUid},
+    hypervisor::{Accelerator, ChannelKind, MachineType, StreamLease, VmSpec},
+    ids::{
+        ContainerId, ContainerNumber, EpochMs, ExecId, Namespace, ProcessId, RequestKey, SandboxUid,
+    },
     kit::Work,
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
+    process::{Begin, Kill},
     records::{Change, Records, Rows},
-    sandbox::{DeleteContainer, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
+    sandbox::{DeleteContainer, ExecIn, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
@@ -144,6 +147,7 @@ pub fn wish(id: &str, random: u64) -> Wish {
             },
             created: EpochMs(1),
             owner_uid: 0,
+            created_by: None,
         },
         uid: SandboxUid::from_random(random),
         join: None,
@@ -223,11 +227,7 @@ impl House {
         self.host.send(Find { namespace, id }).await.unwrap()
     }
 
-    pub async fn command(
-        &self,
-        id: &str,
-        command: runtime_core::container::ProcessCommand,
-    ) -> Result<(), Fault> {
+    pub async fn command(&self, id: &str, command: ProcessCommand) -> Result<(), Fault> {
         let located = self.find(id).await?;
         let container = located.place.number;
         located
@@ -267,9 +267,54 @@ impl House {
         located.sandbox.send(delete).await.unwrap()
     }
 
-    /// Nothing on record, nothing in the world.
+    pub async fn delete_with_key(&self, id: &str, force: Force, key: &str) -> Result<(), Fault> {
+        let delete = host::Delete {
+            key: Some(RequestKey::new(key).unwrap()),
+            namespace: Namespace::new("default").unwrap(),
+            id: id.to_owned(),
+            force,
+            at: EpochMs(2),
+        };
+        self.host.send(delete).await.unwrap()
+    }
+
+    pub async fn start_with_key(&self, id: &str, key: &str) -> Result<(), Fault> {
+        let key = Some(RequestKey::new(key).unwrap());
+        self.command(id, ProcessCommand::Begin(Begin { key })).await
+    }
+
+    pub async fn kill_with_key(&self, id: &str, signal: u32, key: &str) -> Result<(), Fault> {
+        let kill = Kill {
+            key: Some(RequestKey::new(key).unwrap()),
+            signal,
+            all: false,
+        };
+        self.command(id, ProcessCommand::Kill(ProcessId::Init, kill))
+            .await
+    }
+
+    pub async fn exec_with_key(
+        &self,
+        id: &str,
+        exec: &str,
+        key: &str,
+    ) -> Result<StreamLease, Fault> {
+        let located = self.find(id).await?;
+        let exec = Exec {
+            key: Some(RequestKey::new(key).unwrap()),
+            exec: ExecId::new(exec).unwrap(),
+            json: Vec::new(),
+        };
+        let container = located.place.number;
+        let exec = ExecIn { container, exec };
+        located.sandbox.send(exec).await.unwrap()
+    }
+
+    /// Nothing on record but the keys of deletions, nothing in the world.
     pub fn assert_clean(&self) {
-        assert_eq!(self.records.keys(), Vec::<String>::new());
+        let mut keys = self.records.keys();
+        keys.retain(|key| !key.starts_with(host::DeletionRecord::PREFIX));
+        assert_eq!(keys, Vec::<String>::new());
         self.world.assert_empty();
     }
 }

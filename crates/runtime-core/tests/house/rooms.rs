@@ -7,7 +7,7 @@ use runtime_core::{
     devices,
     error::{Fault as CoreFault, Kind},
     hypervisor::{self, GuestEndpoint, HostEndpoint, StreamLease, VmExit, VmStatus},
-    ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, SandboxUid},
+    ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
     kit::Work,
     network,
     premises::{Premises, PremisesSpec},
@@ -51,6 +51,9 @@ struct State {
     dead_relays: BTreeSet<u32>,
     confirmed: Vec<u64>,
     signals: Vec<(ProcessId, u32)>,
+    delivered: BTreeSet<RequestKey>,
+    /// How often each process was started.
+    starts: BTreeMap<ProcessId, u32>,
 }
 
 #[derive(Default)]
@@ -130,6 +133,11 @@ impl World {
 
     pub fn signals(&self) -> Vec<(ProcessId, u32)> {
         self.state.borrow().signals.clone()
+    }
+
+    pub fn starts(&self, process: &ProcessId) -> u32 {
+        let state = self.state.borrow();
+        state.starts.get(process).copied().unwrap_or(0)
     }
 
     pub fn is_running(&self, uid: SandboxUid, process: &ProcessId) -> bool {
@@ -473,6 +481,7 @@ scripted!(
         let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
         vm.processes
             .insert((command.container, ProcessId::Init), true);
+        *state.starts.entry(ProcessId::Init).or_default() += 1;
         Ok(())
     }
 );
@@ -480,6 +489,7 @@ scripted!(agent::Exec, (), Fault::Start, |uid, command, state| {
     let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
     vm.processes
         .insert((command.container, command.process.clone()), true);
+    *state.starts.entry(command.process.clone()).or_default() += 1;
     Ok(())
 });
 scripted!(
@@ -498,8 +508,19 @@ scripted!(
     Vec<agent::GuestProcess>,
     Fault::Create,
     |uid, command, state| {
-        let _ = state;
-        Ok(Vec::new())
+        let vm = state.vms.get(&uid).ok_or_else(lost)?;
+        let list = vm
+            .processes
+            .iter()
+            .map(|((container, process), running)| agent::GuestProcess {
+                container: *container,
+                process: process.clone(),
+                state: match running {
+                    true => agent::GuestProcessState::Running,
+                    false => agent::GuestProcessState::Created,
+                },
+            });
+        Ok(list.collect())
     }
 );
 scripted!(
@@ -524,6 +545,11 @@ impl Handler<agent::Signal> for Room {
         Box::pin(async move {
             pass(STEP).await;
             world.lives().await;
+            if let Some(once) = signal.once
+                && !world.state.borrow_mut().delivered.insert(once.key)
+            {
+                return Ok(());
+            }
             world
                 .state
                 .borrow_mut()

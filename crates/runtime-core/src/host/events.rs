@@ -1,0 +1,201 @@
+//! What the host hears, does and says, and how it names things.
+
+use super::{
+    machine::CREATIONS_MAX,
+    messages::{Delete, Wish},
+};
+use crate::{
+    container::{ContainerSpec, Force},
+    error::{Fault, Kind},
+    hypervisor::StreamLease,
+    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
+    kit::Waiter,
+};
+use serde::{Deserialize, Serialize};
+
+/// What identifies a container to its callers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    pub namespace: Namespace,
+    pub id: ContainerId,
+}
+
+/// Where a container lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    pub uid: SandboxUid,
+    pub number: ContainerNumber,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Created(Result<Created, Fault>),
+    Deleted(Result<(), Fault>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    pub place: Place,
+    pub lease: StreamLease,
+}
+
+/// Into which sandbox a container goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Into {
+    /// A new one, under the uid that was drawn for it.
+    New,
+    /// An existing one, under its next number.
+    Existing(Place),
+}
+
+#[derive(Debug)]
+pub enum Event {
+    Create {
+        waiter: Waiter,
+        key: Option<RequestKey>,
+        into: Into,
+        wish: Box<Wish>,
+    },
+    Delete {
+        waiter: Waiter,
+        delete: Delete,
+    },
+    Deleted {
+        waiter: Option<Waiter>,
+        key: Option<RequestKey>,
+        outcome: Result<(), Fault>,
+    },
+    /// After a restart: finish the deletions that were begun.
+    Resume,
+    Created {
+        name: Name,
+        key: Option<RequestKey>,
+        waiter: Waiter,
+        outcome: Result<StreamLease, Fault>,
+    },
+    ContainerGone(Place),
+    SandboxGone(SandboxUid),
+    RoomPanicked {
+        uid: SandboxUid,
+        at: EpochMs,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum World {
+    Create {
+        waiter: Waiter,
+        key: Option<RequestKey>,
+        into: Into,
+        wish: Box<Wish>,
+    },
+    Delete {
+        waiter: Option<Waiter>,
+        key: Option<RequestKey>,
+        place: Place,
+        force: Force,
+        at: EpochMs,
+        repeated: Repeated,
+    },
+    /// Who waits for this name may go on.
+    TellUndone(Name),
+    ForgetSandbox(SandboxUid),
+    Rebuild(SandboxUid),
+    /// Its room panics again and again: end its VM, keep its records and its console.
+    GiveUp(SandboxUid),
+}
+
+/// Whether a deletion may find its work done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeated {
+    No,
+    Yes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    Exists(Name),
+    TooManyCreations,
+    Taken(SandboxUid),
+    /// The id of a deletion names nothing, or several.
+    NotOne(Found, String),
+}
+
+/// Which command was denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    Create(Denied),
+    Delete(Denied),
+}
+
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            // runc's words.
+            Denied::Exists(_) => Self::new(
+                Kind::AlreadyExists,
+                "container with given ID already exists",
+            ),
+            Denied::TooManyCreations => Self::new(
+                Kind::Exhausted,
+                format!("{CREATIONS_MAX} containers are being created already; try again"),
+            ),
+            Denied::Taken(uid) => Self::new(Kind::Internal, format!("uid {uid} is taken")),
+            Denied::NotOne(found, id) => found.fault(&id),
+        }
+    }
+}
+
+/// What an id of a caller may mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    One(Name, Place),
+    /// What an earlier daemon left half made; it is going.
+    Undoing(Name, Place),
+    None,
+    /// A prefix of several; at most a few of them.
+    Ambiguous(Vec<String>),
+}
+
+impl Found {
+    /// Why it is not one.
+    pub(super) fn fault(self, id: &str) -> Fault {
+        match self {
+            Self::Ambiguous(candidates) => {
+                let candidates = candidates.join(", ");
+                let why = format!(
+                    "id {id:?} is ambiguous and could refer to multiple containers: {candidates}"
+                );
+                Fault::new(Kind::Invalid, why)
+            }
+            // runc's words.
+            Self::One(..) | Self::Undoing(..) | Self::None => {
+                Fault::new(Kind::NotFound, "container does not exist")
+            }
+        }
+    }
+}
+
+/// A container on record.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub name: Name,
+    pub place: Place,
+    pub fate: Fate,
+}
+
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// It was created, by this request; the same request gets this stream.
+    Made(Option<(RequestKey, StreamLease)>),
+    HalfMade,
+}
+
+impl Name {
+    pub(super) fn of(spec: &ContainerSpec) -> Self {
+        Self {
+            namespace: spec.namespace.clone(),
+            id: spec.id.clone(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What the store knows of sandboxes, put together by sandbox.
+
+use super::{
+    deletions::DeletionRecord,
+    events::{Fate, Known, Name, Place},
+};
+use crate::{
+    container::{ContainerRecord, ContainerState},
+    error::Fault,
+    ids::{ContainerNumber, ProcessId, SandboxUid},
+    process::ProcessRecord,
+    records::{Record, Records, Rows, decode},
+    sandbox::{Phase, SandboxRecord},
+};
+use actix::prelude::*;
+use std::collections::BTreeMap;
+
+/// The records of one sandbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct KnownSandbox {
+    pub record: SandboxRecord,
+    pub containers: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
+}
+
+impl KnownSandbox {
+    /// Its containers as the registry knows them.
+    pub fn names(&self) -> impl Iterator<Item = Known> {
+        let half_made = match self.record.phase {
+            Phase::Creating => true,
+            Phase::Ready => self.record.vm.is_none(),
+            Phase::Stopping(_) | Phase::Stopped(_) => false,
+        };
+        self.containers.iter().map(move |(container, processes)| {
+            let spec = &container.spec;
+            let fate = match (half_made, &container.state) {
+                (true, _) | (_, ContainerState::Creating) => Fate::HalfMade,
+                (
+                    false,
+                    ContainerState::Created | ContainerState::Running | ContainerState::Stopped(_),
+                ) => {
+                    let init = processes.iter().find(|p| p.process == ProcessId::Init);
+                    let lease = init.and_then(|init| init.lease.clone());
+                    Fate::Made(spec.created_by.clone().zip(lease))
+                }
+            };
+            let (uid, number) = (container.uid, spec.number);
+            Known {
+                name: Name::of(spec),
+                place: Place { uid, number },
+                fate,
+            }
+        })
+    }
+}
+
+/// Everything on record.
+#[derive(Default)]
+pub struct Kept {
+    pub sandboxes: Vec<KnownSandbox>,
+    pub deletions: Vec<DeletionRecord>,
+}
+
+/// Reads every record.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn read_all(records: &dyn Records) -> Result<Kept, Fault> {
+    let sandboxes = records.scan(SandboxRecord::PREFIX.to_owned()).await?;
+    let containers = records.scan("container/".to_owned()).await?;
+    let processes = records.scan("process/".to_owned()).await?;
+    let deletions = records.scan(DeletionRecord::PREFIX.to_owned()).await?;
+    Ok(Kept {
+        sandboxes: known(&sandboxes, &containers, &processes),
+        deletions: readable(&deletions),
+    })
+}
+
+/// Reads the records of one sandbox.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn read_one(
+    records: &dyn Records,
+    uid: SandboxUid,
+) -> Result<Option<KnownSandbox>, Fault> {
+    let sandboxes = records.scan(SandboxRecord::key(uid)).await?;
+    let containers = records.scan(ContainerRecord::prefix(uid)).await?;
+    let processes = records.scan(format!("process/{uid}/")).await?;
+    Ok(known(&sandboxes, &containers, &processes).pop())
+}
+
+/// A record that does not read is left where it is, and named.
+fn readable<R: Record>(rows: &Rows) -> Vec<R> {
+    let mut found = Vec::new();
+    for (key, bytes) in rows {
+        match decode(bytes) {
+            Ok(record) => found.push(record),
+            Err(why) => {
+                tracing::error!(%key, why = %crate::error::chain(&why), "record left aside")
+            }
+        }
+    }
+    found
+}
+
+fn known(sandboxes: &Rows, containers: &Rows, processes: &Rows) -> Vec<KnownSandbox> {
+    let mut by_sandbox: BTreeMap<SandboxUid, Vec<(ContainerRecord, Vec<ProcessRecord>)>> =
+        BTreeMap::new();
+    let mut by_container: BTreeMap<(SandboxUid, ContainerNumber), Vec<ProcessRecord>> =
+        BTreeMap::new();
+    for process in readable::<ProcessRecord>(processes) {
+        let place = (process.uid, process.container);
+        by_container.entry(place).or_default().push(process);
+    }
+    for container in readable::<ContainerRecord>(containers) {
+        let place = (container.uid, container.spec.number);
+        let processes = by_container.remove(&place).unwrap_or_default();
+        by_sandbox
+            .entry(container.uid)
+            .or_default()
+            .push((container, processes));
+    }
+    let sandboxes = readable::<SandboxRecord>(sandboxes).into_iter();
+    let with_containers = sandboxes.map(|record| KnownSandbox {
+        containers: by_sandbox.remove(&record.spec.uid).unwrap_or_default(),
+        record,
+    });
+    with_containers.collect()
+}

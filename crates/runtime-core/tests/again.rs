@@ -1,0 +1,295 @@
+//! Requests that are asked again: a daemon is killed at every moment of each, and the next one gives
+//! the same key the same answer, once.
+
+#![allow(clippy::unwrap_used)] // Tests may.
+
+mod house;
+
+use house::{House, pass, settle};
+use runtime_core::{
+    container::{ContainerState, Force, ProcessCommand},
+    error::{Fault, Kind},
+    host::List,
+    ids::{ExecId, HostProcess, ProcessId},
+    process::Begin,
+};
+use std::{rc::Rc, time::Duration};
+use tokio::{task::LocalSet, time::Instant};
+
+const RELAY: HostProcess = HostProcess {
+    pid: 4711,
+    start_time: 5,
+};
+
+/// Tells a story on one thread, within an hour of virtual time.
+async fn told(story: impl Future<Output = ()>) {
+    let story = tokio::time::timeout(Duration::from_secs(3600), story);
+    LocalSet::new()
+        .run_until(story)
+        .await
+        .expect("a story ends");
+}
+
+async fn created() -> House {
+    let house = House::open().await;
+    house.create("web").await.unwrap();
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    house.command("web", attach).await.unwrap();
+    house
+}
+
+async fn running() -> House {
+    let house = created().await;
+    let begin = ProcessCommand::Begin(Begin { key: None });
+    house.command("web", begin).await.unwrap();
+    house
+}
+
+/// The daemon is killed while this request waits for its answer.
+async fn interrupted<T: 'static>(
+    house: House,
+    after: Duration,
+    request: impl AsyncFnOnce(&House) -> Result<T, Fault> + 'static,
+) -> House {
+    let house = Rc::new(house);
+    let asking = tokio::task::spawn_local({
+        let house = house.clone();
+        async move { request(&house).await.map(drop) }
+    });
+    pass(after).await;
+    asking.abort();
+    // A task that was aborted gives its share back.
+    let _ = asking.await;
+    let house = Rc::into_inner(house).expect("nobody else holds the house");
+    house.restart().await
+}
+
+fn moments(up_to_ms: u64) -> impl Iterator<Item = Duration> {
+    (0..up_to_ms).map(Duration::from_millis)
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_creation_asked_again_makes_one_container() {
+    told(async {
+        for moment in moments(60) {
+            let house = House::open().await;
+            let house = interrupted(house, moment, async |house: &House| {
+                house.create_with_key("web", Some("k"), 1).await
+            })
+            .await;
+
+            let first = house.create_with_key("web", Some("k"), 2).await;
+            let again = house.create_with_key("web", Some("k"), 3).await;
+
+            let first = first.unwrap_or_else(|why| panic!("at {moment:?}: {why}"));
+            assert_eq!(again.as_ref(), Ok(&first), "at {moment:?}");
+            assert_eq!(house.world.vms(), 1, "at {moment:?}");
+            assert_eq!(house.state("web").await.unwrap(), ContainerState::Created);
+            let house = house.restart().await;
+            let later = house.create_with_key("web", Some("k"), 4).await;
+            assert_eq!(later, Ok(first), "at {moment:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_start_asked_again_starts_once() {
+    told(async {
+        for moment in moments(12) {
+            let house = interrupted(created().await, moment, async |house: &House| {
+                house.start_with_key("web", "k").await
+            })
+            .await;
+
+            let started = house.start_with_key("web", "k").await;
+            started.unwrap_or_else(|why| panic!("at {moment:?}: {why}"));
+
+            settle().await;
+            assert_eq!(house.world.starts(&ProcessId::Init), 1, "at {moment:?}");
+            assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+            let other = house.start_with_key("web", "other").await.unwrap_err();
+            assert_eq!(other.kind(), Kind::Denied);
+            let uid = house.find("web").await.unwrap().place.uid;
+            house.world.exit(uid, ProcessId::Init, 7);
+            assert_eq!(house.wait("web").await.unwrap().code, 7);
+            house.start_with_key("web", "k").await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_start_that_nobody_asks_for_again_is_finished_all_the_same() {
+    told(async {
+        for moment in moments(12) {
+            let house = interrupted(created().await, moment, async |house: &House| {
+                house.start_with_key("web", "k").await
+            })
+            .await;
+
+            settle().await;
+
+            let starts = house.world.starts(&ProcessId::Init);
+            match house.state("web").await.unwrap() {
+                ContainerState::Running => assert_eq!(starts, 1, "at {moment:?}"),
+                state => assert_eq!((starts, state), (0, ContainerState::Created)),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_exec_asked_again_runs_once() {
+    told(async {
+        let process = ProcessId::Exec(ExecId::new("sh").unwrap());
+        for moment in moments(16) {
+            let house = interrupted(running().await, moment, async |house: &House| {
+                house.exec_with_key("web", "sh", "k").await
+            })
+            .await;
+
+            // What the guest never heard of is asked for once more, as a caller does.
+            let mut lease = house.exec_with_key("web", "sh", "k").await;
+            if lease
+                .as_ref()
+                .is_err_and(|why| why.kind() == Kind::Unavailable)
+            {
+                lease = house.exec_with_key("web", "sh", "k").await;
+            }
+            let again = house.exec_with_key("web", "sh", "k").await;
+
+            let lease = lease.unwrap_or_else(|why| panic!("at {moment:?}: {why}"));
+            assert_eq!(again, Ok(lease), "at {moment:?}");
+            settle().await;
+            assert_eq!(house.world.starts(&process), 1, "at {moment:?}");
+            let other = house.exec_with_key("web", "sh", "other").await;
+            assert_eq!(other.unwrap_err().kind(), Kind::AlreadyExists);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_signal_asked_for_again_is_sent_once() {
+    told(async {
+        for moment in moments(12) {
+            let house = interrupted(running().await, moment, async |house: &House| {
+                house.kill_with_key("web", 15, "k").await
+            })
+            .await;
+
+            let killed = house.kill_with_key("web", 15, "k").await;
+            killed.unwrap_or_else(|why| panic!("at {moment:?}: {why}"));
+
+            assert_eq!(house.world.signals(), [(ProcessId::Init, 15)], "{moment:?}");
+            let uid = house.find("web").await.unwrap().place.uid;
+            house.world.exit(uid, ProcessId::Init, 143);
+            house.wait("web").await.unwrap();
+            house.kill_with_key("web", 15, "k").await.unwrap();
+            let other = house.kill_with_key("web", 15, "other").await;
+            assert_eq!(other.unwrap_err().kind(), Kind::Denied);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_deletion_asked_again_is_done() {
+    told(async {
+        for moment in moments(40) {
+            let house = interrupted(running().await, moment, async |house: &House| {
+                house.delete_with_key("web", Force::Yes, "k").await
+            })
+            .await;
+
+            let deleted = house.delete_with_key("web", Force::Yes, "k").await;
+            deleted.unwrap_or_else(|why| panic!("at {moment:?}: {why}"));
+
+            house.assert_clean();
+            let house = house.restart().await;
+            house
+                .delete_with_key("web", Force::No, "k")
+                .await
+                .unwrap_or_else(|why| panic!("at {moment:?}: {why}"));
+            let other = house.delete_with_key("web", Force::No, "other").await;
+            assert_eq!(other.unwrap_err().kind(), Kind::NotFound);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_deletion_that_was_begun_is_finished_by_the_next_daemon() {
+    told(async {
+        for moment in moments(40) {
+            let house = interrupted(running().await, moment, async |house: &House| {
+                house.delete_with_key("web", Force::Yes, "k").await
+            })
+            .await;
+
+            settle().await;
+
+            match house.state("web").await {
+                Ok(state) => {
+                    assert_eq!(state, ContainerState::Running, "at {moment:?}");
+                    assert!(
+                        house.world.is_running(
+                            house.find("web").await.unwrap().place.uid,
+                            &ProcessId::Init
+                        )
+                    );
+                }
+                Err(_) => house.assert_clean(),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_deletion_that_was_refused_is_not_done_later() {
+    told(async {
+        let house = running().await;
+        let refused = house.delete_with_key("web", Force::No, "k").await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::Denied);
+        let uid = house.find("web").await.unwrap().place.uid;
+        house.world.exit(uid, ProcessId::Init, 0);
+        house.wait("web").await.unwrap();
+
+        let house = house.restart().await;
+        settle().await;
+
+        assert!(matches!(
+            house.state("web").await,
+            Ok(ContainerState::Stopped(_))
+        ));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_is_being_undone_is_waited_for_by_its_name_alone() {
+    told(async {
+        let house = House::open().await;
+        house.create_with_key("db", None, 7).await.unwrap();
+        let halfway = Duration::from_millis(20);
+        let house = interrupted(house, halfway, async |house: &House| {
+            house.create_with_key("web", Some("k"), 1).await
+        })
+        .await;
+
+        let asked = Instant::now();
+        assert_eq!(house.state("db").await.unwrap(), ContainerState::Created);
+        let listed = house.host.send(List { namespace: None }).await.unwrap();
+        assert_eq!(listed.len(), 1, "what is being undone is not listed");
+        assert_eq!(asked.elapsed(), Duration::ZERO, "others wait for nothing");
+        let web = house.state("web").await.unwrap_err();
+
+        assert_eq!(web.kind(), Kind::NotFound);
+        assert!(asked.elapsed() > Duration::ZERO, "it was waited for");
+        assert_eq!(house.world.vms(), 1);
+    })
+    .await;
+}
