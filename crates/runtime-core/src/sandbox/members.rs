@@ -87,24 +87,14 @@ impl Sandbox {
                 | State::Launching { .. }
                 | State::Linking { .. }
                 | State::Greeting { .. },
-                Force::No,
-            ) => return Err(Denied::StillCreating),
-            (
-                State::New
-                | State::Opening { .. }
-                | State::Premises { .. }
-                | State::Plumbing { .. }
-                | State::Attaching { .. }
-                | State::Launching { .. }
-                | State::Linking { .. }
-                | State::Greeting { .. },
-                Force::Yes,
+                force,
             ) => {
+                if force == Force::No {
+                    return Err(Denied::StillCreating);
+                }
                 self.deletions.push(deletion);
-                self.fail(
-                    Fault::new(Kind::Aborted, "deleted while it was being created"),
-                    batch,
-                );
+                let deleted = "deleted while it was being created";
+                self.fail(Fault::new(Kind::Aborted, deleted), batch);
             }
         }
         Ok(())
