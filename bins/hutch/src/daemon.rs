@@ -5,11 +5,14 @@
 
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
-use protocols::blocking::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient};
+use protocols::{
+    blocking::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient},
+    revision::Speaker,
+};
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -20,8 +23,14 @@ use ttrpc::{Code, context::Context};
 const START_MAX: Duration = Duration::from_secs(60);
 /// How often a daemon that was just started is tried: nothing announces that its socket exists.
 const TRY_EVERY: Duration = Duration::from_millis(5);
-/// How often a request is sent again to a new daemon.
-const RESENDS_MAX: u32 = 5;
+/// How long a request is sent again after its answer was lost: a daemon is started anew within
+/// seconds, and one that dies at every attempt will not be better after this.
+const RESEND_MAX: Duration = Duration::from_secs(120);
+/// Between two attempts: doubled each time, so that a daemon that asks for patience gets it.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Who answers a greeting does so at once; a daemon that starts is busy reading its store.
+const GREETING_MAX: Duration = Duration::from_secs(10);
 /// The longest answer: a guest that boots under emulation on a busy host.
 const ANSWER_MAX: Duration = Duration::from_secs(600);
 /// A unix socket path ends at 107 bytes; the longest below a root is `s/<16 digits>/control.sock`.
@@ -30,7 +39,13 @@ const ROOT_BYTES_MAX: usize = 107 - "/s/0123456789abcdef/virtiofs.sock".len();
 /// Speaks to the daemon of one root.
 pub struct Daemon {
     root: PathBuf,
+    peer: Peer,
+}
+
+/// A connection whose other end is known.
+struct Peer {
     client: RuntimeClient,
+    version: String,
 }
 
 /// The deadline of one request.
@@ -60,51 +75,68 @@ impl Daemon {
                 root.display()
             );
         }
-        let client = match dial(&root) {
-            Some(client) => client,
-            None => start(&root)?,
-        };
-        Ok(Self { root, client })
+        let peer = reach(&root)?;
+        Ok(Self { root, peer })
     }
 
     /// Connects to a daemon that runs already.
-    pub fn running(root: &Path) -> Option<Self> {
-        let root = std::path::absolute(root).ok()?;
-        let client = dial(&root)?;
-        Some(Self { root, client })
+    ///
+    /// # Errors
+    /// It is of another version, with which this one cannot speak.
+    pub fn running(root: &Path) -> Result<Option<Self>> {
+        let root = std::path::absolute(root).context("--root")?;
+        Ok(dial(&root)?.map(|peer| Self { root, peer }))
+    }
+
+    /// The daemon's version.
+    pub fn version(&self) -> &str {
+        &self.peer.version
     }
 
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Sends a request, and sends it again when the daemon ended before it answered.
+    /// Sends a request, and sends it again when the daemon ended before it answered: the key in it
+    /// makes it the same request.
     ///
     /// # Errors
-    /// The daemon's own refusal, as it says it; or no daemon could be reached.
+    /// The daemon's own refusal, as it says it; or there was no answer in time.
     pub fn ask<T>(&mut self, request: impl Fn(&RuntimeClient) -> ttrpc::Result<T>) -> Result<T> {
-        for _ in 0..RESENDS_MAX {
-            match request(&self.client) {
+        self.ask_within(RESEND_MAX, request)
+    }
+
+    fn ask_within<T>(
+        &mut self,
+        limit: Duration,
+        request: impl Fn(&RuntimeClient) -> ttrpc::Result<T>,
+    ) -> Result<T> {
+        let mut lost: Option<Instant> = None;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let why = match request(&self.peer.client) {
                 Ok(answer) => return Ok(answer),
                 Err(ttrpc::Error::RpcStatus(status)) if status.code() != Code::UNAVAILABLE => {
-                    return Err(Refused {
-                        code: status.code(),
-                        message: status.message().to_owned(),
-                    }
-                    .into());
+                    return Err(refused(&status).into());
                 }
-                Err(_) => {
-                    self.client = match dial(&self.root) {
-                        Some(client) => client,
-                        None => start(&self.root)?,
-                    };
-                }
+                Err(why) => why,
+            };
+            let since = *lost.get_or_insert_with(Instant::now);
+            if since.elapsed() >= limit {
+                let (root, seconds) = (self.root.display(), limit.as_secs());
+                let said = match &why {
+                    ttrpc::Error::RpcStatus(status) => status.message().to_owned(),
+                    other => other.to_string(),
+                };
+                bail!("no answer from hutchd of {root} in {seconds} s of asking again: {said}");
+            }
+            // tidy: a daemon that is being restarted, or asks for patience, tells nobody when it is over
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+            if !matches!(why, ttrpc::Error::RpcStatus(_)) {
+                self.peer = reach(&self.root)?;
             }
         }
-        bail!(
-            "hutchd of {} ended {RESENDS_MAX} times before it answered",
-            self.root.display()
-        )
     }
 }
 
@@ -116,19 +148,59 @@ pub struct Refused {
     pub message: String,
 }
 
-fn dial(root: &Path) -> Option<RuntimeClient> {
+fn refused(status: &ttrpc::Status) -> Refused {
+    Refused {
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
+}
+
+fn reach(root: &Path) -> Result<Peer> {
+    match dial(root)? {
+        Some(peer) => Ok(peer),
+        None => start(root),
+    }
+}
+
+/// Connects, and says who we are. `None`: nobody answers there.
+fn dial(root: &Path) -> Result<Option<Peer>> {
     let socket = socket_path(root);
     if !socket.exists() {
-        return None;
+        return Ok(None);
     }
-    let client = ttrpc::Client::connect(&format!("unix://{}", socket.display())).ok()?;
+    let Ok(client) = ttrpc::Client::connect(&format!("unix://{}", socket.display())) else {
+        return Ok(None);
+    };
     let client = RuntimeClient::new(client);
-    let hello = client.version(within(Duration::from_secs(10)), &VersionRequest::default());
-    hello.ok().map(|_| client)
+    let ours = Speaker::of(env!("CARGO_PKG_VERSION"));
+    let greeting = VersionRequest {
+        version: ours.version.clone(),
+        revision: ours.revision,
+        oldest_revision: ours.oldest,
+        ..Default::default()
+    };
+    match client.version(within(GREETING_MAX), &greeting) {
+        Ok(answer) => {
+            let theirs = Speaker {
+                version: answer.version,
+                revision: answer.revision,
+                oldest: answer.oldest_revision,
+            };
+            if !ours.understands(&theirs) {
+                bail!("{}", ours.cannot_speak_with(&theirs));
+            }
+            let version = theirs.version;
+            Ok(Some(Peer { client, version }))
+        }
+        Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::UNIMPLEMENTED => {
+            Err(refused(&status).into())
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// Starts a daemon under a lock, so that of many callers one does.
-fn start(root: &Path) -> Result<RuntimeClient> {
+fn start(root: &Path) -> Result<Peer> {
     let lock = root.with_extension("start.lock");
     if let Some(folder) = lock.parent() {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
@@ -143,13 +215,13 @@ fn start(root: &Path) -> Result<RuntimeClient> {
         .map_err(|(_, why)| why)
         .with_context(|| format!("lock {}", lock.display()))?;
     // Another caller may have been faster.
-    if let Some(client) = dial(root) {
-        return Ok(client);
+    if let Some(peer) = dial(root)? {
+        return Ok(peer);
     }
     let (mut child, log) = spawn(root)?;
-    let client = wait_for(root, &mut child, &log);
+    let peer = wait_for(root, &mut child, &log);
     drop(held);
-    client
+    peer
 }
 
 fn program() -> PathBuf {
@@ -172,35 +244,24 @@ fn spawn(root: &Path) -> Result<(Child, PathBuf)> {
         .with_context(|| format!("open {}", log.display()))?;
     let program = program();
     let mut command = Command::new(&program);
-    command.arg("--root").arg(root).current_dir("/");
+    // Its own session and cgroup: neither a ctrl-C here nor the end of our cgroup is for it.
+    command.arg("--apart").arg("--root").arg(root);
+    command.current_dir("/");
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(file);
-    // Its own session: a ctrl-C at this terminal is not for it.
-    detach(&mut command);
     let child = command
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
     Ok((child, log))
 }
 
-#[allow(unsafe_code)]
-fn detach(command: &mut Command) {
-    // SAFETY: setsid is async-signal-safe and touches no memory of this process.
-    unsafe {
-        command.pre_exec(|| {
-            nix::unistd::setsid()?;
-            Ok(())
-        });
-    }
-}
-
-fn wait_for(root: &Path, child: &mut Child, log: &Path) -> Result<RuntimeClient> {
+fn wait_for(root: &Path, child: &mut Child, log: &Path) -> Result<Peer> {
     let begun = Instant::now();
     while begun.elapsed() < START_MAX {
-        if let Some(client) = dial(root) {
-            return Ok(client);
+        if let Some(peer) = dial(root)? {
+            return Ok(peer);
         }
         if let Some(status) = child.try_wait().context("watch hutchd")? {
             let text = fs::read_to_string(log).unwrap_or_default();
@@ -215,4 +276,120 @@ fn wait_for(root: &Path, child: &mut Child, log: &Path) -> Result<RuntimeClient>
         START_MAX.as_secs(),
         log.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocols::{
+        blocking::{
+            hutch::{StartRequest, StartResponse, VersionResponse},
+            hutch_ttrpc::{Runtime, create_runtime},
+        },
+        revision,
+    };
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    };
+    use ttrpc::{Server, TtrpcContext};
+
+    /// Speaks so many revisions, and asks for patience so often.
+    struct Impatient {
+        revision: u32,
+        busy: AtomicU32,
+        keys: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Runtime for Impatient {
+        fn version(&self, _: &TtrpcContext, _: VersionRequest) -> ttrpc::Result<VersionResponse> {
+            Ok(VersionResponse {
+                version: "9.9.9".to_owned(),
+                revision: self.revision,
+                oldest_revision: self.revision,
+                ..Default::default()
+            })
+        }
+
+        fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+            self.keys.lock().unwrap().push(request.key);
+            let left = self.busy.load(Ordering::SeqCst);
+            self.busy.store(left.saturating_sub(1), Ordering::SeqCst);
+            match left {
+                0 => Ok(StartResponse::default()),
+                _ => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
+                    Code::UNAVAILABLE,
+                    "its room is being rebuilt",
+                ))),
+            }
+        }
+    }
+
+    struct House {
+        root: tempfile::TempDir,
+        keys: Arc<Mutex<Vec<String>>>,
+        server: Server,
+    }
+
+    fn daemon(revision: u32, busy: u32) -> House {
+        let root = tempfile::tempdir().unwrap();
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let service = Impatient {
+            revision,
+            busy: AtomicU32::new(busy),
+            keys: keys.clone(),
+        };
+        let mut server = Server::new()
+            .bind(&format!("unix://{}", socket_path(root.path()).display()))
+            .unwrap()
+            .register_service(create_runtime(Arc::new(service)));
+        server.start().unwrap();
+        House { root, keys, server }
+    }
+
+    fn ask(house: &House, limit: Duration) -> Result<StartResponse> {
+        let request = StartRequest {
+            key: "k".to_owned(),
+            ..Default::default()
+        };
+        let mut daemon = Daemon::connect(house.root.path())?;
+        daemon.ask_within(limit, |client| client.start(soon(), &request))
+    }
+
+    #[test]
+    fn a_daemon_of_another_interface_is_refused_with_both_versions_and_what_to_do() {
+        let house = daemon(revision::REVISION + 1, 0);
+
+        let why = ask(&house, RESEND_MAX).map(drop).unwrap_err().to_string();
+        house.server.shutdown();
+
+        assert!(why.contains("hutchd 9.9.9 (interface 2)"), "{why}");
+        let ours = format!("hutch {} (interface 1)", env!("CARGO_PKG_VERSION"));
+        assert!(why.contains(&ours), "{why}");
+        assert!(why.contains("restart hutchd"), "{why}");
+        assert!(house.keys.lock().unwrap().is_empty(), "nothing was asked");
+    }
+
+    #[test]
+    fn a_daemon_that_asks_for_patience_is_asked_again_under_the_same_key() {
+        let house = daemon(revision::REVISION, 3);
+
+        let answer = ask(&house, RESEND_MAX);
+        house.server.shutdown();
+
+        answer.unwrap();
+        assert_eq!(*house.keys.lock().unwrap(), ["k"; 4]);
+    }
+
+    #[test]
+    fn asking_again_ends_by_its_deadline_and_says_what_was_heard() {
+        let house = daemon(revision::REVISION, u32::MAX);
+
+        let why = ask(&house, Duration::ZERO).map(drop).unwrap_err();
+        house.server.shutdown();
+
+        let text = why.to_string();
+        assert!(text.contains("no answer from hutchd of"), "{text}");
+        assert!(text.ends_with("its room is being rebuilt"), "{text}");
+    }
 }

@@ -20,6 +20,7 @@ use protocols::asynchronous::{
     },
     hutch_ttrpc::Runtime,
 };
+use protocols::revision::Speaker;
 use runtime_core::{
     container::{Exec, Force, ProcessCommand},
     error::{Fault, Kind},
@@ -258,9 +259,21 @@ fn named(outcome: Result<(), Fault>, verb: &str, id: &str) -> Answer<()> {
 
 #[async_trait]
 impl Runtime for Api {
-    async fn version(&self, _: &TtrpcContext, _: VersionRequest) -> Answer<VersionResponse> {
+    async fn version(&self, _: &TtrpcContext, request: VersionRequest) -> Answer<VersionResponse> {
+        let ours = Speaker::of(env!("CARGO_PKG_VERSION"));
+        let theirs = Speaker {
+            version: request.version,
+            revision: request.revision,
+            oldest: request.oldest_revision,
+        };
+        if !ours.understands(&theirs) {
+            let why = theirs.cannot_speak_with(&ours);
+            return Err(status(Fault::new(Kind::Unsupported, why)));
+        }
         Ok(VersionResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: ours.version,
+            revision: ours.revision,
+            oldest_revision: ours.oldest,
             pid: std::process::id(),
             root: self.facts.root.clone(),
             ..Default::default()

@@ -1,5 +1,6 @@
 //! The daemon as a library: what its main program and the simulation share.
 
+pub mod apart;
 pub mod api;
 pub mod architect;
 pub mod bundle;

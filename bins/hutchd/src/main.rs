@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use hutchd::{config::Config, start};
+use hutchd::{
+    config::Config,
+    start::{self, StartedBy},
+};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Looks after every virtual machine of a host.
@@ -15,6 +18,9 @@ struct Cli {
     /// Configuration file; drop-ins are read from config.d beside it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Leave the session and the cgroup of the caller. For commands that start a daemon.
+    #[arg(long, hide = true)]
+    apart: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -36,13 +42,17 @@ enum ConfigVerb {
 
 fn run(cli: &Cli) -> Result<()> {
     let config = Config::load(cli.config.as_deref())?;
+    let started_by = match cli.apart {
+        true => StartedBy::Command,
+        false => StartedBy::Supervisor,
+    };
     match cli.verb {
         Some(Verb::Config(ConfigVerb::Show)) => print!("{}", config.show()?),
         Some(Verb::Config(ConfigVerb::Check)) => {
             config.check_assets()?;
             println!("configuration is right");
         }
-        None => start::serve(&cli.root, &config)?,
+        None => start::serve(&cli.root, &config, started_by)?,
     }
     Ok(())
 }

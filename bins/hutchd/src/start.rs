@@ -1,6 +1,7 @@
 //! From a configuration to a serving daemon: store, sweep, ports, wiring, socket, in this order.
 
 use crate::{
+    apart::Apart,
     api::{Api, Facts, now},
     architect::{Grounds, plan},
     config::Config,
@@ -36,19 +37,45 @@ impl Clock for HostClock {
     }
 }
 
+/// Who started this daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedBy {
+    /// systemd, or a person: session and cgroup are as they should be.
+    Supervisor,
+    /// A command that found none.
+    Command,
+}
+
 /// Serves until it is told to stop.
 ///
 /// # Errors
 /// Something that the daemon needs is missing, or its store is held by another.
-pub fn serve(root: &Path, config: &Config) -> Result<()> {
+pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> {
     logs::start(&config.log)?;
     config.check_assets()?;
     serve::prepare_root(root)?;
+    let apart = match started_by {
+        StartedBy::Supervisor => None,
+        StartedBy::Command => set_apart(root),
+    };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start runtime")?;
-    LocalSet::new().block_on(&runtime, run(root, config))
+    let served = LocalSet::new().block_on(&runtime, run(root, config));
+    if let Some(Err(why)) = apart.map(Apart::end) {
+        tracing::warn!(why = %format!("{why:#}"), "the daemon's own cgroup stays");
+    }
+    served
+}
+
+/// A host whose cgroups cannot be written starts no sandbox; that error will say more.
+fn set_apart(root: &Path) -> Option<Apart> {
+    let apart = Apart::from_caller(root);
+    let said = |why: &anyhow::Error| {
+        tracing::warn!(why = %format!("{why:#}"), "the daemon stays in its caller's cgroup");
+    };
+    apart.inspect_err(said).ok()
 }
 
 fn entropy() -> Vec<u8> {

@@ -76,12 +76,6 @@ fn said(folder: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
-}
-
 /// Joins the cgroups and begins a session of its own, before exec: whatever happens to us after
 /// the fork, its cgroup tells whose it is.
 #[allow(unsafe_code)]
@@ -138,7 +132,10 @@ fn spawn(spec: &ShareSpec, procs_files: Vec<PathBuf>) -> Result<HostProcess, Err
     detached(&mut command, procs);
     let child = command.spawn().map_err(failed)?;
     let pid = child.id();
-    let start_time = start_time(pid).ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+    let start_time = proc::start_time(pid)
+        .ok()
+        .flatten()
+        .ok_or_else(|| failed(io::Error::other("it ended at once")))?;
     reap(child);
     Ok(HostProcess { pid, start_time })
 }
@@ -154,7 +151,8 @@ fn reap(mut child: std::process::Child) {
 fn pidfd(process: HostProcess) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(process.pid).ok()?)?;
     let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    (start_time(process.pid) == Some(process.start_time)).then_some(fd)
+    let found = proc::start_time(process.pid).ok().flatten();
+    (found == Some(process.start_time)).then_some(fd)
 }
 
 async fn ended(process: HostProcess) {

@@ -4,6 +4,7 @@
 //! can be no other process's. Starts no process and knows no cgroup.
 
 use crate::{Doing, Error};
+use proc::Life;
 use runtime_core::ids::HostProcess;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -11,9 +12,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use std::{
-    fs, io,
+    io,
     os::fd::OwnedFd,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -25,26 +25,14 @@ pub struct PidFd {
     fd: OwnedFd,
 }
 
-/// What `/proc/PID/stat` says of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    life: Life,
-    start_time: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Living,
-    /// Ended, and not yet waited for by its parent.
-    Zombie,
-}
-
 /// The process that has this pid now; `None` if none has, or only a zombie.
 ///
 /// # Errors
 /// /proc does not read.
 pub fn identify(pid: u32) -> Result<Option<HostProcess>, Error> {
-    Ok(stat(pid)?
+    let path = || format!("/proc/{pid}/stat");
+    let stat = proc::stat(pid).map_err(|why| Error::path(Doing::Read, path())(why))?;
+    Ok(stat
         .filter(|stat| stat.life == Life::Living)
         .map(|stat| HostProcess {
             pid,
@@ -63,9 +51,7 @@ pub fn is_alive(process: HostProcess) -> Result<bool, Error> {
 /// # Errors
 /// /proc does not read.
 pub fn boot_id() -> Result<String, Error> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = fs::read_to_string(path).map_err(Error::path(Doing::Read, path))?;
-    Ok(text.trim().to_owned())
+    proc::boot_id().map_err(Error::path(Doing::Read, "/proc/sys/kernel/random/boot_id"))
 }
 
 impl PidFd {
@@ -156,42 +142,6 @@ pub(crate) fn wait_for_all(processes: &[PidFd], limit: Duration) {
     }
 }
 
-fn stat(pid: u32) -> Result<Option<Stat>, Error> {
-    let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        // ESRCH: it ended between open and read.
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound
-                || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(Error::path(Doing::Read, path)(error)),
-    };
-    let stat = parse_stat(&text);
-    let unknown = || Error::path(Doing::Read, path)(io::ErrorKind::InvalidData.into());
-    stat.ok_or_else(unknown).map(Some)
-}
-
-/// proc(5): `pid (command) state ppid …`. The command may hold anything, brackets and line ends
-/// too; the last bracket ends it.
-fn parse_stat(text: &[u8]) -> Option<Stat> {
-    let command_end = text.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(text.get(command_end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    // The state is field 3 and was taken: fields 20 and 22 follow.
-    let threads: u64 = fields.nth(16)?.parse().ok()?;
-    let start_time = fields.nth(1)?.parse().ok()?;
-    let life = match state {
-        // A first thread that has ended before the others is a zombie of a living process.
-        "Z" | "X" | "x" if threads <= 1 => Life::Zombie,
-        _ => Life::Living,
-    };
-    Some(Stat { life, start_time })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,32 +158,6 @@ mod tests {
             start_time: process.start_time + 1,
             ..process
         }
-    }
-
-    #[test]
-    fn a_command_of_brackets_and_blanks_does_not_hide_the_start_time() {
-        let stat = b"7 (a) Z) 1 (x\n) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-
-        let parsed = parse_stat(stat).unwrap();
-
-        let expected = Stat {
-            life: Life::Living,
-            start_time: 4711,
-        };
-        assert_eq!(parsed, expected);
-        assert_eq!(parse_stat(b"7 (a) S 1 7"), None);
-        assert_eq!(parse_stat(b""), None);
-    }
-
-    #[test]
-    fn a_process_whose_first_thread_ended_before_the_others_lives() {
-        let zombie = "7 (a) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-        let crippled = zombie.replace(" 20 0 1 0 ", " 20 0 3 0 ");
-
-        let life = |stat: &str| parse_stat(stat.as_bytes()).unwrap().life;
-
-        assert_eq!(life(zombie), Life::Zombie);
-        assert_eq!(life(&crippled), Life::Living);
     }
 
     #[test]
@@ -297,11 +221,5 @@ mod tests {
             let process = HostProcess { pid, start_time: 1 };
             assert!(PidFd::open(process).unwrap().is_none(), "{pid}");
         }
-    }
-
-    #[test]
-    fn a_boot_has_one_id() {
-        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
-        assert_eq!(boot_id().unwrap().len(), 36);
     }
 }

@@ -6,7 +6,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -27,31 +27,6 @@ pub enum Status {
     Unknown,
 }
 
-/// Field 22 of `/proc/PID/stat`; `None` when there is no such process. The name before it may
-/// hold spaces and brackets, so fields are counted from the last bracket. proc(5).
-///
-/// # Errors
-/// /proc cannot be read.
-pub fn start_time(pid: u32) -> io::Result<Option<u64>> {
-    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat,
-        Err(gone) if is_gone(&gone) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest);
-    let field = fields.and_then(|fields| fields.split_whitespace().nth(19));
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "no start time in stat");
-    field
-        .and_then(|field| field.parse().ok())
-        .map(Some)
-        .ok_or_else(bad)
-}
-
-/// A process that ends while its file is being read answers ESRCH.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
-
 impl Held {
     /// Holds the process with this pid, whichever it is: for a child that is not reaped yet.
     ///
@@ -60,7 +35,7 @@ impl Held {
     pub fn child(pid: u32) -> io::Result<Self> {
         let pidfd = open(pid)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         let start_time =
-            start_time(pid)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+            proc::start_time(pid)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         Self::new(HostProcess { pid, start_time }, pidfd)
     }
 
@@ -73,7 +48,7 @@ impl Held {
             return Ok(None);
         };
         // Held first, looked at second: what has this start time now is what is held.
-        match start_time(process.pid)? {
+        match proc::start_time(process.pid)? {
             Some(start) if start == process.start_time => Self::new(process, pidfd).map(Some),
             Some(_) | None => Ok(None),
         }
@@ -153,8 +128,8 @@ mod tests {
     fn the_start_time_of_a_process_with_an_odd_name_is_read() {
         let ours = std::process::id();
 
-        assert!(start_time(ours).unwrap().unwrap() > 0);
-        assert_eq!(start_time(u32::MAX).unwrap(), None);
+        assert!(proc::start_time(ours).unwrap().unwrap() > 0);
+        assert_eq!(proc::start_time(u32::MAX).unwrap(), None);
     }
 
     #[tokio::test]

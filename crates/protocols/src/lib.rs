@@ -1,7 +1,9 @@
-//! What is generated from the protocol files in `proto/`; nothing is written by hand here.
+//! What is generated from the protocol files in `proto/`; by hand only what a build speaks of them.
 //!
 //! `asynchronous` holds the messages and the services over tokio, `blocking` the services over
 //! plain threads (for programs without an async runtime). Both speak the same messages.
+
+pub mod revision;
 
 #[cfg(feature = "async")]
 #[allow(clippy::all, clippy::unwrap_used, warnings)]

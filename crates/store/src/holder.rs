@@ -51,15 +51,15 @@ impl Holder {
             .join(" ");
         Ok(Self {
             pid,
-            start_time: start_time(pid)?,
-            boot_id: boot_id()?,
+            start_time: proc::start_time(pid)?.unwrap_or_default(),
+            boot_id: proc::boot_id()?,
             command,
         })
     }
 
     fn is_alive(&self) -> bool {
-        boot_id().is_ok_and(|boot| boot == self.boot_id)
-            && start_time(self.pid).is_ok_and(|start| start == self.start_time)
+        proc::boot_id().is_ok_and(|boot| boot == self.boot_id)
+            && proc::start_time(self.pid).is_ok_and(|start| start == Some(self.start_time))
     }
 }
 
@@ -155,20 +155,6 @@ fn holder_path(store: &Path) -> PathBuf {
     let mut name = store.as_os_str().to_owned();
     name.push(".holder");
     PathBuf::from(name)
-}
-
-pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
-}
-
-fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command, field 2, may hold spaces and brackets; the last bracket ends it.
-    stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in stat"))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Opened, Error> {
         make_folder(parent).map_err(failed(path, Step::MakeFolder))?;
     }
     let lock = Lock::take(path)?;
-    let boot_id = holder::boot_id().map_err(failed(path, Step::ReadBootId))?;
+    let boot_id = proc::boot_id().map_err(failed(path, Step::ReadBootId))?;
     let mut damaged = None;
     if path.symlink_metadata().is_ok() {
         match load(path, &boot_id) {

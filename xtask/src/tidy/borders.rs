@@ -23,6 +23,7 @@ const OURS: &[&str] = &[
     "host",
     "hypervisor",
     "netns",
+    "proc",
     "protocols",
     "runtime-core",
     "store",
@@ -75,6 +76,12 @@ const ROOMS: &[Room] = &[
         paths: WORLD,
     },
     Room {
+        folder: "crates/proc/",
+        ours: &[],
+        crates: &["actix", "anyhow", "libc", "nix", "serde", "tokio"],
+        paths: &["std::net", "std::process::Command", "std::thread::spawn"],
+    },
+    Room {
         folder: "crates/protocols/",
         ours: &[],
         crates: &["actix", "anyhow", "nix", "sled"],
@@ -82,7 +89,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         folder: "crates/hypervisor/",
-        ours: &["runtime-core"],
+        ours: &["proc", "runtime-core"],
         crates: &["anyhow", "rtnetlink", "sled", "ttrpc"],
         paths: &[],
     },
@@ -100,19 +107,19 @@ const ROOMS: &[Room] = &[
     },
     Room {
         folder: "crates/devices/",
-        ours: &["runtime-core"],
+        ours: &["proc", "runtime-core"],
         crates: &["anyhow", "qapi", "rtnetlink", "sled", "ttrpc"],
         paths: &[],
     },
     Room {
         folder: "crates/host/",
-        ours: &["runtime-core"],
+        ours: &["proc", "runtime-core"],
         crates: &["anyhow", "qapi", "rtnetlink", "sled", "ttrpc"],
         paths: &[],
     },
     Room {
         folder: "crates/store/",
-        ours: &["runtime-core"],
+        ours: &["proc", "runtime-core"],
         crates: &["anyhow", "qapi", "rtnetlink", "ttrpc"],
         paths: &[
             "std::net",

@@ -286,7 +286,7 @@ fn stale(root: &Path, known: Option<&BTreeSet<String>>) -> Finding {
 }
 
 fn ask(root: &Path) -> Option<(DoctorResponse, BTreeSet<String>)> {
-    let mut daemon = Daemon::running(root)?;
+    let mut daemon = Daemon::running(root).ok()??;
     let answer = daemon
         .ask(|client| client.doctor(soon(), &DoctorRequest::default()))
         .ok()?;

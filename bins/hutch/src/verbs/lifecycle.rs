@@ -4,7 +4,7 @@ use super::{Place, fresh_key};
 use crate::{
     args,
     bundle::Bundle,
-    daemon::{Daemon, Refused, soon},
+    daemon::{Daemon, soon},
     verbs::relay,
 };
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +12,6 @@ use protocols::blocking::hutch::{
     CreateRequest, DeleteRequest, KillRequest, StartRequest, StreamAddress,
 };
 use std::path::Path;
-use ttrpc::Code;
 
 /// The highest signal of Linux on x86-64 (SIGRTMAX).
 const SIGNAL_MAX: u32 = 64;
@@ -178,22 +177,8 @@ fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<(
         force,
         ..Default::default()
     };
-    let sent = std::cell::Cell::new(0);
-    let outcome = daemon.ask(|client| {
-        sent.set(sent.get() + 1);
-        client.delete(soon(), &request)
-    });
-    match outcome {
-        // The daemon that ended before it answered had deleted it.
-        Err(why) if sent.get() > 1 && is_not_found(&why) => Ok(()),
-        Err(why) => Err(why),
-        Ok(_) => Ok(()),
-    }
-}
-
-fn is_not_found(why: &anyhow::Error) -> bool {
-    why.downcast_ref::<Refused>()
-        .is_some_and(|refused| refused.code == Code::NOT_FOUND)
+    daemon.ask(|client| client.delete(soon(), &request))?;
+    Ok(())
 }
 
 pub fn delete(at: &Place, id: &str, force: bool) -> Result<u8> {

@@ -8,9 +8,7 @@ use crate::{
     run::rfc3339,
 };
 use anyhow::Result;
-use protocols::blocking::hutch::{
-    ContainerInfo, ListRequest, PsRequest, StateRequest, VersionRequest,
-};
+use protocols::blocking::hutch::{ContainerInfo, ListRequest, PsRequest, StateRequest};
 use serde_json::{Value, json};
 
 fn state_json(info: &ContainerInfo) -> Value {
@@ -114,13 +112,7 @@ pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
 
 pub fn version(at: &Place, version: &args::Version) -> Result<u8> {
     let ours = env!("CARGO_PKG_VERSION");
-    let theirs = match Daemon::running(&at.root) {
-        Some(mut daemon) => {
-            let answer = daemon.ask(|client| client.version(soon(), &VersionRequest::default()))?;
-            Some(answer.version)
-        }
-        None => None,
-    };
+    let theirs = Daemon::running(&at.root)?.map(|daemon| daemon.version().to_owned());
     match version.format {
         Format::Json => print_json(
             &json!({"hutch": ours, "hutchd": theirs, "spec": oci_spec::runtime::VERSION}),

@@ -40,22 +40,12 @@ impl Stands<'_> {
     }
 }
 
-/// Field 22 of a process's stat line. proc(5).
-pub fn start_time(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The second field is a name in parentheses and may hold anything, also parentheses.
-    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
-    let field = fields.and_then(|fields| fields.split(' ').nth(19));
-    let start = field.and_then(|field| field.parse().ok());
-    start.with_context(|| format!("{path} has no start time"))
-}
-
 fn attach(daemon: &mut Daemon, process: &ProcessRef, pid: u32) -> Result<()> {
+    let start_time = proc::start_time(pid).context("read our start time")?;
     let request = AttachRequest {
         process: Some(process.clone()).into(),
         relay_pid: pid,
-        relay_start_time: start_time(pid)?,
+        relay_start_time: start_time.context("this process is not in /proc")?,
         ..Default::default()
     };
     daemon.ask(|client| client.attach(soon(), &request))?;

@@ -112,6 +112,23 @@ impl Hierarchies {
         self.0.iter().map(file).collect()
     }
 
+    /// Moves this process into it.
+    ///
+    /// # Errors
+    /// It is not there, or has no room.
+    pub fn enter(&self, cgroup: &CgroupPath) -> Result<(), Error> {
+        join(self.procs_files(cgroup))
+    }
+
+    /// Moves this process to the top, so that the cgroup it was in can be removed.
+    ///
+    /// # Errors
+    /// The top takes no members: it is not the host's own.
+    pub fn leave(&self) -> Result<(), Error> {
+        let file = |hierarchy: &Hierarchy| hierarchy.mount_point.join("cgroup.procs");
+        join(self.0.iter().map(file).collect())
+    }
+
     /// Whether it is there in any hierarchy.
     pub fn exists(&self, cgroup: &CgroupPath) -> bool {
         self.0
@@ -255,6 +272,13 @@ impl Hierarchy {
         }
         Ok(())
     }
+}
+
+/// 0 is whoever writes. cgroups(7).
+fn join(procs_files: Vec<PathBuf>) -> Result<(), Error> {
+    procs_files
+        .into_iter()
+        .try_for_each(|file| fs::write(&file, "0").map_err(Error::path(Doing::JoinCgroup, file)))
 }
 
 /// A controller that the parent does not have, or does not hand down because it has members of

@@ -1,5 +1,6 @@
 //! The stories, by subject.
 
+mod again;
 mod daemon;
 mod guest;
 mod lifecycle;
@@ -36,4 +37,8 @@ pub const ALL: &[Story] = stories![
     daemon::a_killed_vm_ends_its_container_with_a_reason,
     daemon::a_killed_virtiofsd_ends_its_container_with_a_reason,
     daemon::a_killed_relay_takes_its_process_along,
+    again::a_create_whose_daemon_is_killed_ends_well,
+    again::a_start_whose_daemon_is_killed_ends_well,
+    again::an_exec_or_a_signal_whose_daemon_is_killed_is_done_once,
+    again::a_daemon_that_a_command_starts_stands_on_its_own,
 ];
