@@ -12,7 +12,7 @@ use protocols::{
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -218,10 +218,35 @@ fn start(root: &Path) -> Result<Peer> {
     if let Some(peer) = dial(root)? {
         return Ok(peer);
     }
-    let (mut child, log) = spawn(root)?;
-    let peer = wait_for(root, &mut child, &log);
+    let peer = start_until_it_answers(root);
     drop(held);
     peer
+}
+
+/// One that is killed while it starts is followed by the next, within the limit.
+fn start_until_it_answers(root: &Path) -> Result<Peer> {
+    let begun = Instant::now();
+    let (mut child, log) = spawn(root)?;
+    while begun.elapsed() < START_MAX {
+        if let Some(peer) = dial(root)? {
+            return Ok(peer);
+        }
+        if let Some(status) = child.try_wait().context("watch hutchd")? {
+            if status.signal().is_none() {
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let last = text.lines().last().unwrap_or("it said nothing");
+                bail!("hutchd did not start ({status}): {last}");
+            }
+            (child, _) = spawn(root)?;
+        }
+        // tidy: a socket that comes to be tells nobody; its level is looked at, within a limit
+        std::thread::sleep(TRY_EVERY);
+    }
+    bail!(
+        "hutchd did not answer in {} s; see {}",
+        START_MAX.as_secs(),
+        log.display()
+    )
 }
 
 fn program() -> PathBuf {
@@ -255,27 +280,6 @@ fn spawn(root: &Path) -> Result<(Child, PathBuf)> {
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
     Ok((child, log))
-}
-
-fn wait_for(root: &Path, child: &mut Child, log: &Path) -> Result<Peer> {
-    let begun = Instant::now();
-    while begun.elapsed() < START_MAX {
-        if let Some(peer) = dial(root)? {
-            return Ok(peer);
-        }
-        if let Some(status) = child.try_wait().context("watch hutchd")? {
-            let text = fs::read_to_string(log).unwrap_or_default();
-            let last = text.lines().last().unwrap_or("it said nothing");
-            bail!("hutchd did not start ({status}): {last}");
-        }
-        // tidy: a socket that comes to be tells nobody; its level is looked at, within a limit
-        std::thread::sleep(TRY_EVERY);
-    }
-    bail!(
-        "hutchd did not answer in {} s; see {}",
-        START_MAX.as_secs(),
-        log.display()
-    )
 }
 
 #[cfg(test)]
