@@ -8,6 +8,7 @@ use crate::{
     Cleared, Error, Swept,
     cgroup::CgroupPath,
     premises::{cgroups, default_spec},
+    turns::Turns,
 };
 use runtime_core::{
     error::{Fault, Kind, fault},
@@ -33,6 +34,7 @@ const STEP: Duration = Duration::from_micros(200);
 pub struct FakePremises {
     world: Rc<RefCell<World>>,
     hear: Rc<RefCell<Hear>>,
+    turns: Turns,
 }
 
 type Hear = Box<dyn FnMut(&News)>;
@@ -89,6 +91,7 @@ impl FakePremises {
         Self {
             world: Rc::new(RefCell::new(world)),
             hear: Rc::new(RefCell::new(Box::new(|_| {}))),
+            turns: Turns::default(),
         }
     }
 
@@ -192,11 +195,12 @@ impl FakePremises {
     pub fn leaks(&self, known: &BTreeSet<SandboxUid>) -> Vec<Leak> {
         let world = self.world.borrow();
         let known: Vec<_> = known.iter().map(|&uid| world.spec(uid)).collect();
+        let all_held = known.iter().filter_map(|spec| cgroups(spec).ok());
+        let all_held: Vec<_> = all_held.flatten().collect();
         let held = |path: &CgroupPath| {
-            let held = known.iter().filter_map(|spec| cgroups(spec).ok()).flatten();
             // The parents of a cgroup that is held are held as well.
-            held.into_iter()
-                .any(|held| held.contains(path) || path.contains(&held))
+            let is_held = |held: &CgroupPath| held.contains(path) || path.contains(held);
+            all_held.iter().any(is_held)
         };
         let in_folder = |path: &&PathBuf| known.iter().any(|spec| path.starts_with(&spec.folder));
         let processes = world.processes.iter();
@@ -306,7 +310,9 @@ impl fmt::Debug for FakePremises {
 impl Premises for FakePremises {
     fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let host = self.clone();
+        let mut turn = self.turns.take(spec.uid);
         Box::pin(async move {
+            turn.come().await;
             let cgroups = host.check(&spec)?;
             host.step().await;
             host.world.borrow_mut().claim(spec);
@@ -324,7 +330,9 @@ impl Premises for FakePremises {
 
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let host = self.clone();
+        let mut turn = self.turns.take(spec.uid);
         Box::pin(async move {
+            turn.come().await;
             host.check(&spec)?;
             if let Some(fault) = host.failing() {
                 return Err(fault);

@@ -14,6 +14,7 @@ pub mod proc;
 mod error;
 mod premises;
 mod sweeper;
+mod turns;
 
 pub use error::{Doing, Error};
 pub use premises::{Cleared, HostPremises};

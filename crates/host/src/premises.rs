@@ -7,6 +7,7 @@ use crate::{
     Doing, Error, PidFd,
     cgroup::{CgroupPath, Hierarchies, KILL_LIMIT, REMOVE_LIMIT},
     folder, mounts, proc,
+    turns::Turns,
 };
 use runtime_core::{
     error::{Fault, fault},
@@ -34,6 +35,7 @@ const POLL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct HostPremises {
     pub(crate) house: Arc<House>,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -54,8 +56,10 @@ impl HostPremises {
     /// The host has no cgroup hierarchy that can be written.
     pub fn new(root: PathBuf) -> Result<Self, Error> {
         let hierarchies = Hierarchies::discover()?;
-        let house = Arc::new(House { root, hierarchies });
-        Ok(Self { house })
+        Ok(Self {
+            house: Arc::new(House { root, hierarchies }),
+            turns: Turns::default(),
+        })
     }
 
     pub fn hierarchies(&self) -> &Hierarchies {
@@ -88,11 +92,17 @@ impl HostPremises {
 
 impl Premises for HostPremises {
     fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
-        self.blocking(move |house| house.prepare(&spec))
+        let mut turn = self.turns.take(spec.uid);
+        self.blocking(move |house| {
+            turn.wait();
+            house.prepare(&spec)
+        })
     }
 
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
+        let mut turn = self.turns.take(spec.uid);
         self.blocking(move |house| {
+            turn.wait();
             house.check(&spec)?;
             let (_cleared, errors) = house.clear(&spec);
             Error::join(errors)

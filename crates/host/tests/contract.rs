@@ -262,6 +262,7 @@ contract! {
     premises_are_prepared_and_preparing_again_is_already_so
     clearing_takes_processes_mounts_cgroups_and_the_folder
     clearing_what_was_never_there_or_is_gone_is_already_so
+    what_begins_first_is_over_first_even_if_nobody_waits
     clearing_one_sandbox_leaves_another_alone
     cgroups_that_a_caller_named_are_made_and_cleared
     a_folder_elsewhere_and_a_cgroup_path_that_leads_out_are_refused
@@ -353,6 +354,18 @@ async fn clearing_what_was_never_there_or_is_gone_is_already_so(house: &dyn Hous
     house.premises().clear(spec.clone()).await.unwrap();
 
     assert!(house.traces(&spec).is_empty());
+}
+
+async fn what_begins_first_is_over_first_even_if_nobody_waits(house: &dyn House) {
+    let spec = new_spec(house, 1);
+    for _ in 0..5 {
+        drop(spawn_local(house.premises().prepare(spec.clone())));
+        let cleared = spawn_local(house.premises().clear(spec.clone()));
+
+        cleared.await.unwrap().unwrap();
+
+        assert!(house.traces(&spec).is_empty());
+    }
 }
 
 async fn clearing_one_sandbox_leaves_another_alone(house: &dyn House) {

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::watch,
+    sync::Notify,
     time::{sleep, timeout},
 };
 
@@ -113,7 +113,41 @@ struct Process {
     streams: BTreeSet<u32>,
     /// By slot.
     blocks: BTreeMap<u32, String>,
-    exit: watch::Sender<Option<Exit>>,
+    life: Rc<Life>,
+}
+
+/// Whoever watches is woken in the order in which they came, which a watch channel does not do.
+#[derive(Debug, Default)]
+struct Life {
+    exit: RefCell<Option<Exit>>,
+    ended: Notify,
+}
+
+impl Life {
+    fn over(exit: Exit) -> Rc<Self> {
+        let life = Self::default();
+        life.end(exit);
+        Rc::new(life)
+    }
+
+    fn lasts(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
+    fn end(&self, exit: Exit) {
+        self.exit.replace(Some(exit));
+        self.ended.notify_waiters();
+    }
+
+    async fn ended(&self) -> Exit {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(exit) = &*self.exit.borrow() {
+                return exit.clone();
+            }
+            ended.await;
+        }
+    }
 }
 
 impl Default for FakeHost {
@@ -152,7 +186,7 @@ impl FakeHost {
     /// Every VMM that lives, for those who look for leaks.
     pub fn live(&self) -> Vec<(SandboxUid, HostProcess)> {
         let processes = self.0.processes.borrow();
-        let live = processes.iter().filter(|(_, p)| p.exit.borrow().is_none());
+        let live = processes.iter().filter(|(_, p)| p.life.lasts());
         live.map(|(process, p)| (p.plan.spec.uid, *process))
             .collect()
     }
@@ -194,9 +228,8 @@ impl FakeHost {
     fn end_where(&self, how: ExitHow, which: impl Fn(HostProcess, &Process) -> bool) {
         let mut ended = Vec::new();
         for (id, process) in self.0.processes.borrow().iter() {
-            let lives = process.exit.borrow().is_none();
-            if lives && which(*id, process) {
-                process.exit.send_replace(Some(words(how)));
+            if process.life.lasts() && which(*id, process) {
+                process.life.end(words(how));
                 ended.push((process.plan.spec.uid, *id));
             }
         }
@@ -209,7 +242,7 @@ impl FakeHost {
         let mut processes = self.0.processes.borrow_mut();
         let mut live = processes
             .values_mut()
-            .filter(|p| p.plan.spec.uid == uid && p.exit.borrow().is_none());
+            .filter(|p| p.plan.spec.uid == uid && p.life.lasts());
         live.next().map(look)
     }
 
@@ -217,18 +250,17 @@ impl FakeHost {
         (self.0.bend.borrow_mut())(uid, call)
     }
 
-    fn begin(&self, plan: &LaunchPlan) -> io::Result<(HostProcess, watch::Receiver<Option<Exit>>)> {
+    fn begin(&self, plan: &LaunchPlan) -> io::Result<(HostProcess, Rc<Life>)> {
         let process = self.0.ground.spawn(plan)?;
-        let exit = watch::Sender::new(None);
-        let receiver = exit.subscribe();
+        let life = Rc::<Life>::default();
         let begun = Process {
             plan: plan.clone(),
             streams: (1..=plan.ports.cold).collect(),
             blocks: BTreeMap::new(),
-            exit,
+            life: life.clone(),
         };
         self.0.processes.borrow_mut().insert(process, begun);
-        Ok((process, receiver))
+        Ok((process, life))
     }
 }
 
@@ -252,20 +284,7 @@ struct Known {
     process: Option<HostProcess>,
     accelerator: Accelerator,
     machine: MachineType,
-    exit: watch::Receiver<Option<Exit>>,
-}
-
-impl Known {
-    fn lives(&self) -> bool {
-        self.exit.borrow().is_none()
-    }
-
-    async fn ended(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        let ended = exit.wait_for(Option::is_some).await;
-        let ended = ended.map(|exit| exit.clone()).ok().flatten();
-        ended.unwrap_or_else(|| words(ExitHow::Unknown))
-    }
+    life: Rc<Life>,
 }
 
 impl FakeVmm {
@@ -274,17 +293,12 @@ impl FakeVmm {
         known.ok_or(Error::Unknown { uid })
     }
 
-    fn keep(
-        &self,
-        plan: &LaunchPlan,
-        process: Option<HostProcess>,
-        exit: watch::Receiver<Option<Exit>>,
-    ) {
+    fn keep(&self, plan: &LaunchPlan, process: Option<HostProcess>, life: Rc<Life>) {
         let known = Known {
             process,
             accelerator: plan.spec.accelerator,
             machine: plan.spec.machine,
-            exit,
+            life,
         };
         self.vms.borrow_mut().insert(plan.spec.uid, known);
     }
@@ -347,11 +361,11 @@ impl Vmm for FakeVmm {
                 Outcome::Fails => Err(io_failure()),
                 Outcome::AsAsked | Outcome::Mute => vmm.host.begin(&plan),
             };
-            let (process, exit) = begun.map_err(|source| Error::Spawn {
+            let (process, life) = begun.map_err(|source| Error::Spawn {
                 binary: "fake".into(),
                 source,
             })?;
-            vmm.keep(&plan, Some(process), exit);
+            vmm.keep(&plan, Some(process), life);
             Ok(process)
         })
     }
@@ -368,7 +382,7 @@ impl Vmm for FakeVmm {
             };
             tokio::select! {
                 biased;
-                exit = known.ended() => Err(Error::EndedEarly {
+                exit = known.life.ended() => Err(Error::EndedEarly {
                     status: exit.how.to_string(),
                     stderr: exit.stderr,
                 }),
@@ -400,20 +414,20 @@ impl Vmm for FakeVmm {
                 });
             }
             if let Ok(known) = vmm.known(uid) {
-                return Ok(known.process.filter(|_| known.lives()));
+                return Ok(known.process.filter(|_| known.life.lasts()));
             }
             let found = {
                 let processes = vmm.host.0.processes.borrow();
                 let mut ours = processes.iter().filter(|(process, p)| {
                     let wanted = recorded.is_none_or(|recorded| recorded == **process);
-                    p.plan.spec.uid == uid && p.exit.borrow().is_none() && wanted
+                    p.plan.spec.uid == uid && p.life.lasts() && wanted
                 });
-                ours.next().map(|(id, p)| (*id, p.exit.subscribe()))
+                ours.next().map(|(id, p)| (*id, p.life.clone()))
             };
             let process = found.as_ref().map(|(process, _)| *process);
-            let gone = || watch::channel(Some(words(ExitHow::Unknown))).1;
-            let exit = found.map_or_else(gone, |(_, exit)| exit);
-            vmm.keep(&plan, process, exit);
+            let gone = || Life::over(words(ExitHow::Unknown));
+            let life = found.map_or_else(gone, |(_, life)| life);
+            vmm.keep(&plan, process, life);
             Ok(process)
         })
     }
@@ -422,7 +436,7 @@ impl Vmm for FakeVmm {
         let known = self.known(uid);
         Box::pin(async move {
             match known {
-                Ok(known) => known.ended().await,
+                Ok(known) => known.life.ended().await,
                 Err(_) => words(ExitHow::Unknown),
             }
         })
@@ -435,7 +449,7 @@ impl Vmm for FakeVmm {
             let known = vmm.known(uid)?;
             sleep(COMMAND + fate.delay).await;
             match (fate.outcome, known.process) {
-                (Outcome::Fails, Some(process)) if known.lives() => Err(Error::Unkillable {
+                (Outcome::Fails, Some(process)) if known.life.lasts() => Err(Error::Unkillable {
                     process,
                     limit: Duration::ZERO,
                 }),

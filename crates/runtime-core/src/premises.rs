@@ -28,7 +28,8 @@ pub struct PremisesSpec {
     pub helpers: Cgroup,
 }
 
-/// The port to the host.
+/// The port to the host. What is begun for a sandbox is done in that order, also where nobody waits
+/// for the first any more.
 pub trait Premises {
     /// Makes the folder (0700) and the cgroups.
     fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;

@@ -206,7 +206,7 @@ async fn work_that_panics_takes_its_actor_down_and_the_parent_hears_of_it() {
 
             let answer = room.send(Command::Burn).await.unwrap();
 
-            assert_eq!(answer.unwrap_err().kind(), Kind::Aborted);
+            assert_eq!(answer.unwrap_err().kind(), Kind::Unavailable);
             assert_eq!(*heard.borrow(), [Gone::Panicked]);
             assert!(!room.connected());
         })

@@ -429,3 +429,73 @@ async fn a_prefix_that_is_unique_is_enough() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_creation_is_undone_however_many_daemons_are_killed_while_they_undo_it() {
+    told(async {
+        for moment in (0..60).step_by(3) {
+            let house = House::open().await;
+            let creation = tokio::task::spawn_local({
+                let host = house.host.clone();
+                let wish = Box::new(house::wish("web", 1));
+                async move {
+                    let create = runtime_core::host::CreateContainer { key: None, wish };
+                    host.send(create).await
+                }
+            });
+            sleep(Duration::from_millis(moment)).await;
+            creation.abort();
+
+            let mut house = house.restart().await;
+            for undoing in 0..5 {
+                sleep(Duration::from_millis(undoing)).await;
+                house = house.restart().await;
+            }
+            settle().await;
+
+            match house.state("web").await {
+                Ok(state) => assert_eq!(state, ContainerState::Created, "at {moment} ms"),
+                Err(why) => {
+                    assert_eq!(why.kind(), Kind::NotFound, "at {moment} ms: {why}");
+                    house.assert_clean();
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_lost_vm_is_told_to_those_who_had_it_not_on_record_when_the_daemon_ended() {
+    told(async {
+        for moment in 0..30 {
+            let house = running().await;
+            let uid = house.find("web").await.unwrap().place.uid;
+            house.world.crash(uid);
+            sleep(Duration::from_millis(moment)).await;
+
+            let house = house.restart().await;
+            settle().await;
+
+            let state = house.state("web").await.unwrap();
+            assert_eq!(stopped(&state), Some(255), "at {moment} ms");
+            assert_eq!(house.wait("web").await.unwrap().code, 255);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_nobody_can_name_any_more_is_released_in_the_end() {
+    told(async {
+        let house = running().await;
+        house.world.break_at(Break::Clear);
+        house.delete("web", Force::Yes).await.unwrap_err();
+
+        house.world.mend();
+        sleep(Duration::from_secs(120)).await;
+
+        house.assert_clean();
+    })
+    .await;
+}

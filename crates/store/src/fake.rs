@@ -107,6 +107,12 @@ impl FakeDisk {
         self.shelf.borrow().durable.clone()
     }
 
+    /// The keys of it that begin with `prefix`.
+    pub fn keys_durable(&self, prefix: &str) -> Vec<String> {
+        let shelf = self.shelf.borrow();
+        shelf.rows(prefix).map(|(key, _)| key.clone()).collect()
+    }
+
     /// The process dies. Of the writes that were not acknowledged the first `kept` survive, as
     /// they may on a real disk; 0 is a lost flush. Every handle is dead; [`Self::reopen`] makes
     /// a new one.
@@ -216,7 +222,9 @@ impl Shelf {
             };
             self.figures.scans += 1;
             // Whoever gave up waiting is not missed.
-            let _ = answer.send(Ok(self.rows(&prefix)));
+            let rows = self.rows(&prefix);
+            let rows = rows.map(|(key, value)| (key.clone(), value.clone()));
+            let _ = answer.send(Ok(rows.collect()));
         }
     }
 
@@ -262,12 +270,9 @@ impl Shelf {
         }
     }
 
-    fn rows(&self, prefix: &str) -> Rows {
-        self.durable
-            .range(prefix.to_owned()..)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+    fn rows(&self, prefix: &str) -> impl Iterator<Item = (&String, &Vec<u8>)> {
+        let from = self.durable.range(prefix.to_owned()..);
+        from.take_while(move |(key, _)| key.starts_with(prefix))
     }
 }
 

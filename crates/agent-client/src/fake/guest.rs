@@ -197,6 +197,11 @@ impl FakeGuest {
         self.look(|inside| inside.world.knows(container))
     }
 
+    /// How a process ended, if it did.
+    pub fn outcome(&self, container: ContainerNumber, process: &ProcessId) -> Option<ExitStatus> {
+        self.look(|inside| inside.world.end_of(container, process))
+    }
+
     /// How a process ended, as the reader of its stream learns; `None`: its VM ended first.
     pub async fn ended(
         &self,

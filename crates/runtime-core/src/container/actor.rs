@@ -18,7 +18,7 @@ use crate::{
     kit::{self, Gone, Guard, Room, Shell},
     premises::Premises,
     process::{self, ProcessActor, ProcessNotice, ProcessRecord, ProcessView},
-    records::{Records, Rows, decode},
+    records::Records,
 };
 use actix::{WeakRecipient, prelude::*};
 use std::{collections::BTreeMap, rc::Rc};
@@ -41,14 +41,6 @@ pub struct ContainerActor {
     /// Records of processes to rebuild; taken when the actor starts.
     rebuild: Vec<ProcessRecord>,
     _guard: Guard,
-}
-
-/// Private: the record of a process that panicked.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Rebuild {
-    process: ProcessId,
-    rows: Result<Rows, Fault>,
 }
 
 impl ContainerActor {
@@ -216,41 +208,11 @@ impl Handler<ProcessNotice> for ContainerActor {
             ProcessNotice::Gone { process, how, .. } => match how {
                 Gone::Stopped => {}
                 Gone::Panicked => {
-                    tracing::error!(%process, "process room panicked; it is rebuilt from its record");
-                    let key = ProcessRecord::key(self.around.uid, self.number, &process);
-                    let scan = self.around.records.scan(key);
-                    let address = ctx.address().downgrade();
-                    kit::detach(async move {
-                        let rows = scan.await;
-                        if let Some(address) = address.upgrade() {
-                            address.do_send(Rebuild { process, rows });
-                        }
-                    });
+                    panic!(
+                        "the room of process {process} panicked: the container is rebuilt with it"
+                    )
                 }
             },
-        }
-    }
-}
-
-impl Handler<Rebuild> for ContainerActor {
-    type Result = ();
-
-    fn handle(&mut self, Rebuild { process, rows }: Rebuild, ctx: &mut Context<Self>) {
-        let key = ProcessRecord::key(self.around.uid, self.number, &process);
-        let rows = rows.unwrap_or_default();
-        let row = rows.into_iter().find(|(found, _)| *found == key);
-        let record = row.and_then(|(_, bytes)| decode::<ProcessRecord>(&bytes).ok());
-        match record {
-            Some(record) => {
-                let address = ProcessActor::start_rebuilt(self.surroundings(ctx), record);
-                self.processes.insert(process, address);
-            }
-            // It panicked before its first record: it never came to be.
-            None => {
-                let why = Fault::new(Kind::Internal, "its room panicked before it was made");
-                let notice = process::Notice::Failed { why };
-                kit::apply(self, Event::News { process, notice }, ctx);
-            }
         }
     }
 }

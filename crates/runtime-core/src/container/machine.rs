@@ -97,6 +97,8 @@ pub struct Container {
     uid: SandboxUid,
     spec: ContainerSpec,
     state: State,
+    /// What callers are told, and what is on record.
+    told: ContainerState,
     attached: Option<Attached>,
     members: BTreeMap<ProcessId, Member>,
     ops_issued: u64,
@@ -108,6 +110,7 @@ impl Container {
             uid,
             spec,
             state: State::New,
+            told: ContainerState::Creating,
             attached: None,
             members: BTreeMap::new(),
             ops_issued: 0,
@@ -116,6 +119,7 @@ impl Container {
 
     /// From the records. One that was being created is undone by its sandbox.
     pub fn rebuilt(record: ContainerRecord, processes: &[process::ProcessRecord]) -> Self {
+        let told = record.state.clone();
         let state = match record.state {
             ContainerState::Creating => State::Failed,
             ContainerState::Created => State::Created,
@@ -134,6 +138,7 @@ impl Container {
         let members = processes.iter().map(|p| (p.process.clone(), member(p)));
         Self {
             state,
+            told,
             attached: record.attached,
             members: members.collect(),
             ..Self::new(record.uid, record.spec)
@@ -156,19 +161,9 @@ impl Container {
         &self.state
     }
 
-    /// As the OCI runtime specification names it.
+    /// As the OCI runtime specification names it, and as it is on record.
     pub fn oci_state(&self) -> ContainerState {
-        match &self.state {
-            State::New | State::Attaching { .. } | State::AwaitingGuest | State::Making => {
-                ContainerState::Creating
-            }
-            State::Created => ContainerState::Created,
-            State::Running => ContainerState::Running,
-            State::Stopped(status) => ContainerState::Stopped(status.clone()),
-            State::Failed | State::Closing { .. } | State::Removing { .. } | State::Retired => {
-                ContainerState::Stopped(killed(self.spec.created))
-            }
-        }
+        self.told.clone()
     }
 
     fn next_op(&mut self) -> OpId {
@@ -237,6 +232,7 @@ impl Container {
             (ProcessId::Init, process::Notice::Began) => {
                 if self.state == State::Created {
                     self.state = State::Running;
+                    self.told = ContainerState::Running;
                     batch.records.push(self.record());
                     batch.announce.push(Notice::Started);
                 }
@@ -277,6 +273,7 @@ impl Container {
         match (process, &self.state) {
             (ProcessId::Init, State::Making) => {
                 self.state = State::Created;
+                self.told = ContainerState::Created;
                 batch.records.push(self.record());
                 batch.announce.push(Notice::Created { lease });
             }
@@ -315,8 +312,11 @@ impl Container {
     }
 
     fn exited(&mut self, process: ProcessId, status: ExitStatus, batch: &mut Batch<Self>) {
-        let lives = matches!(self.state, State::Created | State::Running);
-        if process == ProcessId::Init && lives {
+        if process != ProcessId::Init {
+            return;
+        }
+        self.told = ContainerState::Stopped(status.clone());
+        if matches!(self.state, State::Created | State::Running) {
             self.state = State::Stopped(status.clone());
             batch.records.push(self.record());
             batch.announce.push(Notice::Stopped { status });
@@ -365,6 +365,11 @@ impl Container {
         }
         self.state = State::Closing { waiter, guest };
         let status = killed(at);
+        if matches!(self.told, ContainerState::Created | ContainerState::Running) {
+            // Whatever becomes of the deletion, its processes are gone.
+            self.told = ContainerState::Stopped(status.clone());
+            batch.records.push(self.record());
+        }
         batch.world.push(World::CloseProcesses { status });
         self.closed(batch);
         Ok(())

@@ -75,7 +75,7 @@ pub fn apply<R: Room>(room: &mut R, event: <R::Machine as Machine>::Event, ctx: 
 }
 
 /// Applies a command. The future yields the machine's answer, perhaps much later; it holds
-/// nothing but the answer, and fails with [`Kind::Aborted`] when the actor is gone.
+/// nothing but the answer, and fails with [`Kind::Unavailable`] when the actor is gone.
 pub fn command<R: Room>(
     room: &mut R,
     event: impl FnOnce(Waiter) -> <R::Machine as Machine>::Event,
@@ -89,7 +89,9 @@ pub fn command<R: Room>(
 
 async fn receive<A>(answer: oneshot::Receiver<A>) -> Result<A, Fault> {
     let gone = "its actor ended and is being rebuilt; ask again";
-    answer.await.map_err(|_| Fault::new(Kind::Aborted, gone))
+    answer
+        .await
+        .map_err(|_| Fault::new(Kind::Unavailable, gone))
 }
 
 /// For [`crate::room`] only.

@@ -350,12 +350,10 @@ impl Process {
             State::Starting { op, .. } | State::Making { op } => {
                 batch.world.push(World::Look { op });
             }
-            State::New
-            | State::Leasing { .. }
-            | State::Created
-            | State::Running
-            | State::Exited(_)
-            | State::Closed(_) => {}
+            // The container may not have had it on record.
+            State::Running => batch.announce.push(Notice::Began),
+            State::Exited(status) => batch.announce.push(Notice::Exited { status, seq: None }),
+            State::New | State::Leasing { .. } | State::Created | State::Closed(_) => {}
         }
         match (self.relay, &self.state) {
             (Relay::Attached(relay), _) => batch.world.push(World::WatchRelay { relay }),

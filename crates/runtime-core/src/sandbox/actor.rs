@@ -4,7 +4,7 @@ use super::{
     events::{Deletion, Event, Notice, World},
     exits::Exits,
     ladder::Ladder,
-    lent::{ASK_MAX, Lent, Reach},
+    lent::{ASK_MAX, Lent, Reach, held},
     machine::{Sandbox, State},
     messages::{GetSandbox, SandboxNotice, SandboxView},
     record::{SandboxRecord, SandboxSpec},
@@ -199,26 +199,22 @@ impl SandboxActor {
             let mut faults = Vec::new();
             faults.extend(open.await.err());
             let rooms = lent.rooms();
-            if let Some(room) = rooms.hypervisor {
-                faults.extend(
-                    ask(room.stop, hypervisor::Stop, "stop vm", ASK_MAX)
-                        .await
-                        .err(),
-                );
-            }
-            if let Some(room) = rooms.devices {
-                let released = ask(room.release, devices::Release, "release devices", ASK_MAX);
-                faults.extend(released.await.err());
-            }
-            if let Some(room) = rooms.network {
-                let released = ask(
-                    room.disconnect,
-                    network::Disconnect,
-                    "release network",
-                    ASK_MAX,
-                );
-                faults.extend(released.await.err());
-            }
+            let stopped = async {
+                let room = held(rooms.hypervisor, "hypervisor")?;
+                ask(room.stop, hypervisor::Stop, "stop vm", ASK_MAX).await
+            };
+            faults.extend(stopped.await.err());
+            let released = async {
+                let room = held(rooms.devices, "devices")?;
+                ask(room.release, devices::Release, "release devices", ASK_MAX).await
+            };
+            faults.extend(released.await.err());
+            let disconnected = async {
+                let room = held(rooms.network, "network")?;
+                let command = network::Disconnect;
+                ask(room.disconnect, command, "release network", ASK_MAX).await
+            };
+            faults.extend(disconnected.await.err());
             faults.extend(premises.clear(spec).await.err());
             lent.update(|open| *open = Default::default());
             match faults.first() {
@@ -437,9 +433,10 @@ impl Room for SandboxActor {
                     room.exit_recorded.do_send(agent::ExitRecorded { seq });
                 }
             }
-            World::TearDown { op } => {
+            World::TearDown { op, after } => {
                 let work = self.tear_down(ctx);
                 kit::complete(ctx, async move {
+                    tokio::time::sleep(after).await;
                     let outcome = work.await;
                     Event::TornDown { op, outcome }
                 });

@@ -10,6 +10,7 @@ use crate::{
     kit::Waiter,
     network::NetworkStatus,
 };
+use std::time::Duration;
 
 #[derive(Debug)]
 pub enum Event {
@@ -131,6 +132,7 @@ pub enum World {
     },
     TearDown {
         op: OpId,
+        after: Duration,
     },
     /// Open the rooms again and reach the living guest.
     Adopt {

@@ -16,7 +16,7 @@ use crate::{
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use tokio::{
-    sync::watch,
+    sync::Notify,
     time::{sleep, timeout},
 };
 
@@ -54,9 +54,22 @@ struct Description {
     attached: Attached,
 }
 
+/// Whoever waits is woken in the order in which they came, which a watch channel does not do.
+#[derive(Default)]
+struct Shelf {
+    rooms: RefCell<OpenRooms>,
+    changed: Rc<Notify>,
+}
+
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        self.changed.notify_waiters();
+    }
+}
+
 #[derive(Clone, Default)]
 pub struct Lent {
-    rooms: Rc<watch::Sender<OpenRooms>>,
+    shelf: Rc<Shelf>,
     described: Rc<RefCell<BTreeMap<ContainerNumber, Description>>>,
 }
 
@@ -64,21 +77,23 @@ fn closed(room: &str) -> Fault {
     Fault::new(Kind::Unavailable, format!("the sandbox has no {room} now"))
 }
 
+/// A room that must be there for what is to be done.
+pub fn held<T>(room: Option<T>, name: &str) -> Result<T, Fault> {
+    room.ok_or_else(|| closed(name))
+}
+
 impl Lent {
     pub fn rooms(&self) -> OpenRooms {
-        self.rooms.borrow().clone()
+        self.shelf.rooms.borrow().clone()
     }
 
     pub fn update(&self, change: impl FnOnce(&mut OpenRooms)) {
-        self.rooms.send_modify(change);
+        change(&mut self.shelf.rooms.borrow_mut());
+        self.shelf.changed.notify_waiters();
     }
 
     pub fn agent(&self) -> Result<agent::Address, Fault> {
-        self.rooms
-            .borrow()
-            .agent
-            .clone()
-            .ok_or_else(|| closed("agent"))
+        held(self.shelf.rooms.borrow().agent.clone(), "agent")
     }
 
     /// The room, once it is open: after a restart, callers come before it is.
@@ -87,15 +102,23 @@ impl Lent {
         name: &'static str,
         pick: impl Fn(&OpenRooms) -> Option<T> + 'static,
     ) -> Work<Result<T, Fault>> {
-        let mut rooms = self.rooms.subscribe();
+        let (shelf, changed) = (Rc::downgrade(&self.shelf), self.shelf.changed.clone());
+        let settled = async move {
+            loop {
+                let change = changed.notified();
+                // It goes with the sandbox.
+                let shelf = shelf.upgrade()?;
+                let picked = pick(&shelf.rooms.borrow());
+                if picked.is_some() || shelf.rooms.borrow().reach == Reach::None {
+                    return picked;
+                }
+                drop(shelf);
+                change.await;
+            }
+        };
         Box::pin(async move {
-            let settled = |rooms: &OpenRooms| rooms.reach == Reach::None || pick(rooms).is_some();
-            let settled = timeout(ASK_MAX, rooms.wait_for(settled)).await;
-            // Its sender goes with the sandbox.
-            let rooms = settled.ok().and_then(Result::ok);
-            rooms
-                .and_then(|rooms| pick(&rooms))
-                .ok_or_else(|| closed(name))
+            let settled = timeout(ASK_MAX, settled).await;
+            held(settled.ok().flatten(), name)
         })
     }
 

@@ -25,7 +25,7 @@ use super::events::{
 };
 use super::record::{Phase, SandboxRecord, SandboxSpec};
 use crate::{
-    container::{ContainerSpec, Guest},
+    container::ContainerSpec,
     devices::Share,
     error::{Fault, Kind},
     hypervisor::{BlockSpec, VmStatus},
@@ -74,6 +74,8 @@ pub enum State {
     Stopping {
         op: OpId,
         why: Why,
+        /// Releases that failed; each may be repeated.
+        failures: u32,
     },
     Stopped {
         why: Why,
@@ -101,12 +103,12 @@ pub struct Sandbox {
     spec: SandboxSpec,
     boot_id: String,
     pub(super) state: State,
-    vm: Option<VmStatus>,
+    pub(super) vm: Option<VmStatus>,
     pub(super) containers: BTreeMap<ContainerNumber, Entry>,
     containers_numbered: u32,
     pub(super) deletions: Vec<Deletion>,
     /// The container with which the sandbox is created.
-    first: Option<Box<ContainerSpec>>,
+    pub(super) first: Option<Box<ContainerSpec>>,
     ops_issued: u64,
 }
 
@@ -190,13 +192,22 @@ impl Sandbox {
         OpId(self.ops_issued)
     }
 
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         SandboxRecord::key(self.spec.uid)
     }
 
-    fn record(&self) -> Change {
+    pub(super) fn record(&self) -> Change {
         let phase = match &self.state {
             State::Ready { .. } => Phase::Ready,
+            // Whoever finds it must undo it, and all that was to be in it.
+            State::Stopping {
+                why: Why::NotCreated(_),
+                ..
+            }
+            | State::Stopped {
+                why: Why::NotCreated(_),
+                ..
+            } => Phase::Creating,
             State::Stopping { why, .. }
             | State::Stopped {
                 why,
@@ -318,94 +329,6 @@ impl Sandbox {
         }
     }
 
-    /// Ends the VM and releases everything; `code` is what its processes are said to have exited with.
-    pub(super) fn stop(&mut self, why: Why, code: u32, batch: &mut Batch<Self>) {
-        let op = self.op();
-        batch.world.push(World::TellGuestGone {
-            code,
-            why: why.text(),
-        });
-        self.state = State::Stopping { op, why };
-        batch.records.push(self.record());
-        batch.world.push(World::TearDown { op });
-    }
-
-    pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
-        self.stop(Why::NotCreated(why), LOST, batch);
-    }
-
-    fn torn_down(&mut self, why: Why, outcome: Result<(), Fault>, batch: &mut Batch<Self>) {
-        let released = match outcome {
-            Ok(()) => Released::Wholly,
-            Err(fault) => Released::Partly(fault),
-        };
-        self.vm = None;
-        self.state = State::Stopped { why, released };
-        batch.records.push(self.record());
-        self.stopped(batch);
-    }
-
-    /// What is left to do in a stopped sandbox: discard what was never created, and delete.
-    pub(super) fn stopped(&mut self, batch: &mut Batch<Self>) {
-        let State::Stopped { why, released } = &self.state else {
-            return;
-        };
-        if let (Why::NotCreated(_), Some(first)) = (why, &self.first) {
-            // Its room was never opened, so nobody else can discard it.
-            let container = first.number;
-            self.first = None;
-            self.discarded(container, batch);
-            return;
-        }
-        let unmade: Vec<_> = self.unmade(why).collect();
-        if !unmade.is_empty() {
-            for container in unmade {
-                let guest = Guest::Goes;
-                batch.world.push(World::Discard { container, guest });
-            }
-            return;
-        }
-        if self.containers.is_empty() {
-            match released.clone() {
-                Released::Wholly => self.gone(batch),
-                Released::Partly(fault) => {
-                    for deletion in self.deletions.drain(..) {
-                        let fault = fault.clone().during("release what it held");
-                        batch
-                            .replies
-                            .push((deletion.waiter, Answer::Deleted(Err(fault))));
-                    }
-                }
-            }
-            return;
-        }
-        for deletion in std::mem::take(&mut self.deletions) {
-            let guest = Guest::Goes;
-            batch.world.push(World::Retire { deletion, guest });
-        }
-    }
-
-    /// Containers that never came to be.
-    fn unmade(&self, why: &Why) -> impl Iterator<Item = ContainerNumber> {
-        let all = matches!(why, Why::NotCreated(_));
-        let unmade = move |entry: &Entry| all || entry.progress == Progress::Creating;
-        let entries = self.containers.iter();
-        entries
-            .filter(move |(_, entry)| unmade(entry))
-            .map(|(number, _)| *number)
-    }
-
-    pub(super) fn gone(&mut self, batch: &mut Batch<Self>) {
-        self.state = State::Gone;
-        batch.records.push(records::delete(self.key()));
-        for deletion in self.deletions.drain(..) {
-            batch
-                .replies
-                .push((deletion.waiter, Answer::Deleted(Ok(()))));
-        }
-        batch.announce.push(Notice::Gone);
-    }
-
     fn lost(&mut self, text: String, code: u32, batch: &mut Batch<Self>) {
         match &self.state {
             State::Ready { .. } => self.stop(Why::Lost(text), code, batch),
@@ -420,24 +343,6 @@ impl Sandbox {
             | State::Stopping { .. }
             | State::Stopped { .. }
             | State::Gone => {}
-        }
-    }
-
-    fn resume(&mut self, same_boot: bool, batch: &mut Batch<Self>) {
-        match self.state.clone() {
-            // Its last container was deleted, and then the daemon ended.
-            State::Ready { .. } if self.containers.is_empty() => {
-                self.stop(Why::Deleted, KILLED, batch);
-            }
-            State::Ready { vm } if same_boot => batch.world.push(World::Adopt { vm }),
-            State::Ready { .. } => {
-                self.stop(Why::Lost("the host was restarted".to_owned()), LOST, batch);
-            }
-            State::Stopped {
-                released: Released::Partly(_),
-                why,
-            } => self.stop(why, LOST, batch),
-            _ => self.stopped(batch),
         }
     }
 }
@@ -542,8 +447,10 @@ impl Machine for Sandbox {
             (_, Event::ShareLost { why }) => {
                 self.lost(format!("its share is lost: {why}"), LOST, batch);
             }
-            (State::Stopping { op, why }, Event::TornDown { op: done, outcome }) if op == done => {
-                self.torn_down(why, outcome, batch);
+            (State::Stopping { op, why, failures }, Event::TornDown { op: done, outcome })
+                if op == done =>
+            {
+                self.torn_down(why, failures, outcome, batch);
             }
             (_, Event::Resume { same_boot }) => self.resume(same_boot, batch),
             // Stale completions.

@@ -2,6 +2,7 @@
 
 mod actor;
 mod desk;
+mod ending;
 mod events;
 mod exits;
 mod ladder;
