@@ -16,6 +16,7 @@ mod programs;
 mod run;
 mod scratch;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod wait;
@@ -55,6 +56,11 @@ enum Verb {
     },
     /// Run the tests of the agent and of its container engine inside guests that no daemon drives
     GuestTests,
+    /// Run the daemon on a simulated host: stories and faults by seed, under virtual time, checked after every effect
+    ///
+    /// A failed seed says where its event log is; `--seed S --trace` tells it again, byte for byte. Exits with 1 if a
+    /// seed failed.
+    Sim(sim::Arguments),
     /// Install the Debian packages that are missing (as root), or print the command that does
     Setup,
     /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
@@ -86,6 +92,10 @@ fn perform(verb: Verb) -> Result<ExitCode> {
         Verb::Test(arguments) => return test::run(&workspace, &arguments),
         Verb::E2e { filter } => return Ok(told(e2e::run(&workspace, &filter)?)),
         Verb::GuestTests => return Ok(told(e2e::guest_tests(&workspace)?)),
+        Verb::Sim(arguments) => {
+            let counts = sim::run(&workspace, &arguments)?;
+            return Ok(ExitCode::from(u8::from(counts.failed > 0)));
+        }
         Verb::Setup => setup::ensure(setup::ALL)?,
         Verb::GuestKernel => {
             let kernel = kernel::ensure(&workspace, &Cache::open()?)?;

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold, in order of price, every step run even when one before it failed.
 
-use crate::{command, counts::Counts, e2e, setup, tidy, workspace::Workspace};
+use crate::{command, counts::Counts, e2e, setup, sim, tidy, workspace::Workspace};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::{
@@ -18,33 +18,23 @@ pub struct Arguments {
 
 type Step = fn(&Workspace) -> Result<Counts>;
 
-/// `cargo xtask sim` puts its step here; from then on it is run every time.
-const SIMULATION: Option<Step> = None;
-
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(setup::ALL)?;
-    let mut steps: Vec<(&str, Option<Step>)> = vec![
-        ("format", Some(format)),
-        ("clippy", Some(clippy)),
-        (
-            "tidy",
-            Some(|workspace| tidy::run(workspace).map(Counts::one)),
-        ),
-        ("tests", Some(tests)),
-        ("sim", SIMULATION),
+    let mut steps: Vec<(&str, Step)> = vec![
+        ("format", format),
+        ("clippy", clippy),
+        ("tidy", |workspace| tidy::run(workspace).map(Counts::one)),
+        ("tests", tests),
+        ("sim", sim::all),
     ];
     if !arguments.no_e2e {
-        steps.push(("guest tests", Some(e2e::guest_tests)));
-        steps.push(("e2e", Some(e2e::all)));
+        steps.push(("guest tests", e2e::guest_tests));
+        steps.push(("e2e", e2e::all));
     }
 
     let mut sum = Counts::default();
     let mut failed = Vec::new();
     for (name, step) in steps {
-        let Some(step) = step else {
-            eprintln!("== {name}: skipped: `cargo xtask {name}` does not exist yet");
-            continue;
-        };
         let counts = perform(name, step, workspace);
         if counts.failed > 0 {
             failed.push(name);

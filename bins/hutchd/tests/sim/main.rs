@@ -1,0 +1,128 @@
+//! The simulation: the production wiring over joined fakes under virtual time, stories and faults
+//! chosen by a seed, checkers after every effect. `cargo xtask sim` runs it with many seeds.
+//!
+//! - `HUTCH_SIM_SEEDS`: how many seeds, from 1.
+//! - `HUTCH_SIM_SEED`: this one alone.
+//! - `HUTCH_SIM_TRACE`: print the log, with what the rooms trace.
+
+#![allow(clippy::unwrap_used)] // Tests may.
+
+mod run;
+mod stories;
+mod weather;
+mod world;
+
+use run::{Detail, Verdict, told};
+use std::{
+    env, fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Instant,
+};
+
+/// What `cargo test` runs by itself.
+const SEEDS: u64 = 100;
+/// How many failed seeds are shown.
+const SHOWN_MAX: usize = 10;
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|why| panic!("{name}={text}: {why}")),
+    )
+}
+
+/// Tells a failed seed again, in detail, into a file.
+fn evidence(seed: u64) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sim");
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("seed-{seed}.log"));
+    fs::write(&path, told(seed, Detail::Traced).log).unwrap();
+    path
+}
+
+fn all(seeds: u64) -> Vec<(u64, Verdict)> {
+    let next = AtomicU64::new(1);
+    let work = || {
+        let mut failed = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > seeds {
+                return failed;
+            }
+            let verdict = told(seed, Detail::Events);
+            if !verdict.violations.is_empty() {
+                failed.push((seed, verdict));
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut failed: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap())
+            .collect()
+    });
+    failed.sort_by_key(|(seed, _)| *seed);
+    failed
+}
+
+fn alone(seed: u64) {
+    let detail = match env::var_os("HUTCH_SIM_TRACE") {
+        Some(_) => Detail::Traced,
+        None => Detail::Events,
+    };
+    let verdict = told(seed, detail);
+    if detail == Detail::Traced {
+        println!("{}", verdict.log);
+    }
+    let path = evidence(seed);
+    println!("seed {seed}: event log: {}", path.display());
+    assert!(
+        verdict.violations.is_empty(),
+        "seed {seed}: {:#?}",
+        verdict.violations
+    );
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    if let Some(seed) = number("HUTCH_SIM_SEED") {
+        return alone(seed);
+    }
+    let (seeds, begun) = (number("HUTCH_SIM_SEEDS").unwrap_or(SEEDS), Instant::now());
+
+    let failed = all(seeds);
+
+    println!(
+        "{seeds} seeds, {} failed, {:.1} s",
+        failed.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    for (seed, verdict) in failed.iter().take(SHOWN_MAX) {
+        println!(
+            "seed {seed} failed; event log: {}",
+            evidence(*seed).display()
+        );
+        for violation in &verdict.violations {
+            println!("  {violation}");
+        }
+    }
+    let seeds: Vec<_> = failed.iter().map(|(seed, _)| seed).collect();
+    assert!(failed.is_empty(), "failed seeds: {seeds:?}");
+}
+
+#[test]
+fn a_seed_told_twice_writes_the_same_log() {
+    for seed in 1..=10 {
+        for detail in [Detail::Events, Detail::Traced] {
+            let (first, second) = (told(seed, detail), told(seed, detail));
+
+            assert!(first.log.len() > 1_000, "seed {seed}: nothing happened");
+            assert!(first.log == second.log, "seed {seed} was told differently");
+        }
+    }
+}

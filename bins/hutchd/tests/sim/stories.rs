@@ -1,0 +1,281 @@
+//! What clients do in a simulated world. Each story is told by one client at its own pace; where
+//! nothing goes wrong, it must end as it says.
+
+use crate::world::{client::Client, dice::Dice, pass};
+use runtime_core::{
+    agent::ExitStatus,
+    container::{ContainerState, Force},
+    error::{Fault, Kind},
+    ids::ProcessId,
+};
+use std::{fmt, time::Duration};
+
+pub struct Teller {
+    pub client: Client,
+    pub dice: Dice,
+    /// No other story has it.
+    pub id: String,
+    /// Nothing goes wrong in this world.
+    pub calm: bool,
+}
+
+type Told = Result<(), Fault>;
+
+const INIT: ProcessId = ProcessId::Init;
+/// A process that ends only by a signal.
+const STAYS: &str = "httpd";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Story {
+    Life,
+    Exec,
+    Kill,
+    ForceDeleteWhileStarting,
+    TwoCreationsWithOneId,
+    Pod,
+    RelayDeath,
+    SameKey,
+    WrongOrders,
+    LongLife,
+}
+
+pub const ALL: &[Story] = &[
+    Story::Life,
+    Story::Exec,
+    Story::Kill,
+    Story::ForceDeleteWhileStarting,
+    Story::TwoCreationsWithOneId,
+    Story::Pod,
+    Story::RelayDeath,
+    Story::SameKey,
+    Story::WrongOrders,
+    Story::LongLife,
+];
+
+impl Teller {
+    /// Tells a story; in a calm world it ends well.
+    pub async fn tell(&self, story: Story) {
+        let told = match story {
+            Story::Life => self.life().await,
+            Story::Exec => self.exec().await,
+            Story::Kill => self.kill().await,
+            Story::ForceDeleteWhileStarting => self.force_delete_while_starting().await,
+            Story::TwoCreationsWithOneId => self.two_creations_with_one_id().await,
+            Story::Pod => self.pod().await,
+            Story::RelayDeath => self.relay_death().await,
+            Story::SameKey => self.same_key().await,
+            Story::WrongOrders => self.wrong_orders().await,
+            Story::LongLife => self.long_life().await,
+        };
+        if let (true, Err(why)) = (self.calm, told) {
+            let id = &self.id;
+            let world = &self.client.world;
+            world.violated(format_args!(
+                "{story:?} {id}, and nothing went wrong: {why}"
+            ));
+        }
+    }
+
+    fn expect(&self, holds: bool, what: impl fmt::Display) {
+        if self.calm && !holds {
+            let id = &self.id;
+            self.client.world.violated(format_args!("{id}: {what}"));
+        }
+    }
+
+    fn expect_code(&self, exit: &ExitStatus, code: u32) {
+        let what = format!("code {} where {code} was due", exit.code);
+        self.expect(exit.code == code, what);
+    }
+
+    async fn moment(&self) {
+        let most = *self.dice.pick(&[2, 50, 1_500, 4_000]);
+        pass(Duration::from_millis(self.dice.below(most))).await;
+    }
+
+    fn key(&self, part: &str) -> String {
+        format!("{}-{part}", self.id)
+    }
+
+    /// Creates it, puts a relay beside it, and starts it.
+    async fn running(&self, id: &str, command: &str, join: Option<&str>) -> Told {
+        let client = &self.client;
+        let key = format!("{id}-key");
+        let place = client.create(id, command, join, &key).await?;
+        client.relay(id, place, INIT).await;
+        client.start(id).await
+    }
+
+    async fn gone(&self, id: &str) {
+        let found = self.client.find(id).await;
+        let kind = found.err().map(|why| why.kind());
+        self.expect(kind == Some(Kind::NotFound), "deleted, and still found");
+    }
+
+    async fn life(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let code = u32::try_from(self.dice.below(100)).expect("small");
+        self.running(id, &format!("sh -c exit {code}"), None)
+            .await?;
+        let (a, b, c) = tokio::join!(client.wait(id, &INIT), client.wait(id, &INIT), async {
+            self.moment().await;
+            client.wait(id, &INIT).await
+        });
+        for exit in [a?, b?, c?] {
+            self.expect_code(&exit, code);
+        }
+        self.moment().await;
+        client.delete(id, Force::No).await?;
+        self.gone(id).await;
+        Ok(())
+    }
+
+    async fn exec(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        self.running(id, STAYS, None).await?;
+        let place = client.find(id).await?;
+        let mut last = Ok(());
+        for number in 0..=self.dice.below(4) {
+            let exec = format!("e{number}");
+            client.exec(id, &exec, "sh -c exit 5").await?;
+            let process =
+                ProcessId::Exec(runtime_core::ids::ExecId::new(exec.as_str()).expect("an id"));
+            client.relay(id, place, process.clone()).await;
+            let exit = client.wait(id, &process).await;
+            if let Ok(exit) = &exit {
+                self.expect_code(exit, 5);
+            }
+            last = last.and(exit.map(drop));
+        }
+        client.kill(id, &INIT, 15).await?;
+        let exit = client.wait(id, &INIT).await?;
+        self.expect_code(&exit, 143);
+        client.delete(id, Force::No).await?;
+        last
+    }
+
+    async fn kill(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        self.running(id, "sleep 3600", None).await?;
+        let signal = *self.dice.pick(&[9, 15, 2]);
+        let (killed, exit) = tokio::join!(
+            async {
+                self.moment().await;
+                client.kill(id, &INIT, signal).await
+            },
+            client.wait(id, &INIT)
+        );
+        killed?;
+        self.expect_code(&exit?, 128 + signal);
+        let state = client.state(id).await?;
+        let stopped = matches!(state, ContainerState::Stopped(_));
+        self.expect(stopped, "its exit was told, and it is not stopped");
+        self.moment().await;
+        client.delete(id, Force::Yes).await
+    }
+
+    async fn force_delete_while_starting(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let (created, deleted) = tokio::join!(self.running(id, STAYS, None), async {
+            self.moment().await;
+            client.delete(id, Force::Yes).await
+        });
+        let missed = matches!(&deleted, Err(why) if why.kind() == Kind::NotFound);
+        self.expect(missed || deleted.is_ok(), "a forced deletion is refused");
+        // Asked for too early there was nothing to delete.
+        if missed && created.is_ok() {
+            client.delete(id, Force::Yes).await?;
+        }
+        self.gone(id).await;
+        Ok(())
+    }
+
+    async fn two_creations_with_one_id(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let (one, two) = (self.key("one"), self.key("two"));
+        let (a, b) = tokio::join!(client.create(id, STAYS, None, &one), async {
+            self.moment().await;
+            client.create(id, STAYS, None, &two).await
+        });
+        let won = [&a, &b].into_iter().filter(|outcome| outcome.is_ok());
+        self.expect(won.count() == 1, "of two creations with one id not one won");
+        client.delete(id, Force::Yes).await
+    }
+
+    async fn pod(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        self.running(id, STAYS, None).await?;
+        let members: Vec<String> = (0..=self.dice.below(3))
+            .map(|number| format!("{id}-m{number}"))
+            .collect();
+        let mut last = Ok(());
+        for member in &members {
+            last = last.and(self.running(member, "sh -c exit 3", Some(id)).await);
+        }
+        for member in &members {
+            if let Ok(exit) = client.wait(member, &INIT).await {
+                self.expect_code(&exit, 3);
+            }
+            self.moment().await;
+            last = last.and(client.delete(member, Force::Yes).await);
+        }
+        let state = client.state(id).await?;
+        let runs = state == ContainerState::Running;
+        self.expect(runs, "a pod's first container ended with another");
+        client.delete(id, Force::Yes).await?;
+        last
+    }
+
+    async fn relay_death(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let key = self.key("key");
+        let place = client.create(id, STAYS, None, &key).await?;
+        let relay = client.relay(id, place, INIT).await;
+        client.start(id).await?;
+        self.moment().await;
+        if let Some(relay) = relay {
+            client
+                .world
+                .log
+                .say(format_args!("relay of {id} is killed"));
+            relay.exit();
+        }
+        let exit = client.wait(id, &INIT).await?;
+        self.expect_code(&exit, 137);
+        client.delete(id, Force::No).await
+    }
+
+    async fn same_key(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let key = self.key("key");
+        let (a, b) = tokio::join!(client.create(id, STAYS, None, &key), async {
+            self.moment().await;
+            client.create(id, STAYS, None, &key).await
+        });
+        let c = client.create(id, STAYS, None, &key).await;
+        self.expect(a == b && b == c, "one key got different answers");
+        client.delete(id, Force::Yes).await
+    }
+
+    async fn wrong_orders(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let missing = client.start(id).await;
+        self.expect(missing.is_err(), "what is not there was started");
+        self.running(id, STAYS, None).await?;
+        let twice = client.start(id).await;
+        self.expect(twice.is_err(), "it was started twice");
+        let running = client.delete(id, Force::No).await;
+        self.expect(running.is_err(), "it was deleted while it ran");
+        let again = client.create(id, STAYS, None, &self.key("other")).await;
+        self.expect(again.is_err(), "an id was given twice");
+        client.delete(id, Force::Yes).await?;
+        let gone = client.kill(id, &INIT, 9).await;
+        self.expect(gone.is_err(), "what is gone was killed");
+        Ok(())
+    }
+
+    /// It is deleted by whoever tidies up in the end.
+    async fn long_life(&self) -> Told {
+        self.running(&self.id, STAYS, None).await
+    }
+}

@@ -1,0 +1,305 @@
+//! A client of the daemon, as the command line is one: it asks, and asks again where the daemon
+//! died or says that it should.
+//!
+//! Whatever it is told goes into the [`Ledger`], which never accepts two truths.
+
+use super::{BUNDLE, Relay, World, ledger::Ledger, pass};
+use actix::MailboxError;
+use hutchd::bundle;
+use runtime_core::{
+    agent::ExitStatus,
+    container::{ContainerState, Exec, Force, ProcessCommand},
+    error::{Fault, Kind},
+    host::{CreateContainer, Delete, Find, List, Listed, Located, Place},
+    ids::{ContainerId, ExecId, Namespace, ProcessId, RequestKey, SandboxUid},
+    process::{Begin, Kill},
+    sandbox::{ExecIn, ProcessIn, ViewContainer, WaitIn},
+};
+use serde_json::json;
+use std::{fmt, rc::Rc, time::Duration};
+use tokio::{task::spawn_local, time::timeout};
+
+/// Between two attempts, as a person would pause.
+const AGAIN: Duration = Duration::from_millis(50);
+/// A daemon that does not come back in this many attempts is missed.
+const ATTEMPTS_MAX: u32 = 2_000;
+/// How long a relay waits for the daemon to hear of the exit that it has.
+const RELAY_PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Client {
+    pub world: Rc<World>,
+    pub ledger: Rc<Ledger>,
+}
+
+fn namespace() -> Namespace {
+    Namespace::new("sim").expect("a name")
+}
+
+fn lost<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {
+    answer.map_err(|_| Fault::new(Kind::Unavailable, "the connection is lost"))
+}
+
+fn again(why: &Fault) -> bool {
+    why.kind() == Kind::Unavailable
+}
+
+fn request_key(key: &str) -> Option<RequestKey> {
+    Some(RequestKey::new(key).expect("a key"))
+}
+
+pub fn process_json(command: &str) -> serde_json::Value {
+    let args: Vec<_> = command.split(' ').collect();
+    json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } })
+}
+
+fn config_json(command: &str) -> Vec<u8> {
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": process_json(command),
+        "root": { "path": "rootfs" },
+        "linux": {},
+    });
+    config.to_string().into_bytes()
+}
+
+impl Client {
+    pub fn new(world: &Rc<World>) -> Self {
+        Self {
+            world: world.clone(),
+            ledger: Rc::new(Ledger::new(world)),
+        }
+    }
+
+    fn told<T: fmt::Debug>(&self, what: &str, answer: &Result<T, Fault>) {
+        match answer {
+            Ok(value) => self.world.log.say(format_args!("told {what}: {value:?}")),
+            Err(why) => {
+                let kind = why.kind();
+                if matches!(kind, Kind::Invalid | Kind::Unsupported) {
+                    self.world.violated(format_args!("{what}: {why}"));
+                }
+                self.world
+                    .log
+                    .say(format_args!("told {what}: {kind:?}: {why}"));
+            }
+        }
+    }
+
+    async fn ask<T: fmt::Debug>(
+        &self,
+        what: String,
+        attempt: impl AsyncFn() -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.world.log.say(format_args!("ask {what}"));
+        for _ in 0..ATTEMPTS_MAX {
+            let answer = attempt().await;
+            match answer {
+                Err(why) if again(&why) => pass(AGAIN).await,
+                answer => {
+                    self.told(&what, &answer);
+                    return answer;
+                }
+            }
+        }
+        self.world
+            .violated(format_args!("{what}: asked {ATTEMPTS_MAX} times in vain"));
+        Err(Fault::new(Kind::Timeout, "asked in vain"))
+    }
+
+    /// One for each request, however often it must be sent.
+    fn fresh_key(&self) -> String {
+        format!("{:016x}", self.world.dice.throw())
+    }
+
+    async fn find_now(&self, id: &str) -> Result<Located, Fault> {
+        let find = Find {
+            namespace: namespace(),
+            id: id.to_owned(),
+        };
+        lost(self.world.host().await.send(find).await)?
+    }
+
+    pub async fn find(&self, id: &str) -> Result<Place, Fault> {
+        self.ask(format!("find {id}"), async || {
+            Ok(self.find_now(id).await?.place)
+        })
+        .await
+    }
+
+    /// The key makes it one request, however often it must be sent.
+    pub async fn create(
+        &self,
+        id: &str,
+        command: &str,
+        join: Option<&str>,
+        key: &str,
+    ) -> Result<Place, Fault> {
+        let what = format!("create {id} ({command}) under {key}");
+        self.ask(what, async || {
+            self.create_once(id, command, join, key).await
+        })
+        .await
+    }
+
+    async fn create_once(
+        &self,
+        id: &str,
+        command: &str,
+        join: Option<&str>,
+        key: &str,
+    ) -> Result<Place, Fault> {
+        let host = self.world.host().await;
+        let wish = bundle::wish(bundle::Request {
+            namespace: namespace(),
+            id: ContainerId::new(id).expect("an id"),
+            bundle: BUNDLE,
+            config_json: &config_json(command),
+            join: join.map(str::to_owned),
+            cgroups_path: String::new(),
+            uid: SandboxUid::from_random(self.world.dice.throw()),
+            created: self.world.now(),
+        })?;
+        let create = CreateContainer {
+            key: request_key(key),
+            wish: Box::new(wish),
+        };
+        Ok(lost(host.send(create).await)??.place)
+    }
+
+    async fn command(
+        &self,
+        what: String,
+        id: &str,
+        command: impl Fn() -> ProcessCommand,
+    ) -> Result<(), Fault> {
+        self.ask(what, async || {
+            let located = self.find_now(id).await?;
+            let command = ProcessIn {
+                container: located.place.number,
+                command: command(),
+            };
+            lost(located.sandbox.send(command).await)?
+        })
+        .await
+    }
+
+    pub async fn start(&self, id: &str) -> Result<(), Fault> {
+        let key = self.fresh_key();
+        let begin = || {
+            ProcessCommand::Begin(Begin {
+                key: request_key(&key),
+            })
+        };
+        self.command(format!("start {id}"), id, begin).await
+    }
+
+    pub async fn kill(&self, id: &str, process: &ProcessId, signal: u32) -> Result<(), Fault> {
+        let what = format!("kill {id} {process} {signal}");
+        let key = self.fresh_key();
+        let kill = || {
+            let kill = Kill {
+                key: request_key(&key),
+                signal,
+                all: false,
+            };
+            ProcessCommand::Kill(process.clone(), kill)
+        };
+        self.command(what, id, kill).await
+    }
+
+    pub async fn exec(&self, id: &str, exec: &str, command: &str) -> Result<(), Fault> {
+        let key = self.fresh_key();
+        self.ask(format!("exec {id} {exec} ({command})"), async || {
+            let located = self.find_now(id).await?;
+            let exec = ExecIn {
+                container: located.place.number,
+                exec: Exec {
+                    key: request_key(&key),
+                    exec: ExecId::new(exec).expect("an id"),
+                    json: process_json(command).to_string().into_bytes(),
+                },
+            };
+            lost(located.sandbox.send(exec).await)?.map(drop)
+        })
+        .await
+    }
+
+    pub async fn wait(&self, id: &str, process: &ProcessId) -> Result<ExitStatus, Fault> {
+        self.ask(format!("wait {id} {process}"), async || {
+            let located = self.find_now(id).await?;
+            let wait = WaitIn {
+                container: located.place.number,
+                process: process.clone(),
+            };
+            let exit = lost(located.sandbox.send(wait).await)??;
+            self.ledger.exited(located.place, process, &exit);
+            Ok(exit)
+        })
+        .await
+    }
+
+    pub async fn state(&self, id: &str) -> Result<ContainerState, Fault> {
+        self.ask(format!("state {id}"), async || {
+            let located = self.find_now(id).await?;
+            let view = ViewContainer(located.place.number);
+            let view = lost(located.sandbox.send(view).await)??;
+            self.ledger.seen(located.place, &view.state);
+            Ok(view.state)
+        })
+        .await
+    }
+
+    pub async fn delete(&self, id: &str, force: Force) -> Result<(), Fault> {
+        let key = self.fresh_key();
+        self.ask(format!("delete {id} {force:?} under {key}"), async || {
+            if let Ok(located) = self.find_now(id).await {
+                self.ledger.deleting(located.place);
+            }
+            let delete = Delete {
+                key: request_key(&key),
+                namespace: namespace(),
+                id: id.to_owned(),
+                force,
+                at: self.world.now(),
+            };
+            lost(self.world.host().await.send(delete).await)?
+        })
+        .await
+    }
+
+    /// Everything that the daemon lists, seen and checked.
+    pub async fn list(&self) -> Result<Vec<Listed>, Fault> {
+        let list = List { namespace: None };
+        let listed = lost(self.world.host().await.send(list).await)?;
+        for Listed { uid, view } in &listed {
+            let number = view.spec.number;
+            self.ledger.seen(Place { uid: *uid, number }, &view.state);
+        }
+        Ok(listed)
+    }
+
+    /// A relay stands for the process from now on; it goes when the process does.
+    pub async fn relay(&self, id: &str, place: Place, process: ProcessId) -> Option<Rc<Relay>> {
+        let relay = Rc::new(Relay::spawn(&self.world));
+        let attach = || ProcessCommand::AttachRelay(process.clone(), relay.process);
+        let what = format!("attach relay {} to {id} {process}", relay.process);
+        if self.command(what, id, attach).await.is_err() {
+            relay.exit();
+            return None;
+        }
+        let (me, id, standing) = (self.clone(), id.to_owned(), relay.clone());
+        spawn_local(async move {
+            let guest = me.world.guest(place.uid);
+            guest.ended(place.number, &process).await;
+            if standing.is_alive() {
+                let done = || ProcessCommand::RelayDone(process.clone());
+                let told = me.command(format!("relay done {id} {process}"), &id, done);
+                // Told or not, it exits with the code.
+                let _ = timeout(RELAY_PATIENCE, told).await;
+                standing.exit();
+            }
+        });
+        Some(relay)
+    }
+}

@@ -1,0 +1,121 @@
+//! What clients were told and saw, and that it agrees with itself, with the disk and with the
+//! guests: an exit is told once, the same to everyone, after it is on record.
+
+use super::World;
+use runtime_core::{
+    agent::{ExitReason, ExitStatus},
+    container::{ContainerRecord, ContainerState},
+    host::Place,
+    ids::ProcessId,
+    process::{ProcessRecord, ProcessState},
+    records::decode,
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::{Rc, Weak},
+};
+
+pub struct Ledger {
+    world: Weak<World>,
+    exits: RefCell<BTreeMap<(Place, ProcessId), ExitStatus>>,
+    states: RefCell<BTreeMap<Place, ContainerState>>,
+    deleting: RefCell<BTreeSet<Place>>,
+}
+
+/// States are passed through in this order, some perhaps unseen, none twice.
+fn rank(state: &ContainerState) -> u8 {
+    match state {
+        ContainerState::Creating => 0,
+        ContainerState::Created => 1,
+        ContainerState::Running => 2,
+        ContainerState::Stopped(_) => 3,
+    }
+}
+
+impl Ledger {
+    pub fn new(world: &Rc<World>) -> Self {
+        Self {
+            world: Rc::downgrade(world),
+            exits: RefCell::default(),
+            states: RefCell::default(),
+            deleting: RefCell::default(),
+        }
+    }
+
+    fn world(&self) -> Rc<World> {
+        self.world.upgrade().expect("clients live in it")
+    }
+
+    /// Somebody is about to ask for a container's deletion.
+    pub fn deleting(&self, place: Place) {
+        self.deleting.borrow_mut().insert(place);
+    }
+
+    /// A client saw a container in this state.
+    pub fn seen(&self, place: Place, state: &ContainerState) {
+        let mut states = self.states.borrow_mut();
+        if let Some(before) = states.get(&place)
+            && rank(before) > rank(state)
+        {
+            let what = format!("{place:?} went from {before:?} to {state:?}");
+            self.world().violated(what);
+        }
+        states.insert(place, state.clone());
+        drop(states);
+        if let ContainerState::Stopped(exit) = state {
+            self.exited(place, &ProcessId::Init, exit);
+        }
+    }
+
+    /// A client was told how a process ended.
+    pub fn exited(&self, place: Place, process: &ProcessId, exit: &ExitStatus) {
+        let key = (place, process.clone());
+        let told = self.exits.borrow_mut().insert(key, exit.clone());
+        if let Some(told) = told
+            && told != *exit
+        {
+            self.world().violated(format_args!(
+                "exit of {place:?} {process} was told as {told:?}, then as {exit:?}"
+            ));
+        }
+        self.check_record(place, process, exit);
+        self.check_truth(place, process, exit);
+    }
+
+    fn check_record(&self, place: Place, process: &ProcessId, exit: &ExitStatus) {
+        let world = self.world();
+        let key = ProcessRecord::key(place.uid, place.number, process);
+        let on_disk = world.on_disk();
+        let record = on_disk.get(&key).map(|row| decode::<ProcessRecord>(row));
+        let by_process = match record {
+            None => self.deleting.borrow().contains(&place),
+            Some(Ok(record)) => record.state == ProcessState::Exited(exit.clone()),
+            Some(Err(_)) => false,
+        };
+        let key = ContainerRecord::key(place.uid, place.number);
+        let container = on_disk.get(&key);
+        let container = container.and_then(|row| decode::<ContainerRecord>(row).ok());
+        let stopped = ContainerState::Stopped(exit.clone());
+        let by_container = container.is_some_and(|container| container.state == stopped);
+        let agrees = by_process || (*process == ProcessId::Init && by_container);
+        if !agrees {
+            world.violated(format_args!(
+                "exit of {place:?} {process} was told, and is not on record"
+            ));
+        }
+    }
+
+    /// A process that exited of its own did so in the guest, with that code.
+    fn check_truth(&self, place: Place, process: &ProcessId, exit: &ExitStatus) {
+        let world = self.world();
+        let truth = world.guest(place.uid).outcome(place.number, process);
+        let code = truth.map(|truth| truth.code);
+        if exit.reason == ExitReason::Exited && code != Some(exit.code) {
+            world.violated(format_args!(
+                "{place:?} {process} is said to have exited with {}, in the guest it was {code:?}",
+                exit.code
+            ));
+        }
+    }
+}
