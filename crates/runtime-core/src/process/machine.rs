@@ -224,7 +224,6 @@ impl Process {
             }
         }
         self.state = State::Exited(status.clone());
-        batch.records.push(self.record());
         for waiter in self.waiters.drain(..) {
             batch
                 .replies
@@ -232,7 +231,19 @@ impl Process {
         }
         batch.announce.push(Notice::Exited { status, seq });
         if self.relay == Relay::Done {
-            batch.announce.push(Notice::Drained);
+            self.drained(batch);
+        }
+        batch.records.push(self.record());
+    }
+
+    /// It is over, and nobody needs its stream: the port of an exec is for others. An init keeps
+    /// its own until its container goes.
+    fn drained(&mut self, batch: &mut Batch<Self>) {
+        batch.announce.push(Notice::Drained);
+        if let (ProcessId::Exec(_), Some(lease)) = (&self.id, self.lease.take()) {
+            batch.world.push(World::GiveBack {
+                number: lease.number,
+            });
         }
     }
 
@@ -242,12 +253,7 @@ impl Process {
         }
         self.relay = Relay::Done;
         if matches!(self.state, State::Exited(_)) {
-            batch.announce.push(Notice::Drained);
-            if let (ProcessId::Exec(_), Some(lease)) = (&self.id, self.lease.take()) {
-                batch.world.push(World::GiveBack {
-                    number: lease.number,
-                });
-            }
+            self.drained(batch);
         }
         batch.records.push(self.record());
     }
@@ -360,7 +366,8 @@ impl Process {
             // Done before the rebuild, or never there: nobody is left to read its streams.
             (Relay::None | Relay::Done, State::Exited(_)) => {
                 self.relay = Relay::Done;
-                batch.announce.push(Notice::Drained);
+                self.drained(batch);
+                batch.records.push(self.record());
             }
             (Relay::None | Relay::Done, _) => {}
         }
@@ -479,5 +486,101 @@ impl Machine for Process {
             State::Failed(_) => "failed",
             State::Closed(_) => "closed",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        agent::ExitReason,
+        hypervisor::{GuestEndpoint, HostEndpoint},
+        ids::{EpochMs, ExecId},
+    };
+
+    const PORT: u32 = 7;
+
+    fn on(process: &mut Process, event: Event) -> Batch<Process> {
+        let mut batch = Batch::default();
+        process.on(event, &mut batch).unwrap();
+        batch
+    }
+
+    fn running_exec() -> Process {
+        let uid = SandboxUid::from_random(1);
+        let id = ProcessId::Exec(ExecId::new("e").unwrap());
+        let mut process = Process::new(uid, ContainerNumber(0), id);
+        let (json, key) = (Some(Vec::new()), None);
+        on(&mut process, Event::Make { json, key });
+        let lease = StreamLease {
+            number: PORT,
+            guest: GuestEndpoint::SerialPort("hutch.stream.7".into()),
+            host: HostEndpoint::Socket("/run/p7.sock".into()),
+        };
+        let (op, outcome) = (OpId(1), Ok(lease));
+        on(&mut process, Event::Leased { op, outcome });
+        let (op, outcome) = (OpId(2), Ok(()));
+        on(&mut process, Event::Made { op, outcome });
+        assert_eq!(process.state(), &State::Running);
+        process
+    }
+
+    fn exited() -> Event {
+        let status = ExitStatus {
+            code: 0,
+            reason: ExitReason::Exited,
+            detail: String::new(),
+            at: EpochMs(0),
+        };
+        Event::Exited { seq: 1, status }
+    }
+
+    /// The relay hears of an exit by the stream, the daemon by the control link: neither waits for
+    /// the other.
+    #[test]
+    fn an_execs_port_is_given_back_once_whoever_hears_of_its_exit_first() {
+        for relay_first in [false, true] {
+            let mut process = running_exec();
+            let events = match relay_first {
+                false => [exited(), Event::RelayDone],
+                true => [Event::RelayDone, exited()],
+            };
+
+            let given: Vec<u32> = events
+                .into_iter()
+                .flat_map(|event| on(&mut process, event).world)
+                .filter_map(|effect| match effect {
+                    World::GiveBack { number } => Some(number),
+                    _ => None,
+                })
+                .collect();
+
+            assert_eq!(given, [PORT], "relay first: {relay_first}");
+            assert_eq!(process.lease(), None);
+        }
+    }
+
+    #[test]
+    fn an_exec_that_ended_before_a_restart_gives_its_port_back_after_it() {
+        let mut before = running_exec();
+        on(&mut before, exited());
+        let record = ProcessRecord {
+            uid: before.uid,
+            container: before.container,
+            process: before.id.clone(),
+            state: ProcessState::Exited(match before.state() {
+                State::Exited(status) => status.clone(),
+                other => panic!("it exited and is {other:?}"),
+            }),
+            lease: before.lease.clone(),
+            relay: None,
+            begun_by: None,
+            signaled_by: Vec::new(),
+        };
+
+        let batch = on(&mut Process::rebuilt(record), Event::Resume);
+
+        assert!(batch.world.contains(&World::GiveBack { number: PORT }));
+        assert_eq!(batch.records.len(), 1);
     }
 }
