@@ -68,7 +68,11 @@ pub fn test_program(workspace: &Workspace, package: &str, name: &str) -> Result<
         .args(["test", "--workspace", "--all-features", "--locked"])
         .args(["--no-run", "--test", name])
         .args(["--message-format", "json-render-diagnostics"]);
-    let messages = command::read(&mut cargo)?;
+    built_test(&command::read(&mut cargo)?, package, name)
+}
+
+/// From cargo's messages, since its name has a hash in it, which only cargo knows.
+fn built_test(messages: &str, package: &str, name: &str) -> Result<PathBuf> {
     let of_test = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
         let ours = message["target"]["name"] == name
@@ -78,9 +82,31 @@ pub fn test_program(workspace: &Workspace, package: &str, name: &str) -> Result<
         let path = message["executable"].as_str().filter(|_| ours)?;
         Some(PathBuf::from(path))
     };
-    // Its name has a hash in it, which only cargo knows.
     let built = messages.lines().find_map(of_test);
     built.with_context(|| format!("find test {name} of {package}: cargo built no such program"))
+}
+
+/// hutchd with simulated sandboxes, for the bench.
+pub fn crowd(workspace: &Workspace) -> Result<PathBuf> {
+    for_bench(workspace)?;
+    Ok(static_folder(workspace).join("examples/crowd"))
+}
+
+/// The test of the agent's engine as a program, which is the first process of a guest too.
+pub fn engine(workspace: &Workspace) -> Result<PathBuf> {
+    let messages = for_bench(workspace)?;
+    built_test(&messages, "hutch-agent", "engine")
+}
+
+/// Both at once: each alone would have other features and be built from the ground up. cargo's messages.
+fn for_bench(workspace: &Workspace) -> Result<String> {
+    eprintln!("building what the bench measures");
+    command::read(
+        static_build(workspace)?
+            .args(["--package", "hutchd", "--example", "crowd"])
+            .args(["--package", "hutch-agent", "--test", "engine"])
+            .args(["--message-format", "json-render-diagnostics"]),
+    )
 }
 
 fn static_folder(workspace: &Workspace) -> PathBuf {

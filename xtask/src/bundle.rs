@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-const BUSYBOX: &str = "/usr/bin/busybox";
+pub const BUSYBOX: &str = "/usr/bin/busybox";
 const FOLDERS: &[&str] = &[
     "bin", "dev", "etc", "home", "proc", "root", "run", "sbin", "sys", "usr/bin", "usr/sbin", "var",
 ];

@@ -3,6 +3,7 @@
 //! Depends on no C library: it is what installs them.
 
 mod assets;
+mod bench;
 mod build;
 mod bundle;
 mod cache;
@@ -61,6 +62,22 @@ enum Verb {
     /// A failed seed says where its event log is; `--seed S --trace` tells it again, byte for byte. Exits with 1 if a
     /// seed failed.
     Sim(sim::Arguments),
+    /// Measure start, execs, streams and memory of the real product, beside their goals (needs root)
+    ///
+    /// Prints a table, and with --json writes one object: `schema`, `environment` (accelerator, cpus, kernel, commit, load)
+    /// and `measures`, each with `name`, `unit`, `value` (the median), `goal` (null, or `at_most` and `met`), `samples` and
+    /// `about`. Groups, which FILTER chooses from:
+    ///
+    ///   boot    cold start beside a bare QEMU, the waterfall of its steps, writes of the store
+    ///   exec    an exec and a further container in a running sandbox
+    ///   stdio   bytes a second each way, with checksums
+    ///   guest   containers and execs inside the guest, beside one fork and exec there
+    ///   memory  daemon, relay, QEMU and virtiofsd, with up to ten sandboxes
+    ///   crowd   the daemon with a thousand simulated sandboxes
+    ///
+    /// A ratio is taken run by run. Nothing passes or fails by time: a goal is met or missed.
+    #[command(verbatim_doc_comment)]
+    Bench(bench::Arguments),
     /// Install the Debian packages that are missing (as root), or print the command that does
     Setup,
     /// Build the guest kernel from Debian's linux-source and guest/kernel.fragment, into the cache; prints its path
@@ -96,6 +113,7 @@ fn perform(verb: Verb) -> Result<ExitCode> {
             let counts = sim::run(&workspace, &arguments)?;
             return Ok(ExitCode::from(u8::from(counts.failed > 0)));
         }
+        Verb::Bench(arguments) => bench::run(&workspace, &arguments)?,
         Verb::Setup => setup::ensure(setup::ALL)?,
         Verb::GuestKernel => {
             let kernel = kernel::ensure(&workspace, &Cache::open()?)?;

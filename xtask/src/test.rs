@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold, in order of price, every step run even when one before it failed.
 
-use crate::{command, counts::Counts, e2e, setup, sim, tidy, workspace::Workspace};
+use crate::{bench, command, counts::Counts, e2e, setup, sim, tidy, workspace::Workspace};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::{
@@ -30,6 +30,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.no_e2e {
         steps.push(("guest tests", e2e::guest_tests));
         steps.push(("e2e", e2e::all));
+        steps.push(("bench", bench::works));
     }
 
     let mut sum = Counts::default();

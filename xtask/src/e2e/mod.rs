@@ -5,10 +5,10 @@
 
 mod apart;
 mod engine;
-mod process;
+pub mod process;
 mod snapshot;
 mod stories;
-mod world;
+pub mod world;
 
 use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, workspace::Workspace};
 use anyhow::{Context, Result, bail};
@@ -51,9 +51,7 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
         assets: assets::ensure(workspace)?,
         vsock_contract: build::vsock_contract(workspace)?,
     };
-    let _alone = alone()?;
-    apart::enter()?;
-    leave_nothing_on_signals()?;
+    let _alone = stand_apart()?;
 
     let stage = Stage {
         fixtures,
@@ -93,6 +91,25 @@ pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
             .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd")),
     )?;
     Ok(agent + engine::in_guest(workspace, &assets)?)
+}
+
+/// Alone on this machine for as long as the answer is held, in namespaces of our own, and leaving nothing when interrupted.
+pub fn stand_apart() -> Result<File> {
+    let alone = alone()?;
+    apart::enter()?;
+    leave_nothing_on_signals()?;
+    Ok(alone)
+}
+
+/// Does something in a fresh world, and clears it away.
+pub fn visit<T>(fixtures: &Fixtures, work: impl FnOnce(&World<'_>) -> Result<T>) -> Result<T> {
+    let world = World::new(fixtures)?;
+    let before = Snapshot::take(world.root())?;
+    let outcome = work(&world);
+    let stopped = stop_daemon(world.root());
+    clear(&before, world.root())?;
+    stopped?;
+    outcome
 }
 
 /// cgroups are the host's: two harnesses would see each other's.

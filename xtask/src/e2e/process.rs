@@ -66,6 +66,17 @@ impl Process {
     }
 }
 
+/// What a process was started with, word by word.
+pub fn words(pid: Pid) -> Result<Vec<String>> {
+    let path = format!("/proc/{pid}/cmdline");
+    let bytes = fs::read(&path).with_context(|| format!("read {path}"))?;
+    let words = bytes.split(|byte| *byte == 0);
+    Ok(words
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect())
+}
+
 /// Every process that there is; one that goes meanwhile may be missing.
 pub fn all() -> Result<Vec<Process>> {
     Ok(fs::read_dir("/proc")

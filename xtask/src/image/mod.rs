@@ -39,6 +39,19 @@ pub fn ensure(cache: &Cache, agent: &Path) -> Result<PathBuf> {
     Ok(folder.join("initrd"))
 }
 
+/// An archive of one program, to be put behind an image: the kernel unpacks both.
+pub fn only(name: &str, program: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.add(
+        name,
+        Node::File {
+            mode: 0o755,
+            content: program,
+        },
+    );
+    archive.finish()
+}
+
 /// The agent without its symbols: every byte is unpacked into the guest's memory at each boot.
 fn stripped(agent: &Path) -> Result<Vec<u8>> {
     let scratch = Scratch::new()?;

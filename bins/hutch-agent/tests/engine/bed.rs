@@ -23,7 +23,7 @@ pub const BUSYBOX: &str = "/usr/bin/busybox";
 /// Everything of a case is below this folder, on a tmpfs that goes with its namespace.
 const GROUND: &str = "/mnt";
 const CGROUPS: &str = "/mnt/cgroup";
-const ROOTFS: &str = "/mnt/rootfs";
+pub const ROOTFS: &str = "/mnt/rootfs";
 
 /// No case takes a tenth of it, even in a guest under emulation on a busy machine.
 const LIMIT_S: u32 = 120;

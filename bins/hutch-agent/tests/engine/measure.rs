@@ -1,14 +1,22 @@
 //! What a container and an exec cost, beside the least that any process costs. Asked for by the
-//! word `measure` on a guest's kernel command line; medians of fifty.
+//! word `measure` on a guest's kernel command line, as `cargo xtask bench guest` does.
+//!
+//! Each round does all three, so that what disturbs one disturbs the others too. What is said is
+//! one line a figure: `measure NAME MICROSECONDS MICROSECONDS …`, a number to a round.
 
-use crate::bed::{Bed, config, exec_plan, no_streams, process, wait};
+use crate::bed::{BUSYBOX, Bed, ROOTFS, config, exec_plan, no_streams, process, wait};
 use std::{
-    process::{Command, ExitCode},
+    io::{BufRead, BufReader, Lines, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 pub const NAME: &str = "measure";
 const ROUNDS: usize = 50;
+/// They translate code and fill caches.
+const ROUNDS_BEFORE: usize = 5;
+/// So many between two words to the shell make its own part small.
+const PROCESSES: u32 = 5;
 
 pub fn run_apart() -> ExitCode {
     if crate::run_apart(NAME) {
@@ -20,70 +28,97 @@ pub fn run_apart() -> ExitCode {
 
 pub fn run() {
     let bed = Bed::make();
-    let config = config(&["/bin/true"]);
-    let round = |bed: &Bed| {
-        let plan = bed.plan("c", &config);
-        let begin = Instant::now();
-        let created = bed.engine.create(plan, no_streams()).unwrap();
-        let made = begin.elapsed();
-        bed.engine.start("c").unwrap();
-        let started = begin.elapsed();
-        wait(&created);
-        let ended = begin.elapsed();
-        bed.engine.remove("c").unwrap();
-        [made, started, ended, begin.elapsed()]
-    };
-    let names = ["create", "create + start", "... + exit", "... + remove"];
-    tell(&names, || round(&bed));
-
-    let cat = crate::bed::config(&["/bin/cat"]);
-    let running = bed.create("init", &cat).unwrap();
+    let running = bed.create("init", &config(&["/bin/cat"])).unwrap();
     bed.engine.start("init").unwrap();
-    let mut number = 0;
-    tell(&["exec", "exec + exit"], || {
-        number += 1;
-        let plan = exec_plan(&format!("e{number}"), &process(&["/bin/true"]));
-        let begin = Instant::now();
-        let created = bed.engine.exec("init", plan, no_streams()).unwrap();
-        let runs = begin.elapsed();
-        wait(&created);
-        [runs, begin.elapsed()]
-    });
-    drop(running);
+    let mut floor = Floor::start();
+    let mut names = Vec::new();
+    let mut rounds = Vec::new();
+    for number in 0..ROUNDS_BEFORE + ROUNDS {
+        let mut round = vec![("process", floor.process())];
+        round.extend(container(&bed));
+        round.extend(exec(&bed, number));
+        (names, _) = round.iter().copied().unzip::<_, Duration, Vec<_>, Vec<_>>();
+        rounds.push(round);
+    }
+    drop((floor, running));
     bed.engine.remove("init").unwrap();
-    // A shell counts its own, since the bed's reaper would take each child away.
-    let line = "i=0; while [ $i -lt 50 ]; do /mnt/rootfs/bin/true; i=$((i+1)); done";
-    let begin = Instant::now();
-    let mut child = Command::new(crate::bed::BUSYBOX)
-        .args(["sh", "-c", line])
-        .spawn()
-        .unwrap();
-    // Whoever reaps it, this comes back when it has ended.
-    let _ = child.wait();
-    println!(
-        "measure: fork + exec + exit of true, mean: {:.2} ms",
-        millis(begin.elapsed()) / 50.0
-    );
-}
-
-/// Medians of each column.
-fn tell<const N: usize>(names: &[&str; N], mut round: impl FnMut() -> [Duration; N]) {
-    // The first rounds translate code and fill caches.
-    for _ in 0..5 {
-        round();
-    }
-    let rounds: Vec<[Duration; N]> = (0..ROUNDS).map(|_| round()).collect();
     for (column, name) in names.iter().enumerate() {
-        let mut times: Vec<Duration> = rounds.iter().map(|round| round[column]).collect();
-        times.sort_unstable();
-        println!(
-            "measure: {name}: median {:.2} ms, least {:.2} ms",
-            millis(times[ROUNDS / 2]),
-            millis(times[0])
-        );
+        let rounds = rounds[ROUNDS_BEFORE..].iter();
+        let times: Vec<String> = rounds
+            .map(|round| round[column].1.as_micros().to_string())
+            .collect();
+        println!("measure {name} {}", times.join(" "));
     }
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+/// Each counted from the beginning.
+fn container(bed: &Bed) -> [(&'static str, Duration); 4] {
+    let plan = bed.plan("c", &config(&["/bin/true"]));
+    let begin = Instant::now();
+    let created = bed.engine.create(plan, no_streams()).unwrap();
+    let made = begin.elapsed();
+    bed.engine.start("c").unwrap();
+    let started = begin.elapsed();
+    wait(&created);
+    let ended = begin.elapsed();
+    bed.engine.remove("c").unwrap();
+    [
+        ("create", made),
+        ("create+start", started),
+        ("create+start+exit", ended),
+        ("create+start+exit+remove", begin.elapsed()),
+    ]
+}
+
+fn exec(bed: &Bed, number: usize) -> [(&'static str, Duration); 2] {
+    let plan = exec_plan(&format!("e{number}"), &process(&["/bin/true"]));
+    let begin = Instant::now();
+    let created = bed.engine.exec("init", plan, no_streams()).unwrap();
+    let runs = begin.elapsed();
+    wait(&created);
+    [("exec", runs), ("exec+exit", begin.elapsed())]
+}
+
+/// Fork, exec and exit of busybox true. A shell does it and waits, since the bed's reaper would
+/// take a child of ours away.
+struct Floor {
+    shell: Child,
+    words: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Floor {
+    fn start() -> Self {
+        let trues = format!("{ROOTFS}/bin/true; ").repeat(PROCESSES as usize);
+        let mut shell = Command::new(BUSYBOX)
+            .args([
+                "sh",
+                "-c",
+                &format!("while read word; do {trues} echo; done"),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            words: shell.stdin.take().unwrap(),
+            answers: BufReader::new(shell.stdout.take().unwrap()).lines(),
+            shell,
+        }
+    }
+
+    fn process(&mut self) -> Duration {
+        let begin = Instant::now();
+        self.words.write_all(b"\n").unwrap();
+        self.answers.next().unwrap().unwrap();
+        begin.elapsed() / PROCESSES
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        // Both fail if the bed's reaper was faster.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
 }
