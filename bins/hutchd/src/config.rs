@@ -3,6 +3,7 @@
 //! Later files win key by key. An unknown key is an error that names it: a setting that silently
 //! does nothing is worse than a daemon that does not start.
 
+use crate::keys;
 use anyhow::{Context as _, Result, bail};
 use runtime_core::hypervisor::MachineType;
 use serde::{Deserialize, Serialize};
@@ -194,8 +195,30 @@ impl Config {
         Ok(())
     }
 
+    /// Every key with what it means, as TOML that reads back.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold.
     pub fn show(&self) -> Result<String> {
-        toml::to_string_pretty(self).context("print configuration")
+        let mut shown = String::new();
+        for (section, keys) in self.table()? {
+            let toml::Value::Table(keys) = keys else {
+                bail!("{section} is no section");
+            };
+            shown.push_str(&format!("[{section}]\n"));
+            for (key, value) in keys {
+                if let Some(about) = keys::about(&section, &key) {
+                    shown.push_str(&format!("# {about}\n"));
+                }
+                shown.push_str(&format!("{key} = {value}\n"));
+            }
+            shown.push('\n');
+        }
+        Ok(shown)
+    }
+
+    fn table(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).context("print configuration")
     }
 }
 
@@ -283,6 +306,35 @@ mod tests {
         let shown = config.show().unwrap();
 
         assert_eq!(toml::from_str::<Config>(&shown).unwrap(), config);
+    }
+
+    #[test]
+    fn every_key_says_what_it_means_and_nothing_else_is_explained() {
+        let table = Config::default().table().unwrap();
+        let sections = table
+            .iter()
+            .map(|(name, keys)| (name, keys.as_table().unwrap()));
+        let keys = sections.flat_map(|(name, keys)| keys.keys().map(move |key| (name, key)));
+        let mut keys: Vec<_> = keys
+            .map(|(section, key)| format!("{section}.{key}"))
+            .collect();
+        let explained = keys::KEYS.iter();
+        let mut explained: Vec<_> = explained
+            .map(|(section, key, _)| format!("{section}.{key}"))
+            .collect();
+
+        keys.sort();
+        explained.sort();
+
+        assert_eq!(keys, explained);
+    }
+
+    #[test]
+    fn what_a_key_means_stands_above_it() {
+        let shown = Config::default().show().unwrap();
+
+        let expected = "# Processors of a sandbox; 1 to 16.\nvcpus = 1\n";
+        assert!(shown.contains(expected), "{shown}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod architect;
 pub mod bundle;
 pub mod config;
 mod convert;
+pub mod keys;
 pub mod logs;
 pub mod serve;
 pub mod start;

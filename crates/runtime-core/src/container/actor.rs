@@ -131,6 +131,7 @@ impl Actor for ContainerActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        let _within = self.shell.span().entered();
         for record in std::mem::take(&mut self.rebuild) {
             let process = record.process.clone();
             let address = ProcessActor::start_rebuilt(self.surroundings(ctx), record);

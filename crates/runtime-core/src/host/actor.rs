@@ -63,7 +63,7 @@ impl HostActor {
         } = read_all(&*around.records).await?;
         let names = sandboxes.iter().flat_map(KnownSandbox::names);
         let actor = Self {
-            shell: Shell::new(Host::rebuilt(names, deletions)),
+            shell: Shell::new(Host::rebuilt(names, deletions)).within(tracing::info_span!("host")),
             around,
             sandboxes: BTreeMap::new(),
             creations: BTreeSet::new(),

@@ -17,6 +17,7 @@ pub use shell::{Batch, LINE_MAX, Machine, Shell, Waiter};
 use actix::prelude::*;
 use futures::FutureExt;
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin};
+use tracing::Instrument as _;
 
 /// What a port returns: it runs beside the actor, on the actor's thread.
 pub type Work<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -31,7 +32,7 @@ pub fn complete<R: Room>(
     work: impl Future<Output = <R::Machine as Machine>::Event> + 'static,
 ) {
     let room = ctx.address().downgrade();
-    tokio::task::spawn_local(async move {
+    detach(async move {
         let outcome = match AssertUnwindSafe(work).catch_unwind().await {
             Ok(event) => Outcome::Happened(event),
             Err(_) => Outcome::WorkPanicked,
@@ -44,5 +45,5 @@ pub fn complete<R: Room>(
 
 /// Runs `work` whose outcome nobody waits for: a note to a peer, a watch that ends by itself.
 pub fn detach(work: impl Future<Output = ()> + 'static) {
-    tokio::task::spawn_local(work);
+    tokio::task::spawn_local(work.in_current_span());
 }

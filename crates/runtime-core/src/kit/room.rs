@@ -102,8 +102,9 @@ pub fn outcome<R: Room>(
 ) {
     match outcome {
         Outcome::Confirmed => {
+            let span = room.shell().span();
             let batch = room.shell().confirm();
-            perform(room, batch, ctx);
+            span.in_scope(|| perform(room, batch, ctx));
             run(room, ctx);
         }
         Outcome::Happened(event) => apply(room, event, ctx),
@@ -112,6 +113,8 @@ pub fn outcome<R: Room>(
 }
 
 fn run<R: Room>(room: &mut R, ctx: &mut Context<R>) {
+    let span = room.shell().span();
+    let _within = span.enter();
     while let Some(step) = room.shell().step() {
         match step {
             Step::Perform(batch) => perform(room, batch, ctx),

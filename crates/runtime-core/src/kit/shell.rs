@@ -79,9 +79,11 @@ pub struct Shell<M: Machine> {
     line: VecDeque<(M::Event, Option<Waiter>)>,
     waiters: BTreeMap<Waiter, oneshot::Sender<M::Answer>>,
     waiters_issued: u64,
+    span: tracing::Span,
 }
 
 impl<M: Machine> Shell<M> {
+    /// In the span of whoever makes it: rooms log as parts of their sandbox.
     pub fn new(machine: M) -> Self {
         Self {
             confirmed: machine.clone(),
@@ -90,7 +92,20 @@ impl<M: Machine> Shell<M> {
             line: VecDeque::new(),
             waiters: BTreeMap::new(),
             waiters_issued: 0,
+            span: tracing::Span::current(),
         }
+    }
+
+    /// In a span of its own.
+    #[must_use]
+    pub fn within(mut self, span: tracing::Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// What is done for this machine is logged in it.
+    pub fn span(&self) -> tracing::Span {
+        self.span.clone()
     }
 
     /// The machine as the store has confirmed it: what queries are answered from.

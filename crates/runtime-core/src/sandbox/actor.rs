@@ -74,6 +74,9 @@ impl SandboxActor {
         };
         let known: Vec<_> = containers.iter().map(made).collect();
         let mut actor = Self::build(around, Sandbox::rebuilt(record, &known), Ladder::over());
+        if let Some((first, _)) = containers.first() {
+            actor.name(&first.spec);
+        }
         actor.rebuild = containers;
         actor.resume = Some(Event::Resume { same_boot });
         actor.start()
@@ -81,6 +84,8 @@ impl SandboxActor {
 
     fn build(around: Surroundings, machine: Sandbox, ladder: Ladder) -> Self {
         let (parent, uid) = (around.parent.clone(), machine.spec().uid);
+        // Its first container's id comes with its creation.
+        let span = tracing::info_span!(parent: None, "sandbox", %uid, id = tracing::field::Empty);
         let guard = Guard::new(move |how| {
             if let Some(parent) = parent.upgrade() {
                 parent.do_send(SandboxNotice::Gone { uid, how });
@@ -88,7 +93,7 @@ impl SandboxActor {
         });
         Self {
             uid,
-            shell: Shell::new(machine),
+            shell: Shell::new(machine).within(span),
             around,
             lent: Lent::default(),
             containers: BTreeMap::new(),
@@ -98,6 +103,12 @@ impl SandboxActor {
             ladder,
             _guard: guard,
         }
+    }
+
+    /// Logs show it by the id of its first container.
+    pub(super) fn name(&self, first: &ContainerSpec) {
+        let id = tracing::field::display(&first.id);
+        self.shell.span().record("id", id);
     }
 
     fn spec(&self) -> &SandboxSpec {
@@ -374,6 +385,7 @@ impl Actor for SandboxActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        let _within = self.shell.span().entered();
         for (record, processes) in std::mem::take(&mut self.rebuild) {
             let number = record.spec.number;
             let around = self.container_surroundings(ctx);
@@ -536,6 +548,7 @@ macro_rules! reopen {
                 if how == Gone::Stopped {
                     return;
                 }
+                let _within = self.shell.span().entered();
                 tracing::error!(uid = %self.uid, room = stringify!($room), "room panicked; it is rebuilt");
                 self.lent.update(|open| open.$room = None);
                 if let State::Ready { vm } = self.shell.confirmed().state().clone() {

@@ -42,6 +42,9 @@ impl Handler<CreateContainer> for SandboxActor {
         CreateContainer(spec): CreateContainer,
         ctx: &mut Context<Self>,
     ) -> Self::Result {
+        if self.containers.is_empty() {
+            self.name(&spec);
+        }
         let spec = Box::new(spec);
         let answer = kit::command(self, |waiter| Event::Create { waiter, spec }, ctx);
         Box::pin(async move { created(answer.await?) })

@@ -1,0 +1,59 @@
+//! What each key of the configuration means, for `hutchd config show`.
+
+/// Section and key, and one line about it. A test keeps this complete.
+pub const KEYS: &[(&str, &str, &str)] = &[
+    (
+        "guest",
+        "kernel",
+        "Guest kernel: an uncompressed vmlinux with a PVH entry.",
+    ),
+    (
+        "guest",
+        "initrd",
+        "Initramfs that holds the agent as /init.",
+    ),
+    (
+        "guest",
+        "kernel_params",
+        "Appended to the guest's kernel command line.",
+    ),
+    ("guest", "vcpus", "Processors of a sandbox; 1 to 16."),
+    (
+        "guest",
+        "memory_mib",
+        "Memory of a sandbox in MiB; at least 64.",
+    ),
+    (
+        "hypervisor",
+        "qemu",
+        "QEMU; a bare name is looked up in PATH.",
+    ),
+    (
+        "hypervisor",
+        "machine",
+        "q35 or microvm; q35 takes devices while it runs (docs/adr/0004-machine-type.md).",
+    ),
+    (
+        "hypervisor",
+        "accelerator",
+        "auto, kvm or tcg; auto proves that KVM boots a guest before it uses it.",
+    ),
+    (
+        "share",
+        "virtiofsd",
+        "The Rust virtiofsd, through which directories reach a guest.",
+    ),
+    (
+        "log",
+        "level",
+        "error, warn, info, debug or trace; or directives such as info,hypervisor=debug.",
+    ),
+    ("log", "format", "text for people or json for programs."),
+];
+
+/// `None`: there is no such key.
+pub fn about(section: &str, key: &str) -> Option<&'static str> {
+    let mut keys = KEYS.iter();
+    let found = keys.find(|(at, name, _)| *at == section && *name == key);
+    found.map(|(_, _, about)| *about)
+}
