@@ -8,6 +8,7 @@ pub mod config;
 mod convert;
 pub mod keys;
 pub mod logs;
+pub mod mirror;
 pub mod serve;
 pub mod start;
 mod status;

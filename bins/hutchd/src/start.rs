@@ -5,7 +5,9 @@ use crate::{
     api::{Api, Facts, now},
     architect::{Grounds, plan},
     config::Config,
-    logs, serve,
+    logs,
+    mirror::{self, Mirrored},
+    serve,
     wiring::{self, Ports},
 };
 use agent_client::{rpc::TtrpcAgent, signs::ConsoleLog};
@@ -97,9 +99,14 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
         tracing::error!(moved_to = %damaged.moved_to.display(), "the store was damaged and is kept aside");
     }
     let gauge = Arc::new(store.gauge());
-    let records = Rc::new(StoreRecords::new(Rc::new(store), SYNCED, Rc::new(end)));
+    let records: Rc<dyn Records> = Rc::new(StoreRecords::new(Rc::new(store), SYNCED, Rc::new(end)));
     let premises = HostPremises::new(root.to_owned())?;
-    sweep(&premises, &*records, damaged.is_some()).await?;
+    match &damaged {
+        None => sweep(&premises, &*records).await?,
+        // What is not on record may live all the same: nothing is swept.
+        Some(_) => drop(mirror::restore(premises.claims().await?, &*records).await),
+    }
+    let records = Rc::new(Mirrored::new(records, root));
 
     let boot_id = host::proc::boot_id()?;
     let chosen = wiring::accelerator(root, config, &boot_id).await?;
@@ -143,15 +150,8 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
     serve::serve(root, api).await
 }
 
-/// What no record knows is killed, unmounted and removed. After a damaged store nothing is known,
-/// so that nothing may be swept: each sandbox's own claim tells what lives.
-async fn sweep(premises: &HostPremises, records: &dyn Records, damaged: bool) -> Result<()> {
-    if damaged {
-        for claim in premises.claims().await? {
-            tracing::warn!(uid = %claim.uid, "a sandbox of the damaged store lives; stop it by hand or restore the store");
-        }
-        return Ok(());
-    }
+/// What no record knows is killed, unmounted and removed.
+async fn sweep(premises: &HostPremises, records: &dyn Records) -> Result<()> {
     let rows = records.scan("sandbox/".to_owned()).await?;
     let uid = |key: &str| key.strip_prefix("sandbox/")?.parse::<SandboxUid>().ok();
     let known: BTreeSet<SandboxUid> = rows.iter().filter_map(|(key, _)| uid(key)).collect();

@@ -84,6 +84,34 @@ pub fn an_exec_or_a_signal_whose_daemon_is_killed_is_done_once(world: &World<'_>
     succeeds(&world.verb(&["delete", "--force", "web"])?)
 }
 
+/// A sandbox that lives is adopted from the records beside it.
+pub fn a_damaged_store_costs_no_container(world: &World<'_>) -> Result<()> {
+    let bundle = world.shell("while [ ! -e /go ]; do sleep 0.1; done; exit 9")?;
+    succeeds(&world.create("web", &bundle)?.finish(BOOT_LIMIT)?)?;
+    succeeds(&world.verb(&["start", "web"])?)?;
+    world.kill(world.daemon()?)?;
+    for entry in fs::read_dir(world.root().join("store")).context("list the store")? {
+        let path = entry.context("list the store")?.path();
+        if path.is_file() {
+            let garbage = vec![0xa5; usize::try_from(path.metadata()?.len())?.max(1)];
+            fs::write(&path, garbage).with_context(|| format!("damage {}", path.display()))?;
+        }
+    }
+
+    ensure!(state_of(world, "web")? == "running");
+    let said = world.verb(&["exec", "web", "/bin/echo", "hello"])?;
+    ensure!(said.stdout == "hello\n", "exec: {said:?}");
+    fs::write(bundle.join("rootfs/go"), "").context("let it go")?;
+
+    let has_exited = || {
+        let state = world.verb(&["state", "web"]);
+        state.is_ok_and(|state| state.stdout.contains("stopped"))
+    };
+    ensure!(wait_until(has_exited, SOON), "its exit was not heard");
+    ensure!(world.root().join("store.damaged-1").exists(), "it is kept");
+    succeeds(&world.verb(&["delete", "web"])?)
+}
+
 /// Neither the caller's terminal nor the end of its cgroup may take the daemon along.
 pub fn a_daemon_that_a_command_starts_stands_on_its_own(world: &World<'_>) -> Result<()> {
     daemon_runs(world)?;

@@ -40,5 +40,6 @@ pub const ALL: &[Story] = stories![
     again::a_create_whose_daemon_is_killed_ends_well,
     again::a_start_whose_daemon_is_killed_ends_well,
     again::an_exec_or_a_signal_whose_daemon_is_killed_is_done_once,
+    again::a_damaged_store_costs_no_container,
     again::a_daemon_that_a_command_starts_stands_on_its_own,
 ];
