@@ -111,6 +111,7 @@ async fn tell(world: &Rc<World>, forecast: Forecast, dice: &Dice) {
             client: client.clone(),
             dice: dice.fork(),
             id: format!("s{number}"),
+            root: dice.pick::<&str>(&["rootfs", "rootfs", "image"]),
             calm,
         };
         let begin = Duration::from_millis(dice.below(BEGIN_WITHIN_MS));

@@ -1,7 +1,11 @@
 //! What clients do in a simulated world. Each story is told by one client at its own pace; where
 //! nothing goes wrong, it must end as it says.
 
-use crate::world::{client::Client, dice::Dice, pass};
+use crate::world::{
+    client::{Client, Wanted},
+    dice::Dice,
+    pass,
+};
 use runtime_core::{
     agent::ExitStatus,
     container::{ContainerState, Force},
@@ -15,6 +19,8 @@ pub struct Teller {
     pub dice: Dice,
     /// No other story has it.
     pub id: String,
+    /// The root file systems of its containers: a directory or a disk image.
+    pub root: &'static str,
     /// Nothing goes wrong in this world.
     pub calm: bool,
 }
@@ -97,11 +103,20 @@ impl Teller {
         format!("{}-{part}", self.id)
     }
 
+    fn wanted<'a>(&self, id: &'a str, command: &'a str, join: Option<&'a str>) -> Wanted<'a> {
+        Wanted {
+            id,
+            command,
+            join,
+            root: self.root,
+        }
+    }
+
     /// Creates it, puts a relay beside it, and starts it.
     async fn running(&self, id: &str, command: &str, join: Option<&str>) -> Told {
         let client = &self.client;
         let key = format!("{id}-key");
-        let place = client.create(id, command, join, &key).await?;
+        let place = client.create(self.wanted(id, command, join), &key).await?;
         client.relay(id, place, INIT).await;
         client.start(id).await
     }
@@ -193,9 +208,9 @@ impl Teller {
     async fn two_creations_with_one_id(&self) -> Told {
         let (client, id) = (&self.client, &self.id);
         let (one, two) = (self.key("one"), self.key("two"));
-        let (a, b) = tokio::join!(client.create(id, STAYS, None, &one), async {
+        let (a, b) = tokio::join!(client.create(self.wanted(id, STAYS, None), &one), async {
             self.moment().await;
-            client.create(id, STAYS, None, &two).await
+            client.create(self.wanted(id, STAYS, None), &two).await
         });
         let won = [&a, &b].into_iter().filter(|outcome| outcome.is_ok());
         self.expect(won.count() == 1, "of two creations with one id not one won");
@@ -229,7 +244,7 @@ impl Teller {
     async fn relay_death(&self) -> Told {
         let (client, id) = (&self.client, &self.id);
         let key = self.key("key");
-        let place = client.create(id, STAYS, None, &key).await?;
+        let place = client.create(self.wanted(id, STAYS, None), &key).await?;
         let relay = client.relay(id, place, INIT).await;
         client.start(id).await?;
         self.moment().await;
@@ -248,11 +263,11 @@ impl Teller {
     async fn same_key(&self) -> Told {
         let (client, id) = (&self.client, &self.id);
         let key = self.key("key");
-        let (a, b) = tokio::join!(client.create(id, STAYS, None, &key), async {
+        let (a, b) = tokio::join!(client.create(self.wanted(id, STAYS, None), &key), async {
             self.moment().await;
-            client.create(id, STAYS, None, &key).await
+            client.create(self.wanted(id, STAYS, None), &key).await
         });
-        let c = client.create(id, STAYS, None, &key).await;
+        let c = client.create(self.wanted(id, STAYS, None), &key).await;
         self.expect(a == b && b == c, "one key got different answers");
         client.delete(id, Force::Yes).await
     }
@@ -266,7 +281,9 @@ impl Teller {
         self.expect(twice.is_err(), "it was started twice");
         let running = client.delete(id, Force::No).await;
         self.expect(running.is_err(), "it was deleted while it ran");
-        let again = client.create(id, STAYS, None, &self.key("other")).await;
+        let again = client
+            .create(self.wanted(id, STAYS, None), &self.key("other"))
+            .await;
         self.expect(again.is_err(), "an id was given twice");
         client.delete(id, Force::Yes).await?;
         let gone = client.kill(id, &INIT, 9).await;

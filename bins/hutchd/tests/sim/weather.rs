@@ -3,6 +3,7 @@
 use crate::world::{Trouble, Weather, World, dice::Dice, pass};
 use hypervisor::port::ExitHow;
 use std::{rc::Rc, time::Duration};
+use tokio::task::spawn_local;
 
 /// After this nothing goes wrong any more.
 pub const CALM_AFTER: Duration = Duration::from_secs(40);
@@ -16,6 +17,7 @@ pub enum Blow {
     GuestHangs,
     VirtiofsdDies,
     DaemonKilled,
+    DaemonDrained,
     HostRestarts,
 }
 
@@ -27,6 +29,7 @@ const BLOWS: &[Blow] = &[
     Blow::VirtiofsdDies,
     Blow::DaemonKilled,
     Blow::DaemonKilled,
+    Blow::DaemonDrained,
     Blow::HostRestarts,
 ];
 
@@ -120,6 +123,10 @@ impl Blow {
         };
         match (self, victim) {
             (Self::DaemonKilled, _) => world.kill_daemon(),
+            (Self::DaemonDrained, _) => {
+                let world = world.clone();
+                spawn_local(async move { world.drain_daemon().await });
+            }
             (Self::HostRestarts, _) => world.reboot(),
             (_, None) => {}
             (Self::VmDies, Some(uid)) => world.kill_vm(uid, ExitHow::Signal(9)),

@@ -19,7 +19,10 @@ use crate::{
     records::Records,
 };
 use actix::{WeakRecipient, prelude::*};
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
+
+/// A process that was killed is gone within milliseconds; one that could not be is tried again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What every process of a sandbox is built with.
 #[derive(Clone)]
@@ -90,7 +93,7 @@ impl ProcessActor {
             }),
             None => kit::detach(async move {
                 if let Err(why) = work.await {
-                    tracing::warn!(%why, "the process of a relay that is gone could not be killed");
+                    tracing::warn!(%why, "a process that may live in the guest could not be killed");
                 }
             }),
         }
@@ -174,6 +177,21 @@ impl Room for ProcessActor {
                 let work = self.around.premises.ended(relay);
                 kit::complete(ctx, async move {
                     work.await;
+                    Event::RelayEnded { relay }
+                });
+            }
+            World::KillOrphan { relay, target } => {
+                let work = plant.signal(Signal {
+                    container,
+                    target,
+                    signal: 9,
+                    once: None,
+                });
+                kit::complete(ctx, async move {
+                    if let Err(why) = work.await {
+                        tracing::warn!(%why, "the process of a relay that is gone was not killed yet");
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
                     Event::RelayEnded { relay }
                 });
             }

@@ -104,6 +104,11 @@ pub enum World {
     WatchRelay {
         relay: HostProcess,
     },
+    /// Kill a process whose relay is gone, and say again after a while that it is.
+    KillOrphan {
+        relay: HostProcess,
+        target: SignalTarget,
+    },
     GiveBack {
         number: u32,
     },

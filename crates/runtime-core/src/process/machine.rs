@@ -258,24 +258,20 @@ impl Process {
         batch.records.push(self.record());
     }
 
-    fn relay_ended(&mut self, batch: &mut Batch<Self>) {
+    /// The relay stays on record until the process is gone too: a signal can fail, or be lost with us.
+    fn relay_ended(&mut self, relay: HostProcess, batch: &mut Batch<Self>) {
         let lives = matches!(
             self.state,
             State::Created | State::Starting { .. } | State::Running
         );
-        self.relay_done(batch);
-        if lives {
-            let target = match self.id {
-                ProcessId::Init => SignalTarget::All,
-                ProcessId::Exec(_) => SignalTarget::Process(self.id.clone()),
-            };
-            batch.world.push(World::Signal {
-                waiter: None,
-                target,
-                signal: 9,
-                once: None,
-            });
+        if !lives {
+            return self.relay_done(batch);
         }
+        let target = match self.id {
+            ProcessId::Init => SignalTarget::All,
+            ProcessId::Exec(_) => SignalTarget::Process(self.id.clone()),
+        };
+        batch.world.push(World::KillOrphan { relay, target });
     }
 
     fn wait(&mut self, waiter: Waiter, batch: &mut Batch<Self>) -> Result<(), Reason> {
@@ -439,7 +435,7 @@ impl Machine for Process {
                     .map_err(Denied::Command);
             }
             (_, Event::RelayEnded { relay }) if self.relay == Relay::Attached(relay) => {
-                self.relay_ended(batch);
+                self.relay_ended(relay, batch);
             }
             (_, Event::RelayDone) => self.relay_done(batch),
             (_, Event::Signaled { waiter, outcome }) => {
@@ -582,5 +578,30 @@ mod tests {
 
         assert!(batch.world.contains(&World::GiveBack { number: PORT }));
         assert_eq!(batch.records.len(), 1);
+    }
+
+    /// A signal can fail, as when the agent's room is being rebuilt.
+    #[test]
+    fn a_process_whose_relay_is_gone_is_killed_until_it_is_gone_too() {
+        let mut process = running_exec();
+        let relay = HostProcess {
+            pid: 4711,
+            start_time: 1,
+        };
+        let waiter = Waiter(1);
+        on(&mut process, Event::AttachRelay { waiter, relay });
+        let target = SignalTarget::Process(process.id.clone());
+
+        for _ in 0..2 {
+            let batch = on(&mut process, Event::RelayEnded { relay });
+            let target = target.clone();
+            assert_eq!(batch.world, [World::KillOrphan { relay, target }]);
+            assert!(batch.records.is_empty());
+        }
+        on(&mut process, exited());
+        let batch = on(&mut process, Event::RelayEnded { relay });
+
+        assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
+        assert!(batch.announce.contains(&Notice::Drained));
     }
 }

@@ -53,11 +53,22 @@ pub fn process_json(command: &str) -> serde_json::Value {
     json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } })
 }
 
-fn config_json(command: &str) -> Vec<u8> {
+/// A container that a client wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub id: &'a str,
+    pub command: &'a str,
+    /// Into whose sandbox.
+    pub join: Option<&'a str>,
+    /// Below the bundle.
+    pub root: &'a str,
+}
+
+fn config_json(wanted: Wanted<'_>) -> Vec<u8> {
     let config = json!({
         "ociVersion": "1.0.2",
-        "process": process_json(command),
-        "root": { "path": "rootfs" },
+        "process": process_json(wanted.command),
+        "root": { "path": wanted.root },
         "linux": {},
     });
     config.to_string().into_bytes()
@@ -128,34 +139,20 @@ impl Client {
     }
 
     /// The key makes it one request, however often it must be sent.
-    pub async fn create(
-        &self,
-        id: &str,
-        command: &str,
-        join: Option<&str>,
-        key: &str,
-    ) -> Result<Place, Fault> {
-        let what = format!("create {id} ({command}) under {key}");
-        self.ask(what, async || {
-            self.create_once(id, command, join, key).await
-        })
-        .await
+    pub async fn create(&self, wanted: Wanted<'_>, key: &str) -> Result<Place, Fault> {
+        let what = format!("create {wanted:?} under {key}");
+        self.ask(what, async || self.create_once(wanted, key).await)
+            .await
     }
 
-    async fn create_once(
-        &self,
-        id: &str,
-        command: &str,
-        join: Option<&str>,
-        key: &str,
-    ) -> Result<Place, Fault> {
+    async fn create_once(&self, wanted: Wanted<'_>, key: &str) -> Result<Place, Fault> {
         let host = self.world.host().await;
         let wish = bundle::wish(bundle::Request {
             namespace: namespace(),
-            id: ContainerId::new(id).expect("an id"),
+            id: ContainerId::new(wanted.id).expect("an id"),
             bundle: BUNDLE,
-            config_json: &config_json(command),
-            join: join.map(str::to_owned),
+            config_json: &config_json(wanted),
+            join: wanted.join.map(str::to_owned),
             cgroups_path: String::new(),
             uid: SandboxUid::from_random(self.world.dice.throw()),
             created: self.world.now(),

@@ -32,8 +32,9 @@ use joints::Guests;
 use log::Log;
 use netns::fake::FakeNamespaces;
 use runtime_core::{
+    agent::FsType,
     container::{ContainerRecord, ContainerState},
-    host::DeletionRecord,
+    host::{DeletionRecord, Drain},
     ids::{EpochMs, HostProcess, SandboxUid},
     premises::Cgroup,
     records::decode,
@@ -48,7 +49,10 @@ use std::{
     time::Duration,
 };
 use store::fake::FakeDisk;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 pub const ROOT: &str = "/run/hutch";
 /// The bundle that is there.
@@ -57,6 +61,8 @@ pub const BUNDLE: &str = "/bundle";
 const EPOCH: EpochMs = EpochMs(1_700_000_000_000);
 /// From a daemon's death until somebody starts the next one.
 const RESTART: Duration = Duration::from_millis(30);
+/// As the real daemon's.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// A broken world breaks in every step from then on; the first ones tell why.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -94,6 +100,8 @@ impl World {
         let shares = FakeShares::new(Rc::new(joints::ShareGround(premises.clone())));
         shares.put(BUNDLE, Nature::Directory);
         shares.put(format!("{BUNDLE}/rootfs"), Nature::Directory);
+        let image = Nature::File(Some(FsType::Ext4));
+        shares.put(format!("{BUNDLE}/image"), image);
         shares.put(daemon::VIRTIOFSD, Nature::File(None));
         let namespaces = FakeNamespaces::default();
         let vms = FakeHost::on(Rc::new(joints::VmmGround {
@@ -177,6 +185,21 @@ impl World {
         if let Some(life) = life {
             life.kill("killed");
         }
+    }
+
+    /// Somebody ends the daemon as it should be ended.
+    pub async fn drain_daemon(&self) {
+        let life = self.life.borrow().clone();
+        let Some(life) = life.filter(|life| life.is_alive()) else {
+            return;
+        };
+        let host = match &*self.served.borrow() {
+            Served::By(host) => host.clone(),
+            Served::Nothing => return,
+        };
+        self.served.replace(Served::Nothing);
+        let drained = timeout(DRAIN_MAX, host.send(Drain)).await;
+        life.kill(format_args!("drained: {}", drained.is_ok()));
     }
 
     /// The power goes, and comes back.
