@@ -75,22 +75,25 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     Ok(sum)
 }
 
-/// The tests of the agent inside a guest that no daemon drives.
+/// The tests of the agent, and of what speaks to it, with a guest that no daemon drives.
 pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
     let assets = assets::ensure(workspace)?;
-    let agent = test::cargo_tests(
-        workspace
-            .cargo()
-            .args(["test", "--package", "hutch-agent", "--all-features"])
-            .args(["--locked", "--no-fail-fast", "--test", "guest"])
-            // Each boots a machine; two at a time is what two cores carry.
-            .args(["--", "--test-threads=2"])
-            .env("HUTCH_GUEST_TESTS", "1")
-            .env("HUTCH_GUEST_KERNEL", assets.folder.join("vmlinux"))
-            .env("HUTCH_GUEST_INITRD", assets.folder.join("initrd.img"))
-            .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd")),
-    )?;
-    Ok(agent + engine::in_guest(workspace, &assets)?)
+    let mut sum = Counts::default();
+    for package in ["hutch-agent", "agent-client"] {
+        sum += test::cargo_tests(
+            workspace
+                .cargo()
+                .args(["test", "--package", package, "--all-features"])
+                .args(["--locked", "--no-fail-fast", "--test", "guest"])
+                // Each boots a machine; two at a time is what two cores carry.
+                .args(["--", "--test-threads=2"])
+                .env("HUTCH_GUEST_TESTS", "1")
+                .env("HUTCH_GUEST_KERNEL", assets.folder.join("vmlinux"))
+                .env("HUTCH_GUEST_INITRD", assets.folder.join("initrd.img"))
+                .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd")),
+        )?;
+    }
+    Ok(sum + engine::in_guest(workspace, &assets)?)
 }
 
 /// Alone on this machine for as long as the answer is held, in namespaces of our own, and leaving nothing when interrupted.

@@ -1,9 +1,9 @@
 //! Root file systems that come as disks.
 
 use super::{
-    house::{config, lay_rootfs},
+    house::config,
     link::{Link, deadline},
-    vm::{Vm, Wanted, asked},
+    vm::{Vm, Wanted, asked, lay_rootfs},
 };
 use protocols::asynchronous::hutch_agent::{
     BlockRootfs, CreateRequest, NextExitsRequest, RemoveRequest, Rootfs, StartRequest, rootfs,

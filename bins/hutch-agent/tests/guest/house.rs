@@ -4,7 +4,7 @@
 use super::{
     link::{Link, deadline},
     peer::Peer,
-    vm::{Vm, Wanted},
+    vm::{Vm, Wanted, lay_rootfs},
 };
 use protocols::asynchronous::health::CheckRequest;
 use protocols::asynchronous::hutch_agent::{
@@ -12,35 +12,12 @@ use protocols::asynchronous::hutch_agent::{
     RemoveRequest, Rootfs, SignalRequest, StartRequest, StreamEndpoint, rootfs, stream_endpoint,
 };
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::symlink, path::Path};
 use stream::Padding;
-use tempfile::TempDir;
-
-const BUSYBOX: &str = "/usr/bin/busybox";
-const APPLETS: [&str; 16] = [
-    "sh",
-    "cat",
-    "echo",
-    "true",
-    "sleep",
-    "head",
-    "sha256sum",
-    "stty",
-    "wc",
-    "id",
-    "hostname",
-    "kill",
-    "mount",
-    "ps",
-    "dd",
-    "yes",
-];
 
 pub struct House {
     pub vm: Vm,
     pub link: Link,
     pub ports: u32,
-    _share: TempDir,
 }
 
 impl House {
@@ -49,7 +26,7 @@ impl House {
         lay_rootfs(&share.path().join("c/1"));
         let vm = Vm::boot(Wanted {
             words: "hutch.share=1",
-            share: Some(share.path().to_owned()),
+            share: Some(share),
             ..Wanted::default()
         });
         let link = Link::open(&vm, Padding::None).await;
@@ -57,12 +34,7 @@ impl House {
             .check(deadline(), &CheckRequest::new())
             .await
             .unwrap();
-        Self {
-            vm,
-            link,
-            ports: 0,
-            _share: share,
-        }
+        Self { vm, link, ports: 0 }
     }
 
     /// A new port and what names it.
@@ -225,15 +197,4 @@ pub fn config(args: &[&str], terminal: bool) -> Value {
             {"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"},
         ]},
     })
-}
-
-pub fn lay_rootfs(root: &Path) {
-    for folder in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
-    for applet in APPLETS {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
 }

@@ -1,9 +1,8 @@
 //! The first interface, as a stock host uses it.
 
 use super::{
-    house::lay_rootfs,
     link::{Link, deadline},
-    vm::{LIMIT, Vm, Wanted, asked},
+    vm::{LIMIT, Vm, Wanted, asked, lay_rootfs},
 };
 use protocols::asynchronous::{
     agent::{
@@ -110,11 +109,11 @@ async fn wait(kata: &AgentServiceClient, id: &str, exec: &str) -> i32 {
         .status
 }
 
-async fn guest() -> (Vm, Link, tempfile::TempDir) {
+async fn guest() -> (Vm, Link) {
     let share = tempfile::tempdir().unwrap();
     lay_rootfs(&share.path().join("c/1"));
     let vm = Vm::boot(Wanted {
-        share: Some(share.path().to_owned()),
+        share: Some(share),
         ..Wanted::default()
     });
     let link = Link::open(&vm, Padding::None).await;
@@ -135,7 +134,7 @@ async fn guest() -> (Vm, Link, tempfile::TempDir) {
         .create_sandbox(deadline(), &request)
         .await
         .unwrap();
-    (vm, link, share)
+    (vm, link)
 }
 
 #[tokio::test]
@@ -143,7 +142,7 @@ async fn a_stock_host_runs_a_container_with_stdin_and_an_exec_with_a_terminal() 
     if !asked() {
         return;
     }
-    let (_vm, link, _share) = guest().await;
+    let (_vm, link) = guest().await;
     let kata = &link.kata;
     let id = || "web".to_owned();
 
@@ -209,7 +208,7 @@ async fn a_stock_hosts_signals_reach_an_init_without_handlers() {
     if !asked() {
         return;
     }
-    let (_vm, link, _share) = guest().await;
+    let (_vm, link) = guest().await;
     let kata = &link.kata;
 
     for (id, signal) in [("term", 15), ("kill", 9)] {
@@ -236,7 +235,7 @@ async fn all_44_calls_answer() {
     if !asked() {
         return;
     }
-    let (_vm, link, _share) = guest().await;
+    let (_vm, link) = guest().await;
     let calls =
         [("grpc.AgentService", PROTOCOL), ("grpc.Health", HEALTH)].map(|(service, proto)| {
             let rpcs = proto

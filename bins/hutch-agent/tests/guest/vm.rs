@@ -1,10 +1,12 @@
-//! One QEMU, with its folder, its console and its monitor.
+//! One QEMU with our agent as PID 1, its folder, its console and its monitor.
+//!
+//! The guest tests of `agent-client` take this file too: they drive the same guest by another road.
 
 use serde_json::{Value, json};
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::symlink, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
@@ -14,18 +16,38 @@ use tempfile::TempDir;
 
 /// Emulated, on a machine that others load too.
 pub const LIMIT: Duration = Duration::from_secs(60);
+const BUSYBOX: &str = "/usr/bin/busybox";
+const APPLETS: [&str; 16] = [
+    "sh",
+    "cat",
+    "echo",
+    "true",
+    "sleep",
+    "head",
+    "sha256sum",
+    "stty",
+    "wc",
+    "id",
+    "hostname",
+    "kill",
+    "mount",
+    "ps",
+    "dd",
+    "yes",
+];
 
 /// How the guest is made.
 #[derive(Default)]
 pub struct Wanted {
     pub words: &'static str,
     /// Exported as the shared folder.
-    pub share: Option<PathBuf>,
+    pub share: Option<TempDir>,
     pub devices: Vec<String>,
 }
 
 pub struct Vm {
     pub folder: TempDir,
+    _share: Option<TempDir>,
     pub booted: Instant,
     qemu: Child,
     daemon: Option<Child>,
@@ -53,8 +75,8 @@ impl Vm {
         let mut command = Command::new("qemu-system-x86_64");
         let daemon = wanted
             .share
-            .as_deref()
-            .map(|share| export(share, &folder.path().join("v"), &mut command));
+            .as_ref()
+            .map(|share| export(share.path(), &folder.path().join("v"), &mut command));
         let (dir, words) = (folder.path().display(), wanted.words);
         let options = format!(
             "-M q35,accel=tcg,sata=off,smbus=off,i8042=off,usb=off,vmport=off,hpet=off,\
@@ -85,6 +107,7 @@ impl Vm {
         });
         let vm = Self {
             folder,
+            _share: wanted.share,
             booted,
             qemu,
             daemon,
@@ -137,6 +160,12 @@ impl Vm {
         path
     }
 
+    /// Ends it as a crash does, if it has not ended yet.
+    pub fn kill(&mut self) {
+        self.qemu.kill().unwrap();
+        self.qemu.wait().unwrap();
+    }
+
     /// Waits for the guest to switch itself off.
     pub fn ended(&mut self) -> bool {
         until(LIMIT, || self.qemu.try_wait().unwrap()).is_some()
@@ -148,19 +177,32 @@ impl Drop for Vm {
         if std::thread::panicking() {
             eprintln!("console:\n{}", self.console());
         }
-        for child in [Some(&mut self.qemu), self.daemon.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            let _ = child.kill();
-            let _ = child.wait();
+        self.kill();
+        if let Some(daemon) = &mut self.daemon {
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
         }
     }
 }
 
-/// Starts the daemon that exports a folder, and adds its device.
+/// A root file system of busybox.
+pub fn lay_rootfs(root: &Path) {
+    for folder in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::copy(BUSYBOX, root.join("bin/busybox")).expect("busybox-static is installed");
+    for applet in APPLETS {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
+}
+
+/// Starts the daemon that exports a folder, and adds its device. The `-o` options are those that
+/// every virtiofsd takes.
 fn export(folder: &Path, socket: &Path, command: &mut Command) -> Child {
-    let daemon = Command::new("/usr/lib/qemu/virtiofsd")
+    let program = env::var_os("HUTCH_GUEST_VIRTIOFSD");
+    let program = program.unwrap_or_else(|| "/usr/lib/qemu/virtiofsd".into());
+    let daemon = Command::new(program)
         .arg(format!("--socket-path={}", socket.display()))
         .args(["-o", &format!("source={}", folder.display())])
         .args(["-o", "sandbox=chroot"])
@@ -168,7 +210,7 @@ fn export(folder: &Path, socket: &Path, command: &mut Command) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
+        .expect("virtiofsd is installed");
     until(LIMIT, || socket.exists().then_some(())).expect("the daemon listens");
     command.args([
         "-chardev",

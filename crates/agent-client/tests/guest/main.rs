@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+// Its monitor and its further ports are the agent's own tests' business.
+#[allow(dead_code)]
+#[path = "../../../../bins/hutch-agent/tests/guest/vm.rs"]
 mod vm;
 
 use actix::prelude::*;
@@ -33,7 +36,21 @@ use tokio::{
     task::LocalSet,
     time::timeout,
 };
-use vm::{Vm, asked};
+use vm::{Vm, Wanted, asked, lay_rootfs};
+
+/// A guest whose share holds a root with busybox, `rootfs`.
+fn boot() -> Vm {
+    let share = tempfile::tempdir().unwrap();
+    lay_rootfs(&share.path().join("rootfs"));
+    Vm::boot(Wanted {
+        share: Some(share),
+        ..Wanted::default()
+    })
+}
+
+fn control(vm: &Vm) -> PathBuf {
+    vm.socket("c")
+}
 
 struct GuestBench {
     control: PathBuf,
@@ -43,7 +60,7 @@ struct GuestBench {
 impl GuestBench {
     fn new(vm: &Vm) -> Self {
         Self {
-            control: vm.control(),
+            control: control(vm),
             port: Rc::new(TtrpcAgent::new()),
         }
     }
@@ -121,7 +138,7 @@ async fn our_agent_keeps_the_contract() {
     if !asked() {
         return;
     }
-    let vm = Vm::boot().await;
+    let vm = boot();
     let run = async {
         let bench = GuestBench::prepared(&vm).await;
         contract::suite(&bench, Offers::Hutch).await;
@@ -134,7 +151,7 @@ async fn a_host_end_that_died_in_the_middle_of_a_frame_is_replaced() {
     if !asked() {
         return;
     }
-    let vm = Vm::boot().await;
+    let vm = boot();
     let run = async {
         let bench = GuestBench::prepared(&vm).await;
         bench.port.hang_up();
@@ -152,7 +169,7 @@ async fn a_host_end_that_died_in_the_middle_of_a_frame_is_replaced() {
 
 /// A host end whose last frame is cut off after so many bytes.
 async fn die_after(cut: usize, vm: &Vm) {
-    let mut io = UnixStream::connect(vm.control()).await.unwrap();
+    let mut io = UnixStream::connect(control(vm)).await.unwrap();
     let mut session = stream::ControlHost::new(stream::Nonce([9; 16]), stream::Padding::Full);
     io.write_all(session.outgoing()).await.unwrap();
     session.sent(session.outgoing().len());
@@ -194,7 +211,9 @@ fn room(vm: &Vm) -> (Address, Addr<Sandbox>, mpsc::UnboundedReceiver<Notice>) {
     let sandbox = Sandbox(tell).start();
     let address = AgentActor::open(Surroundings {
         port: Rc::new(TtrpcAgent::new()),
-        signs: Rc::new(ConsoleLog { path: vm.console() }),
+        signs: Rc::new(ConsoleLog {
+            path: vm.socket("console"),
+        }),
         parent: Parent {
             notices: sandbox.clone().recipient().downgrade(),
             gone: sandbox.clone().recipient().downgrade(),
@@ -208,10 +227,10 @@ async fn the_room_opens_while_the_guest_boots_and_tells_exits_and_the_end() {
     if !asked() {
         return;
     }
-    let mut vm = Vm::boot().await;
+    let mut vm = boot();
     let run = async {
         let (room, _sandbox, mut hear) = room(&vm);
-        let opened = room.open.send(Open(link(&vm.control()))).await.unwrap();
+        let opened = room.open.send(Open(link(&control(&vm)))).await.unwrap();
         assert!(opened.unwrap().speaks_hutch);
         room.create_sandbox.send(sandbox()).await.unwrap().unwrap();
         let number = ContainerNumber(1);
