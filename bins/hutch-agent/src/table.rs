@@ -76,12 +76,13 @@ impl Table {
     /// A place for a process that is about to be made.
     ///
     /// # Errors
-    /// The name is taken, its container is not there or not running, or there are too many.
+    /// The name is taken, its container is not there or has ended, or there are too many.
     pub fn reserve(&mut self, name: &Name, host: Host) -> Result<(), Denied> {
         if let Which::Exec(_) = name.process {
             match self.state(&Name::init(name.container.clone()))? {
-                State::Running { .. } => {}
-                State::Making | State::Created { .. } | State::Exited { .. } => {
+                // As with runc: what an exec enters is there before the init runs its program.
+                State::Created { .. } | State::Running { .. } => {}
+                State::Making | State::Exited { .. } => {
                     return Err(Denied::NotRunning);
                 }
             }

@@ -7,6 +7,8 @@ use hutch::{args::Cli, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = <Cli as clap::Parser>::parse();
-    run::run(cli)
+    match <Cli as clap::Parser>::try_parse() {
+        Ok(cli) => run::run(cli),
+        Err(why) => run::not_understood(&why),
+    }
 }

@@ -5,11 +5,12 @@ use crate::{
     daemon::Refused,
     verbs,
 };
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use clap::error::ErrorKind;
 use std::{
     fs::File,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -18,20 +19,64 @@ use std::{
 const FAILED: u8 = 1;
 /// What runc exits with when `exec` cannot run its program.
 const EXEC_FAILED: u8 = 255;
+/// What runc exits with when it does not know a verb.
+const UNKNOWN_VERB: u8 = 3;
+/// As much of a caller's own words as an error repeats.
+const SHOWN_CHARS_MAX: usize = 128;
+/// The longest that is said of words that no verb takes; they may be of any length, and are in it.
+const WRONG_CHARS_MAX: usize = 512;
 
 pub fn run(cli: Cli) -> ExitCode {
     let failed = match &cli.verb {
         Verb::Exec(_) => EXEC_FAILED,
         _ => FAILED,
     };
-    let (log, format) = (cli.log.clone(), cli.log_format);
+    let mut log = match cli
+        .log
+        .as_deref()
+        .map(|path| Log::open(path, cli.log_format))
+    {
+        Some(Err(why)) => {
+            eprintln!("hutch: {}", one_line(&format!("{why:#}")));
+            return ExitCode::from(FAILED);
+        }
+        Some(Ok(log)) => Some(log),
+        None => None,
+    };
     match perform(cli) {
         Ok(code) => ExitCode::from(code),
         Err(why) => {
-            report(&why, log.as_deref(), format);
+            let text = one_line(&format!("{why:#}"));
+            eprintln!("hutch: {text}");
+            if let Some(log) = &mut log {
+                log.write(&text);
+            }
             ExitCode::from(failed)
         }
     }
+}
+
+/// Help and version, which were asked for; or the one line that says what is wrong with the words.
+pub fn not_understood(why: &clap::Error) -> ExitCode {
+    let code = match why.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Whoever asked may have gone.
+            let _ = write!(std::io::stdout(), "{}", why.render());
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::InvalidSubcommand => UNKNOWN_VERB,
+        _ => FAILED,
+    };
+    let text = why.render().to_string();
+    // What is wrong comes first; tips and usage follow after an empty line.
+    let wrong = text.split("\n\n").next().unwrap_or_default();
+    let wrong = wrong.trim_start_matches("error:");
+    let words: Vec<&str> = wrong.split_whitespace().collect();
+    let words: String = words.join(" ").chars().take(WRONG_CHARS_MAX).collect();
+    eprintln!("hutch: {}; see hutch --help", one_line(&words));
+    ExitCode::from(code)
 }
 
 fn perform(cli: Cli) -> Result<u8> {
@@ -42,7 +87,8 @@ fn perform(cli: Cli) -> Result<u8> {
         ..
     } = cli;
     let at = verbs::Place { root, namespace };
-    match verb {
+    let what = object(&verb);
+    let outcome = match verb {
         Verb::Create(create) => verbs::lifecycle::create(&at, create),
         Verb::Start(id) => verbs::lifecycle::start(&at, &id.id),
         Verb::Run(run) => verbs::lifecycle::run(&at, run),
@@ -60,48 +106,90 @@ fn perform(cli: Cli) -> Result<u8> {
         Verb::Version(version) => verbs::look::version(&at, &version),
         Verb::Completions(completions) => verbs::pages::completions(&completions),
         Verb::Man(man) => verbs::pages::man(&man),
-    }
-    .map_err(|why| match why.downcast::<Refused>() {
-        // The daemon has named verb, object and cause already.
-        Ok(refused) => refused.into(),
-        Err(other) => other,
-    })
-}
-
-/// One line on standard error, and one in the log file: callers such as conmon and Podman read it.
-fn report(why: &anyhow::Error, log: Option<&Path>, format: LogFormat) {
-    let text = one_line(&format!("{why:#}"));
-    eprintln!("hutch: {text}");
-    let Some(path) = log else { return };
-    let line = match format {
-        LogFormat::Text => format!("level=error msg={text:?}\n"),
-        LogFormat::Json => {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH);
-            let seconds = since.map_or(0, |since| since.as_secs());
-            let entry = serde_json::json!({
-                "level": "error",
-                "msg": text,
-                "time": rfc3339(seconds),
-            });
-            format!("{entry}\n")
-        }
     };
-    let written = File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(line.as_bytes()));
-    if let Err(why) = written {
-        eprintln!("hutch: write --log {}: {why}", path.display());
+    match outcome {
+        // The daemon has named verb and object already.
+        Err(why) if why.is::<Refused>() => Err(why),
+        Err(why) => Err(why).context(what),
+        done => done,
     }
 }
 
-fn one_line(text: &str) -> String {
-    text.split(['\n', '\r'])
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ")
+/// What a verb is about, in the words of the daemon's own refusals.
+fn object(verb: &Verb) -> String {
+    let (doing, id) = match verb {
+        Verb::Create(create) => ("create container", &create.creation.id),
+        Verb::Run(run) => ("run container", &run.creation.id),
+        Verb::Start(id) => ("start container", &id.id),
+        Verb::State(id) => ("state of container", &id.id),
+        Verb::Kill(kill) => ("kill container", &kill.id),
+        Verb::Delete(delete) => ("delete container", &delete.id),
+        Verb::Exec(exec) => ("exec in container", &exec.id),
+        Verb::Ps(ps) => ("list processes of container", &ps.id),
+        Verb::Sandbox(SandboxVerb::Inspect(id)) => ("inspect sandbox", &id.id),
+        Verb::Console(console) => ("show console of", &console.id),
+        Verb::List(_) => return "list containers".to_owned(),
+        Verb::Spec(_) => return "write spec".to_owned(),
+        Verb::Sandbox(SandboxVerb::List(_)) => return "list sandboxes".to_owned(),
+        Verb::Doctor(_) => return "check this host".to_owned(),
+        Verb::Version(_) => return "ask for versions".to_owned(),
+        Verb::Completions(_) => return "write completions".to_owned(),
+        Verb::Man(_) => return "write manual pages".to_owned(),
+    };
+    format!("{doing} {:?}", shortened(id))
+}
+
+/// An id may be any text of any length; one line is enough to know it by.
+fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
+
+/// The file of `--log`: callers such as conmon and Podman read it.
+struct Log {
+    path: PathBuf,
+    file: File,
+    format: LogFormat,
+}
+
+impl Log {
+    fn open(path: &Path, format: LogFormat) -> Result<Self> {
+        let opened = File::options().create(true).append(true).open(path);
+        Ok(Self {
+            path: path.to_owned(),
+            file: opened.with_context(|| format!("open --log {}", path.display()))?,
+            format,
+        })
+    }
+
+    fn write(&mut self, text: &str) {
+        let line = match self.format {
+            LogFormat::Text => format!("level=error msg={text:?}\n"),
+            LogFormat::Json => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                let seconds = since.map_or(0, |since| since.as_secs());
+                let entry = serde_json::json!({
+                    "level": "error",
+                    "msg": text,
+                    "time": rfc3339(seconds),
+                });
+                format!("{entry}\n")
+            }
+        };
+        if let Err(why) = self.file.write_all(line.as_bytes()) {
+            eprintln!("hutch: write --log {}: {why}", self.path.display());
+        }
+    }
+}
+
+/// In one line, and without the control sequences of whoever had a hand in it, be it a guest.
+pub fn one_line(text: &str) -> String {
+    let parts = text.split(['\n', '\r']).map(str::trim);
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    parts.join("; ").chars().map(shown).collect()
 }
 
 /// UTC, by the civil calendar (days from 1970-01-01; Howard Hinnant's `civil_from_days`).
@@ -133,5 +221,6 @@ mod tests {
     #[test]
     fn an_error_is_one_line_whatever_its_cause_holds() {
         assert_eq!(one_line("a\n b\r\n\nc"), "a; b; c");
+        assert_eq!(one_line("a\u{1b}[2Jb\u{9b}"), "a\\u{1b}[2Jb\\u{9b}");
     }
 }

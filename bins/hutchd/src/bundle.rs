@@ -18,6 +18,10 @@ use std::{
 
 /// ttrpc's message limit is 4 MiB; what is larger than this would not reach the guest.
 const CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// As much as Kubernetes allows one object in all.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+/// NAME_MAX of Linux.
+const NAME_BYTES_MAX: usize = 255;
 /// PATH_MAX of Linux, less its closing NUL.
 const PATH_BYTES_MAX: usize = 4095;
 
@@ -64,7 +68,9 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             "config.json: linux is missing; only Linux containers can be run",
         ));
     }
-    let annotations = spec.annotations().clone().unwrap_or_default();
+    refuse_hooks(&spec)?;
+    check_cgroups_path(&request.cgroups_path)?;
+    let annotations = annotations(&spec)?;
     let devices = ContainerDevices {
         container: ContainerNumber(0),
         bundle: bundle.clone(),
@@ -87,7 +93,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             bundle,
             config_json: text.to_owned(),
             oci_version: spec.version().clone(),
-            annotations: annotations.into_iter().collect::<BTreeMap<_, _>>(),
+            annotations,
             devices,
             created: request.created,
             owner_uid: 0,
@@ -201,6 +207,67 @@ fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
         });
     }
     Ok(binds)
+}
+
+fn annotations(spec: &Spec) -> Result<BTreeMap<String, String>, Fault> {
+    let all = spec.annotations().clone().unwrap_or_default();
+    let bytes: usize = all.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        return Err(invalid(format!(
+            "annotations have {bytes} bytes; at most {ANNOTATIONS_BYTES_MAX} are possible"
+        )));
+    }
+    match all.contains_key("") {
+        true => Err(invalid("annotations: a key is empty")),
+        false => Ok(all.into_iter().collect()),
+    }
+}
+
+/// A hook that is not run is worse than a container that is not created.
+fn refuse_hooks(spec: &Spec) -> Result<(), Fault> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(());
+    };
+    // The guest refuses its own, createContainer and startContainer.
+    for (name, hooks) in [
+        // Superseded by the other two, and still what many callers know.
+        #[allow(deprecated)]
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ] {
+        let mut hooks = hooks.iter().flatten();
+        if let Some(hook) = hooks.clone().find(|hook| !hook.path().is_absolute()) {
+            let path = hook.path().display().to_string();
+            return Err(invalid(format!(
+                "hooks.{name}: path {path:?} is not an absolute path"
+            )));
+        }
+        if hooks.next().is_some() {
+            let what = format!("hooks.{name}: hooks cannot be run yet");
+            return Err(Fault::new(Kind::Unsupported, what));
+        }
+    }
+    Ok(())
+}
+
+/// A name of systemd's form (`slice:prefix:name`) is no path and is not judged here.
+fn check_cgroups_path(path: &str) -> Result<(), Fault> {
+    let shown: String = path.chars().take(NAME_BYTES_MAX).collect();
+    let wrong = |why: &str| Err(invalid(format!("linux.cgroupsPath {shown:?}: {why}")));
+    if path.len() > PATH_BYTES_MAX {
+        return wrong("too long for a path");
+    }
+    if path.chars().any(char::is_control) {
+        return wrong("holds a control character");
+    }
+    let mut parts = path.split('/');
+    match parts.find(|part| matches!(*part, "." | "..") || part.len() > NAME_BYTES_MAX) {
+        Some("." | "..") => wrong("\".\" and \"..\" name no cgroup"),
+        Some(_) => wrong("a part of it is too long for a name"),
+        None => Ok(()),
+    }
 }
 
 fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Fault> {

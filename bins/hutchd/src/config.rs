@@ -4,7 +4,7 @@
 //! does nothing is worse than a daemon that does not start.
 
 use crate::keys;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use runtime_core::hypervisor::MachineType;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -151,10 +151,9 @@ impl Config {
             let text = fs::read_to_string(source)
                 .with_context(|| format!("read configuration {}", source.display()))?;
             // Each file is checked alone, so that the error names it.
-            toml::from_str::<Self>(&text)
-                .with_context(|| format!("configuration {}", source.display()))?;
-            let table: toml::Table = toml::from_str(&text)
-                .with_context(|| format!("configuration {}", source.display()))?;
+            let about = || format!("configuration {}", source.display());
+            parse::<Self>(&text).with_context(about)?;
+            let table = parse::<toml::Table>(&text).with_context(about)?;
             merge(&mut merged, table);
         }
         let config: Self = merged.try_into().context("merge configuration")?;
@@ -220,6 +219,15 @@ impl Config {
     fn table(&self) -> Result<toml::Table> {
         toml::Table::try_from(self).context("print configuration")
     }
+}
+
+/// In one line: the error's own display draws a picture of several.
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|why: toml::de::Error| {
+        let before = why.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        anyhow!("line {line}: {}", why.message().replace('\n', "; "))
+    })
 }
 
 fn drop_ins(main: &Path) -> Result<Vec<PathBuf>> {

@@ -7,21 +7,19 @@ use crate::{
     daemon::{Daemon, soon},
     verbs::{fresh_key, relay},
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use protocols::blocking::hutch::{ExecRequest, StateRequest};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
-    if exec.preserve_fds > 0 {
-        bail!(
-            "--preserve-fds {}: a file descriptor cannot enter a virtual machine",
-            exec.preserve_fds
-        );
-    }
+    super::lifecycle::refuse_preserved_fds(exec.preserve_fds)?;
+    let (pid_file, socket) = (exec.pid_file.as_deref(), exec.console_socket.as_deref());
+    relay::check_files(pid_file, socket)?;
     let mut daemon = at.daemon()?;
     let process = process(at, &mut daemon, &exec)?;
     let terminal = process["terminal"].as_bool().unwrap_or(false);
+    relay::check_terminal(terminal, exec.detach, socket)?;
     let exec_id = fresh_key();
     let request = ExecRequest {
         key: fresh_key(),
@@ -34,8 +32,8 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
         process: at.process(&exec.id, &exec_id),
         stream: answer.stream.unwrap_or_default(),
         terminal,
-        console_socket: exec.console_socket.as_deref(),
-        pid_file: exec.pid_file.as_deref(),
+        console_socket: socket,
+        pid_file,
     };
     if exec.detach {
         relay::leave(&mut daemon, stands)?;
@@ -58,7 +56,9 @@ fn process(at: &Place, daemon: &mut Daemon, exec: &args::Exec) -> Result<Value> 
         container_id: exec.id.clone(),
         ..Default::default()
     };
-    let state = daemon.ask(|client| client.state(soon(), &request))?;
+    let state = daemon.ask(|client| client.state(soon(), &request));
+    // No refusal of an exec, to whoever asked for one.
+    let state = state.map_err(|why| anyhow!("{why:#}"))?;
     let bundle = Bundle::read(Path::new(&state.bundle))?;
     let init = bundle
         .process()

@@ -7,16 +7,15 @@ use crate::{
     daemon::{Daemon, soon},
     verbs::relay,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use protocols::blocking::hutch::{
     CreateRequest, DeleteRequest, KillRequest, StartRequest, StreamAddress,
 };
-use std::path::Path;
 
 /// The highest signal of Linux on x86-64 (SIGRTMAX).
 const SIGNAL_MAX: u32 = 64;
 
-fn refuse_preserved_fds(count: u32) -> Result<()> {
+pub fn refuse_preserved_fds(count: u32) -> Result<()> {
     if count > 0 {
         bail!("--preserve-fds {count}: a file descriptor cannot enter a virtual machine");
     }
@@ -30,7 +29,6 @@ fn create_container(
     creation: &args::Creation,
     bundle: &Bundle,
 ) -> Result<StreamAddress> {
-    refuse_preserved_fds(creation.preserve_fds)?;
     let request = CreateRequest {
         key: fresh_key(),
         namespace: at.namespace.clone(),
@@ -45,23 +43,18 @@ fn create_container(
     Ok(created.stream.unwrap_or_default())
 }
 
-fn check_terminal(terminal: bool, detached: bool, socket: Option<&Path>) -> Result<()> {
-    // runc's words for both.
-    match (terminal, detached, socket) {
-        (true, true, None) => {
-            bail!("cannot allocate tty if runc will detach without setting console socket")
-        }
-        (false, _, Some(_)) | (_, false, Some(_)) => {
-            bail!("cannot use console socket if runc will not detach or allocate tty")
-        }
-        _ => Ok(()),
-    }
+/// What can be refused before anything is made.
+fn check(creation: &args::Creation, bundle: &Bundle, detached: bool) -> Result<()> {
+    refuse_preserved_fds(creation.preserve_fds)?;
+    let (pid_file, socket) = (&creation.pid_file, creation.console_socket.as_deref());
+    relay::check_terminal(bundle.terminal(), detached, socket)?;
+    relay::check_files(pid_file.as_deref(), socket)
 }
 
 pub fn create(at: &Place, create: args::Create) -> Result<u8> {
     let creation = create.creation;
     let bundle = Bundle::read(&creation.bundle)?;
-    check_terminal(bundle.terminal(), true, creation.console_socket.as_deref())?;
+    check(&creation, &bundle, true)?;
     let mut daemon = at.daemon()?;
     let stream = create_container(at, &mut daemon, &creation, &bundle)?;
     let stands = relay::Stands {
@@ -77,12 +70,10 @@ pub fn create(at: &Place, create: args::Create) -> Result<u8> {
 
 /// A creation whose relay cannot be left behind is taken back.
 fn undone<T>(at: &Place, id: &str, outcome: Result<T>) -> Result<T> {
-    if outcome.is_err()
-        && let Err(also) = delete(at, id, true)
-    {
-        eprintln!("hutch: {also:#}");
-    }
-    outcome
+    outcome.map_err(|why| match delete(at, id, true) {
+        Ok(_) => why,
+        Err(also) => anyhow!("{why:#}; and it could not be taken back: {also:#}"),
+    })
 }
 
 fn start_in(at: &Place, daemon: &mut Daemon, id: &str) -> Result<()> {
@@ -104,11 +95,7 @@ pub fn start(at: &Place, id: &str) -> Result<u8> {
 pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let creation = &run.creation;
     let bundle = Bundle::read(&creation.bundle)?;
-    check_terminal(
-        bundle.terminal(),
-        run.detach,
-        creation.console_socket.as_deref(),
-    )?;
+    check(creation, &bundle, run.detach)?;
     let mut daemon = at.daemon()?;
     let stream = create_container(at, &mut daemon, creation, &bundle)?;
     let id = &creation.id;
@@ -198,14 +185,5 @@ mod tests {
         for text in ["", "0", "65", "-1", "SIGNOPE", "SIG", "1e3"] {
             assert!(signal_number(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_terminal_needs_someone_who_holds_it() {
-        assert!(check_terminal(true, true, None).is_err());
-        assert!(check_terminal(false, true, Some(Path::new("/s"))).is_err());
-        assert!(check_terminal(true, true, Some(Path::new("/s"))).is_ok());
-        assert!(check_terminal(true, false, None).is_ok());
-        assert!(check_terminal(false, false, None).is_ok());
     }
 }

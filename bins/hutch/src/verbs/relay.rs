@@ -1,6 +1,9 @@
 //! Who stands for a process on the host: this program in the foreground, or a relay left behind.
 
-use crate::daemon::{Daemon, socket_path, soon};
+use crate::{
+    daemon::{Daemon, socket_path, soon},
+    run::one_line,
+};
 use anyhow::{Context as _, Result, bail};
 use hutch_relay::{Outcome, Relay, Session, VM_LOST};
 use nix::fcntl::{FcntlArg, FdFlag};
@@ -10,7 +13,10 @@ use protocols::blocking::hutch::{
 use std::{
     env, fs,
     io::{self, Read as _, Write as _},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::FileTypeExt as _,
+    },
     path::{Path, PathBuf},
     process::{self, Command},
     time::Duration,
@@ -38,6 +44,48 @@ impl Stands<'_> {
             connect_port: self.stream.connect_port,
         }
     }
+}
+
+/// # Errors
+/// A terminal that nobody would hold, or a console socket without a terminal.
+pub fn check_terminal(terminal: bool, detached: bool, socket: Option<&Path>) -> Result<()> {
+    // runc's words for both.
+    match (terminal, detached, socket) {
+        (true, true, None) => {
+            bail!("cannot allocate tty if runc will detach without setting console socket")
+        }
+        (false, _, Some(_)) | (_, false, Some(_)) => {
+            bail!("cannot use console socket if runc will not detach or allocate tty")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What can be known to fail is known before a machine boots for it.
+///
+/// # Errors
+/// The pid file could not be written, or nothing could listen on the console socket.
+pub fn check_files(pid_file: Option<&Path>, console_socket: Option<&Path>) -> Result<()> {
+    if let Some(path) = pid_file {
+        let about = || format!("write pid file {}", path.display());
+        path.file_name()
+            .context("not a file's name")
+            .with_context(about)?;
+        // The file's own folder may be this one, which has no name.
+        let folder = std::path::absolute(path).with_context(about)?;
+        let folder = folder.parent().unwrap_or(Path::new("/"));
+        if !fs::metadata(folder).with_context(about)?.is_dir() {
+            bail!("{}: {} is not a folder", about(), folder.display());
+        }
+    }
+    if let Some(path) = console_socket {
+        let about = || format!("console socket {}", path.display());
+        let found = fs::metadata(path).with_context(about)?;
+        if !found.file_type().is_socket() {
+            bail!("{}: not a socket", about());
+        }
+    }
+    Ok(())
 }
 
 fn attach(daemon: &mut Daemon, process: &ProcessRef, pid: u32) -> Result<()> {
@@ -111,7 +159,7 @@ fn lost(daemon: &mut Daemon, process: ProcessRef) -> Result<u8> {
     let answer = daemon.ask(|client| client.wait(limit(), &request))?;
     let exit = answer.exit.unwrap_or_default();
     if !exit.detail.is_empty() {
-        eprintln!("hutch: {}", exit.detail);
+        eprintln!("hutch: {}", one_line(&exit.detail));
     }
     Ok(u8::try_from(exit.code).unwrap_or(VM_LOST))
 }
@@ -182,4 +230,38 @@ pub fn leave(daemon: &mut Daemon, stands: Stands<'_>) -> Result<()> {
 fn keep_open(fd: &OwnedFd) -> Result<i32> {
     nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("pass pipe to relay")?;
     Ok(fd.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_needs_someone_who_holds_it() {
+        assert!(check_terminal(true, true, None).is_err());
+        assert!(check_terminal(false, true, Some(Path::new("/s"))).is_err());
+        assert!(check_terminal(true, true, Some(Path::new("/s"))).is_ok());
+        assert!(check_terminal(true, false, None).is_ok());
+        assert!(check_terminal(false, false, None).is_ok());
+    }
+
+    #[test]
+    fn files_that_could_not_be_written_or_reached_are_refused_early() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+
+        for bad in [
+            folder.path().join("none/pid"),
+            file.join("pid"),
+            "..".into(),
+        ] {
+            assert!(check_files(Some(&bad), None).is_err(), "{}", bad.display());
+        }
+        for bad in [file.as_path(), &folder.path().join("none")] {
+            assert!(check_files(None, Some(bad)).is_err(), "{}", bad.display());
+        }
+        assert!(check_files(Some(&file), None).is_ok());
+        assert!(check_files(Some(Path::new("pid")), None).is_ok());
+    }
 }

@@ -45,12 +45,12 @@ impl Process {
             State::Running | State::Exited(_) if again => {
                 batch.replies.push((waiter, Answer::Done(Ok(()))));
             }
+            State::Running => return Err(Reason::Running),
+            State::Exited(_) => return Err(Reason::Stopped),
             State::New
             | State::Leasing { .. }
             | State::Making { .. }
             | State::Starting { .. }
-            | State::Running
-            | State::Exited(_)
             | State::Failed(_)
             | State::Closed(_) => {
                 let state = self.state_name();

@@ -151,6 +151,8 @@ pub enum Denied {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
+    Running,
+    Stopped,
     NotCreated { state: &'static str },
     NotRunning { state: &'static str },
     TooManyWaiters,
@@ -160,12 +162,14 @@ pub enum Reason {
 impl From<Reason> for Fault {
     fn from(reason: Reason) -> Self {
         match reason {
+            // runc's words, and those of the next ones; callers look for them.
+            Reason::Running => Self::new(Kind::Denied, "cannot start an already running container"),
+            Reason::Stopped => Self::new(Kind::Denied, "cannot start a container that has stopped"),
+            Reason::NotRunning { .. } => Self::new(Kind::Denied, "container not running"),
             Reason::NotCreated { state } => Self::new(
                 Kind::Denied,
                 format!("cannot start a process in the {state} state"),
             ),
-            // runc's words; callers look for them.
-            Reason::NotRunning { .. } => Self::new(Kind::Denied, "container not running"),
             Reason::TooManyWaiters => Self::new(
                 Kind::Exhausted,
                 format!("{WAITERS_MAX} callers wait for this process already"),

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     agent::{ExitStatus, GetPids, GuestPid},
     container::{
-        ContainerActor, ContainerView, GetContainer, GetProcessView, ProcessCommand, WaitProcess,
+        ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView,
+        ProcessCommand, WaitProcess,
     },
     error::{Fault, Kind},
     hypervisor::StreamLease,
@@ -124,10 +125,17 @@ impl Handler<GetPidsOf> for SandboxActor {
     type Result = ResponseFuture<Result<Vec<GuestPid>, Fault>>;
 
     fn handle(&mut self, GetPidsOf(container): GetPidsOf, _: &mut Context<Self>) -> Self::Result {
-        let known = self.container(container).map(drop);
+        let known = self.container(container);
         let room = self.lent.linked();
         Box::pin(async move {
-            known?;
+            let state = rebuilding(known?.send(GetContainer).await)?.state;
+            if !matches!(state, ContainerState::Created | ContainerState::Running) {
+                let state = state.name();
+                return Err(Fault::new(
+                    Kind::Denied,
+                    format!("cannot list the processes of a container in the {state} state"),
+                ));
+            }
             ask(
                 room.await?.pids,
                 GetPids { container },
