@@ -8,6 +8,7 @@ mod engine;
 pub mod process;
 mod snapshot;
 mod stories;
+mod terminal;
 pub mod world;
 
 use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, workspace::Workspace};

@@ -91,6 +91,14 @@ impl<'a> World<'a> {
         command
     }
 
+    /// The daemon's own program.
+    pub fn hutchd(&self, words: &[&str]) -> Command {
+        let assets = &self.fixtures.assets;
+        let mut command = Command::new(&assets.binaries.hutchd);
+        command.env(assets::VARIABLE, &assets.folder).args(words);
+        command
+    }
+
     /// `hutch run --bundle … ID` of this shell script in a busybox container.
     pub fn hutch_run(&self, id: &str, script: &str) -> Result<Command> {
         let bundle = self.shell(script)?;
@@ -131,11 +139,16 @@ impl<'a> World<'a> {
         self.run(&mut self.hutch(words), BOOT_LIMIT)
     }
 
-    /// `hutch create`, with files for output: what stands for the container keeps them after the command ended.
+    /// `hutch create`; what stands for the container keeps its output after the command ended.
     pub fn create(&self, id: &str, bundle: &Path) -> Result<Running> {
         let mut command = self.hutch(&["create", "--bundle"]);
         command.arg(bundle).arg(id);
-        Running::start_on_files(&mut command, self.scratch.path())
+        self.start_on_files(&mut command)
+    }
+
+    /// Starts what leaves somebody behind who keeps its output.
+    pub fn start_on_files(&self, command: &mut Command) -> Result<Running> {
+        Running::start_on_files(command, self.scratch.path())
     }
 
     /// The pid of this world's daemon.
@@ -160,9 +173,13 @@ impl<'a> World<'a> {
             .collect())
     }
 
+    pub fn signal(&self, pid: Pid, signal: Signal) -> Result<()> {
+        kill(pid, signal).with_context(|| format!("send {signal} to {pid}"))
+    }
+
     /// kill -9, and wait until it is dead.
     pub fn kill(&self, pid: Pid) -> Result<()> {
-        kill(pid, Signal::SIGKILL).with_context(|| format!("kill {pid}"))?;
+        self.signal(pid, Signal::SIGKILL)?;
         if !wait_until(|| !daemon::is_alive(pid), SOON) {
             bail!("process {pid} survived SIGKILL");
         }
@@ -197,8 +214,24 @@ impl Running {
         })
     }
 
-    fn start_on_files(command: &mut Command, folder: &Path) -> Result<Self> {
+    /// On ends that somebody else reads and writes.
+    pub fn start_on(command: &mut Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Result<Self> {
         let line = command::line(command);
+        let child = command
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| format!("start `{line}`"))?;
+        Ok(Self {
+            line,
+            child,
+            stdout: Output::Elsewhere,
+            stderr: Output::Elsewhere,
+        })
+    }
+
+    fn start_on_files(command: &mut Command, folder: &Path) -> Result<Self> {
         let file = |name: &str| -> Result<(PathBuf, File)> {
             let path = (0u32..)
                 .map(|number| folder.join(format!("{name}{number}")))
@@ -209,18 +242,11 @@ impl Running {
         };
         let (stdout, stdout_file) = file("stdout")?;
         let (stderr, stderr_file) = file("stderr")?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(stdout_file)
-            .stderr(stderr_file)
-            .spawn()
-            .with_context(|| format!("start `{line}`"))?;
-        Ok(Self {
-            line,
-            child,
-            stdout: Output::File(stdout),
-            stderr: Output::File(stderr),
-        })
+        let ends = [Stdio::null(), stdout_file.into(), stderr_file.into()];
+        let mut running = Self::start_on(command, ends)?;
+        running.stdout = Output::File(stdout);
+        running.stderr = Output::File(stderr);
+        Ok(running)
     }
 
     pub fn pid(&self) -> Pid {
@@ -306,6 +332,7 @@ enum Output {
         reader: JoinHandle<()>,
     },
     File(PathBuf),
+    Elsewhere,
 }
 
 impl Output {
@@ -332,14 +359,15 @@ impl Output {
             Self::File(path) => {
                 String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
             }
+            Self::Elsewhere => String::new(),
         }
     }
 
-    /// Whether nobody can write to it any more; of a file that is not asked.
+    /// Whether nobody can write to it any more; that is asked of a pipe alone.
     fn is_over(&self) -> bool {
         match self {
             Self::Pipe { reader, .. } => reader.is_finished(),
-            Self::File(_) => true,
+            Self::File(_) | Self::Elsewhere => true,
         }
     }
 }

@@ -1,10 +1,16 @@
 //! Stories of sudden deaths: the daemon's, and those of what it looks after.
 
 use crate::{
-    e2e::world::{BOOT_LIMIT, Running, SOON, World},
+    e2e::{
+        process,
+        world::{BOOT_LIMIT, Running, SOON, World},
+    },
     wait::wait_until,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::{fs, time::Instant};
 
 /// What a container that lost its VM exits with.
 const VM_LOST: i32 = 255;
@@ -52,6 +58,83 @@ fn loses_its_vm(world: &World<'_>, victim: &str) -> Result<()> {
     ensure!(outcome.code() == Some(VM_LOST), "exit code: {outcome:?}");
     ensure!(!outcome.stderr.is_empty(), "nobody said why: {outcome:?}");
     Ok(())
+}
+
+/// The agent is the guest's PID 1: nobody in the guest can send it a deadly signal, so its code is overwritten. With it
+/// the guest dies, and everything that was in it.
+pub fn a_crashed_agent_ends_its_container_with_a_reason(world: &World<'_>) -> Result<()> {
+    const CRASH: &str = "echo up; \
+        range=$(grep -m 1 ' r-xp ' /proc/1/maps | cut -d ' ' -f 1); \
+        from=$((0x${range%-*} / 4096)); to=$((0x${range#*-} / 4096)); \
+        dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$from count=$((to - from)) conv=notrunc; \
+        sleep 1000";
+    let bundle = world.shell(CRASH)?;
+    let path = bundle.join("config.json");
+    let text = fs::read_to_string(&path).context("read the config")?;
+    let mut config: Value = serde_json::from_str(&text).context("read the config")?;
+    for set in ["bounding", "effective", "permitted"] {
+        config["process"]["capabilities"][set] = json!(["CAP_SYS_PTRACE"]);
+    }
+    // The pid namespace of the agent itself.
+    let namespaces = config["linux"]["namespaces"].as_array_mut();
+    let namespaces = namespaces.context("the config has namespaces")?;
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    fs::write(&path, config.to_string()).context("write the config")?;
+    let mut run = world.hutch(&["run", "--bundle"]);
+    run.arg(&bundle).arg("crash");
+
+    let outcome = world.run(&mut run, BOOT_LIMIT)?;
+
+    ensure!(outcome.code() == Some(VM_LOST), "exit code: {outcome:?}");
+    ensure!(
+        outcome.stdout == "up\n" && outcome.stderr.contains("hutch: "),
+        "nobody said why: {outcome:?}"
+    );
+    Ok(())
+}
+
+/// A VMM that has begun and is on no record yet has its cgroup, which is.
+pub fn a_daemon_killed_as_its_vm_begins_orphans_nothing(world: &World<'_>) -> Result<()> {
+    const TIMES: u32 = 3;
+    let bundle = world.shell("echo ran")?;
+    for time in 0..TIMES {
+        super::lifecycle::succeeds(&world.verb(&["list"])?)?;
+        let daemon = world.daemon()?;
+        let id = format!("early{time}");
+        let create = world.create(&id, &bundle)?;
+
+        wait_for_vmm(daemon)?;
+        world.kill(daemon)?;
+        let outcome = create.finish(BOOT_LIMIT)?;
+
+        let list = world.verb(&["list", "--quiet"])?;
+        let vms = world.processes("qemu-system")?;
+        let (listed, running) = match outcome.status.success() {
+            true => (format!("{id}\n"), 1),
+            false => (String::new(), 0),
+        };
+        ensure!(list.stdout == listed, "{outcome:?}, and listed: {list:?}");
+        ensure!(vms.len() == running, "{outcome:?}, and there run: {vms:?}");
+        super::lifecycle::succeeds(&world.verb(&["delete", "--force", &id])?)?;
+    }
+    Ok(())
+}
+
+/// Looks without a pause for a child that has joined a VMM's cgroup: between that and its record is less than a
+/// millisecond.
+fn wait_for_vmm(daemon: Pid) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < BOOT_LIMIT {
+        for child in process::all()? {
+            let is_child = child.parent == daemon.as_raw();
+            // It may have ended.
+            let cgroup = || fs::read_to_string(format!("/proc/{}/cgroup", child.pid()));
+            if is_child && cgroup().is_ok_and(|cgroup| cgroup.contains("/vmm\n")) {
+                return Ok(());
+            }
+        }
+    }
+    bail!("no VMM was started")
 }
 
 /// As for any runtime's child: who kills what stands for a process kills the process.

@@ -1,10 +1,12 @@
 //! Stories of the verbs that make, look at and end a container, one at a time and at once.
 
 use crate::{
+    daemon,
     e2e::world::{BOOT_LIMIT, Outcome, SOON, World},
     wait::wait_until,
 };
 use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// runc's code for a verb that failed.
@@ -119,30 +121,63 @@ pub fn a_delete_by_force_ends_a_container_that_is_still_starting(world: &World<'
     Ok(())
 }
 
-pub fn a_bundle_without_a_config_is_refused_by_name(world: &World<'_>) -> Result<()> {
-    let bundle = world.shell("true")?;
-    std::fs::remove_file(bundle.join("config.json")).context("take the config away")?;
-    let mut run = world.hutch(&["run", "--bundle"]);
-    run.arg(&bundle).arg("none");
+/// Whoever waits for the pid in the pid file waits for the container.
+pub fn the_pid_in_the_pid_file_lives_as_long_as_its_container(world: &World<'_>) -> Result<()> {
+    let bundle = world.shell("exec sleep 1000")?;
+    let file = bundle.join("pid");
+    let mut words = vec![
+        "create",
+        "--pid-file",
+        file.to_str().context("a path of text")?,
+    ];
+    words.extend([
+        "--bundle",
+        bundle.to_str().context("a path of text")?,
+        "life",
+    ]);
 
-    let outcome = world.run(&mut run, BOOT_LIMIT)?;
-
-    ensure!(outcome.code() == Some(REFUSED), "exit code: {outcome:?}");
+    succeeds(
+        &world
+            .start_on_files(&mut world.hutch(&words))?
+            .finish(BOOT_LIMIT)?,
+    )?;
+    let text = std::fs::read_to_string(&file).context("read the pid file")?;
+    let pid = Pid::from_raw(text.parse().context("the pid file holds a number alone")?);
     ensure!(
-        outcome.stderr.trim_end().lines().count() == 1 && outcome.stderr.contains("config.json"),
-        "one line that names it: {outcome:?}"
+        daemon::is_alive(pid),
+        "it is dead while the container is created"
     );
-    Ok(())
+    ensure!(state(world, "life")?["pid"] == pid.as_raw(), "another pid");
+    succeeds(&world.verb(&["start", "life"])?)?;
+    ensure!(daemon::is_alive(pid), "it is dead while the container runs");
+    ensure!(state(world, "life")?["pid"] == pid.as_raw(), "another pid");
+    succeeds(&world.verb(&["kill", "life", "KILL"])?)?;
+
+    ensure!(
+        wait_until(|| !daemon::is_alive(pid), SOON),
+        "it outlives the container"
+    );
+    ensure!(
+        wait_until(
+            || status(world, "life").is_ok_and(|status| status == "stopped"),
+            SOON
+        ),
+        "it does not stop"
+    );
+    ensure!(state(world, "life")?["pid"] == 0, "the pid of nobody");
+    succeeds(&world.verb(&["delete", "life"])?)
+}
+
+fn state(world: &World<'_>, id: &str) -> Result<Value> {
+    let outcome = world.verb(&["state", id])?;
+    succeeds(&outcome)?;
+    serde_json::from_str(&outcome.stdout).context("read the state")
 }
 
 fn status(world: &World<'_>, id: &str) -> Result<String> {
-    let outcome = world.verb(&["state", id])?;
-    succeeds(&outcome)?;
-    let state: Value = serde_json::from_str(&outcome.stdout).context("read the state")?;
-    let status = state["status"]
-        .as_str()
-        .context("the state has no status")?;
-    Ok(status.to_owned())
+    let state = state(world, id)?;
+    let status = state["status"].as_str();
+    Ok(status.context("the state has no status")?.to_owned())
 }
 
 pub(super) fn succeeds(outcome: &Outcome) -> Result<()> {

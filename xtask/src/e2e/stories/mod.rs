@@ -4,7 +4,10 @@ mod again;
 mod daemon;
 mod guest;
 mod lifecycle;
+mod refusals;
 mod run;
+mod stdio;
+mod terminal;
 
 use super::world::World;
 use anyhow::Result;
@@ -27,15 +30,24 @@ pub const ALL: &[Story] = stories![
     run::what_goes_in_comes_out_unchanged,
     run::output_written_just_before_the_end_is_not_lost,
     run::an_exit_is_reported_while_a_child_keeps_the_output_open,
+    stdio::of_twenty_last_words_none_is_lost,
+    stdio::the_end_of_input_is_not_the_end_of_output,
+    stdio::a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory,
+    terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,
+    terminal::a_terminal_comes_back_from_sudden_ends,
     guest::the_vsock_driver_keeps_the_channels_contract,
     lifecycle::a_container_goes_through_its_states_and_is_gone_at_the_end,
     lifecycle::of_two_creates_with_one_id_one_wins_and_the_other_says_so,
     lifecycle::a_daemon_killed_during_create_leaves_all_or_nothing,
     lifecycle::a_delete_by_force_ends_a_container_that_is_still_starting,
-    lifecycle::a_bundle_without_a_config_is_refused_by_name,
+    lifecycle::the_pid_in_the_pid_file_lives_as_long_as_its_container,
+    refusals::bad_input_is_refused_in_one_line_and_leaves_nothing,
+    refusals::a_guest_refuses_as_clearly_as_its_host,
     daemon::a_killed_daemon_costs_no_output_and_no_exit_code,
     daemon::a_killed_vm_ends_its_container_with_a_reason,
     daemon::a_killed_virtiofsd_ends_its_container_with_a_reason,
+    daemon::a_crashed_agent_ends_its_container_with_a_reason,
+    daemon::a_daemon_killed_as_its_vm_begins_orphans_nothing,
     daemon::a_killed_relay_takes_its_process_along,
     again::a_create_whose_daemon_is_killed_ends_well,
     again::a_start_whose_daemon_is_killed_ends_well,
