@@ -4,7 +4,10 @@
 //! may be faster) and sends the request again under the same key: the same key, the same answer.
 
 use anyhow::{Context as _, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{SigSet, SigmaskHow},
+};
 use protocols::{
     blocking::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient},
     revision::Speaker,
@@ -168,7 +171,8 @@ fn dial(root: &Path) -> Result<Option<Peer>> {
     if !socket.exists() {
         return Ok(None);
     }
-    let Ok(client) = ttrpc::Client::connect(&format!("unix://{}", socket.display())) else {
+    let path = format!("unix://{}", socket.display());
+    let Ok(client) = deaf(|| ttrpc::Client::connect(&path)) else {
         return Ok(None);
     };
     let client = RuntimeClient::new(client);
@@ -197,6 +201,18 @@ fn dial(root: &Path) -> Result<Option<Peer>> {
         }
         Err(_) => Ok(None),
     }
+}
+
+/// Threads that are started meanwhile take no signals: those are for whoever stands for a process, and one
+/// thread that does not hear them for it is enough to lose them, or to die of them.
+fn deaf<T>(work: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let done = work();
+    if let Ok(before) = before {
+        // It was this thread's own a moment ago.
+        let _ = before.thread_set_mask();
+    }
+    done
 }
 
 /// Starts a daemon under a lock, so that of many callers one does.
@@ -285,6 +301,7 @@ fn spawn(root: &Path) -> Result<(Child, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::Signal;
     use protocols::{
         blocking::{
             hutch::{StartRequest, StartResponse, VersionResponse},
@@ -292,9 +309,12 @@ mod tests {
         },
         revision,
     };
-    use std::sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+    use std::{
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU32, Ordering},
+        },
+        thread,
     };
     use ttrpc::{Server, TtrpcContext};
 
@@ -395,5 +415,17 @@ mod tests {
         let text = why.to_string();
         assert!(text.contains("no answer from hutchd of"), "{text}");
         assert!(text.ends_with("its room is being rebuilt"), "{text}");
+    }
+
+    #[test]
+    fn what_is_started_deaf_stays_so_and_its_starter_does_not() {
+        let started = deaf(|| thread::spawn(SigSet::thread_get_mask));
+
+        let theirs = started.join().unwrap().unwrap();
+        let ours = SigSet::thread_get_mask().unwrap();
+        for signal in [Signal::SIGTERM, Signal::SIGWINCH] {
+            assert!(theirs.contains(signal), "{signal}");
+            assert!(!ours.contains(signal), "{signal}");
+        }
     }
 }
