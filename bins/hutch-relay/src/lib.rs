@@ -16,7 +16,6 @@ pub mod daemon;
 mod error;
 mod files;
 mod link;
-mod memory;
 mod relay;
 mod session;
 mod signals;

@@ -11,7 +11,6 @@ use crate::{
     error::{RelayError, doing},
     files::{Sink, Source},
     link::{Change, Link},
-    memory,
     session::{BrokenOutput, Outcome, Report, Session, Stdio, VM_LOST},
     signals::{Arrived, Signals},
     terminal::{self, RawTerminal},
@@ -270,7 +269,7 @@ impl Relay {
     fn rest(&mut self) {
         if self.activity == Activity::Busy {
             self.reader.trim();
-            memory::give_back();
+            proc::memory::give_back();
             self.activity = Activity::Trimmed;
         }
     }

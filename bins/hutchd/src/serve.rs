@@ -9,6 +9,7 @@ use nix::sys::stat::{Mode, umask};
 use protocols::asynchronous::hutch_ttrpc::create_runtime;
 use runtime_core::host::Drain;
 use std::{
+    convert::Infallible,
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -18,12 +19,17 @@ use std::{
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
+    sync::Notify,
 };
 use ttrpc::asynchronous::{Server, transport::Listener};
 
 /// A creation takes seconds under emulation; a daemon that is told to stop waits no longer than
 /// systemd's default patience (TimeoutStopSec=90) leaves room for.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Requests of one piece of work (create, start, state, …) come closer together than this; what the
+/// daemon holds of its start and of the last work goes back after it.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Where the daemon of a root listens.
 pub fn socket_path(root: &Path) -> PathBuf {
@@ -79,20 +85,36 @@ fn is_welcome(peer: &UnixStream) -> bool {
     }
 }
 
-fn peers(listener: UnixListener) -> Listener {
-    let accepted = futures::stream::unfold(listener, |listener| async move {
+/// Those who may speak to us; each stirs whoever waits for quiet.
+fn peers(listener: UnixListener, stir: Arc<Notify>) -> Listener {
+    let accepted = futures::stream::unfold((listener, stir), |(listener, stir)| async move {
         loop {
             match listener.accept().await {
-                Ok((peer, _)) if is_welcome(&peer) => return Some((Ok(peer), listener)),
+                Ok((peer, _)) if is_welcome(&peer) => {
+                    stir.notify_one();
+                    return Some((Ok(peer), (listener, stir)));
+                }
                 Ok((peer, _)) => {
                     let uid = peer.peer_cred().map(|cred| cred.uid()).ok();
                     tracing::warn!(uid, "peer refused: only root may speak to hutchd");
                 }
-                Err(why) => return Some((Err(why), listener)),
+                Err(why) => return Some((Err(why), (listener, stir))),
             }
         }
     });
     Listener::new(accepted)
+}
+
+/// Gives memory back once after each time that something was done; sets no timer while nothing is.
+async fn give_back_when_quiet(stirred: Arc<Notify>) -> Infallible {
+    loop {
+        while tokio::time::timeout(QUIET, stirred.notified())
+            .await
+            .is_ok()
+        {}
+        proc::memory::give_back();
+        stirred.notified().await;
+    }
 }
 
 /// Serves until a signal comes, then drains.
@@ -104,8 +126,9 @@ pub async fn serve(root: &Path, api: Api) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let host = api.host.clone();
     let listener = listen(root)?;
+    let stir = Arc::new(Notify::new());
     let mut server = Server::new()
-        .add_listener(peers(listener))
+        .add_listener(peers(listener, stir.clone()))
         .register_service(create_runtime(Arc::new(api)));
     server.start().await.context("start server")?;
     tracing::info!(root = %root.display(), pid = std::process::id(), "serving");
@@ -115,6 +138,7 @@ pub async fn serve(root: &Path, api: Api) -> Result<()> {
         biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        never = give_back_when_quiet(stir) => match never {},
     }
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("draining; vms keep running");

@@ -1,7 +1,9 @@
 //! What tells one process of the host from every other: its pid with its start time, within one boot.
 //!
-//! Reads /proc and nothing else; it starts, watches and ends no process. Without dependencies, so
-//! that the relay can afford it.
+//! Reads /proc and nothing else; it starts, watches and ends no process. Of other crates it has the C
+//! library's names alone, so that the relay can afford it. [`memory`] is about this process itself.
+
+pub mod memory;
 
 use std::{fs, io};
 

@@ -5,9 +5,10 @@ use super::{
     report::{Measure, Unit},
     scene::Scene,
 };
-use crate::daemon;
+use crate::{daemon, wait::wait_until};
 use anyhow::Result;
 use nix::unistd::Pid;
+use std::time::Duration;
 
 /// What a daemon may have, and what each sandbox may add to it.
 pub const DAEMON_KIB: f64 = 12.0 * 1024.0;
@@ -15,6 +16,8 @@ pub const SANDBOX_KIB: f64 = 64.0;
 const RELAY_KIB: f64 = 1.5 * 1024.0;
 
 const SANDBOXES: usize = 10;
+/// Longer than the quiet after which hutchd gives memory back.
+const REST: Duration = Duration::from_secs(8);
 /// A guest's memory, QEMU's own and virtiofsd's, generously.
 const SANDBOX_COSTS_KIB: f64 = 400.0 * 1024.0;
 
@@ -23,14 +26,14 @@ pub fn measure(scene: &Scene<'_>) -> Result<Vec<Measure>> {
     // One that has just begun: what earlier groups did to it is not what is asked for.
     daemon::stop(world.daemon()?)?;
     scene.timed(&["list"])?;
-    let empty = meter::pss_kib(world.daemon()?)?;
+    let empty = at_rest(world.daemon()?)?;
     let room = (meter::available_kib()? / SANDBOX_COSTS_KIB) as usize;
     let sandboxes = SANDBOXES.min(room);
     let ids: Vec<String> = (0..sandboxes).map(|number| format!("m{number}")).collect();
     for id in &ids {
         scene.reside(id)?;
     }
-    let full = meter::pss_kib(world.daemon()?)?;
+    let full = at_rest(world.daemon()?)?;
     let of = |program: &str, size: fn(Pid) -> Result<f64>| -> Result<Vec<f64>> {
         let processes = world.processes(program)?;
         processes
@@ -52,14 +55,14 @@ pub fn measure(scene: &Scene<'_>) -> Result<Vec<Measure>> {
             "memory/daemon 0",
             kib,
             vec![empty],
-            "PSS of hutchd, just started",
+            "PSS of hutchd at rest, just started",
         )
         .at_most(DAEMON_KIB),
         Measure::new(
             &format!("memory/daemon {sandboxes}"),
             kib,
             vec![full],
-            "PSS of hutchd with so many real sandboxes",
+            "PSS of hutchd at rest, with so many real sandboxes",
         )
         .at_most(goal),
         Measure::new("memory/relay", kib, relays, "PSS of a relay at rest").at_most(RELAY_KIB),
@@ -76,4 +79,24 @@ pub fn measure(scene: &Scene<'_>) -> Result<Vec<Measure>> {
             "PSS of virtiofsd, a sandbox's mean",
         ),
     ])
+}
+
+/// The least within the time: hutchd gives memory back once nothing was asked of it for some seconds.
+fn at_rest(daemon: Pid) -> Result<f64> {
+    let mut least = meter::pss_kib(daemon)?;
+    let mut failure = None;
+    wait_until(
+        || match meter::pss_kib(daemon) {
+            Ok(size) => {
+                least = least.min(size);
+                false
+            }
+            Err(error) => {
+                failure = Some(error);
+                true
+            }
+        },
+        REST,
+    );
+    failure.map_or(Ok(least), Err)
 }

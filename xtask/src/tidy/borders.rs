@@ -78,7 +78,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "crates/proc/",
         ours: &[],
-        crates: &["actix", "anyhow", "libc", "nix", "serde", "tokio"],
+        crates: &["actix", "anyhow", "nix", "serde", "tokio"],
         paths: &["std::net", "std::process::Command", "std::thread::spawn"],
     },
     Room {

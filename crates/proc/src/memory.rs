@@ -1,11 +1,11 @@
-//! Gives memory back while nothing moves. There is a relay for every pod, most of them idle, and
-//! half of what one holds at its start is code that ran once.
+//! Gives memory back while nothing moves: much of what a relay or the daemon holds is code that ran
+//! once, at its start or for the last request, and there is a relay for every pod.
 
 use std::fs;
 
 /// Returns free heap to the system, and lets go of the program's own code: what is needed again
 /// comes back from the page cache, a few pages instead of all that the start went through.
-pub(crate) fn give_back() {
+pub fn give_back() {
     trim_heap();
     if let Ok(maps) = fs::read_to_string("/proc/self/maps") {
         for (start, end) in maps.lines().filter_map(code) {
