@@ -122,13 +122,14 @@ pub fn processes(answer: wire::ListResponse) -> Result<Vec<GuestProcess>, Malfor
                 container,
                 process,
                 state: match status.state.enum_value() {
-                    Ok(wire::ProcessState::PROCESS_STATE_MAKING) => GuestProcessState::Making,
+                    // An agent that knows no word for it says nothing.
+                    Ok(
+                        wire::ProcessState::PROCESS_STATE_MAKING
+                        | wire::ProcessState::PROCESS_STATE_UNSPECIFIED,
+                    ) => GuestProcessState::Making,
                     Ok(wire::ProcessState::PROCESS_STATE_CREATED) => GuestProcessState::Created,
                     Ok(wire::ProcessState::PROCESS_STATE_RUNNING) => GuestProcessState::Running,
                     Ok(wire::ProcessState::PROCESS_STATE_EXITED) => GuestProcessState::Exited,
-                    Ok(wire::ProcessState::PROCESS_STATE_UNSPECIFIED) => {
-                        return Err(unknown("process state", 0));
-                    }
                     Err(value) => return Err(unknown("process state", value)),
                 },
             });

@@ -129,8 +129,12 @@ fn a_list_names_each_process_once_with_a_state() {
         processes(listed(&[("1", "", 2), ("1", "", 2)])),
         Err(Malformed::Twice { field })
     );
-    assert!(processes(listed(&[("1", "", 0)])).is_err());
-    assert!(processes(listed(&[("1", "", 4)])).is_err());
+    // 4, and 0 of an agent that does not know the word.
+    for being_made in [0, 4] {
+        let list = processes(listed(&[("1", "", being_made)])).unwrap();
+        assert_eq!(list[0].state, GuestProcessState::Making);
+    }
+    assert!(processes(listed(&[("1", "", 5)])).is_err());
     assert!(processes(listed(&[("x", "", 2)])).is_err());
 }
 

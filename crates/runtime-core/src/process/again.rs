@@ -106,6 +106,8 @@ impl Process {
             }
             (State::Making { .. }, Err(why)) => {
                 self.kill_unknown(batch);
+                // The guest may hold its port: it is lent to nobody else, and goes with its vm.
+                self.lease = None;
                 self.failed(why, batch);
             }
             (

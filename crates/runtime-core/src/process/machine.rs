@@ -62,7 +62,7 @@ pub struct Process {
     container: ContainerNumber,
     pub(super) id: ProcessId,
     pub(super) state: State,
-    lease: Option<StreamLease>,
+    pub(super) lease: Option<StreamLease>,
     relay: Relay,
     waiters: Vec<Waiter>,
     pub(super) begun_by: Option<RequestKey>,
