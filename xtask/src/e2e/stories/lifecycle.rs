@@ -17,6 +17,8 @@ pub fn a_container_goes_through_its_states_and_is_gone_at_the_end(world: &World<
 
     succeeds(&world.create("life", &bundle)?.finish(BOOT_LIMIT)?)?;
     ensure!(status(world, "life")? == "created");
+    // As with runc: there is something to enter before the init runs its program.
+    succeeds(&world.verb(&["exec", "life", "/bin/true"])?)?;
     succeeds(&world.verb(&["start", "life"])?)?;
     ensure!(status(world, "life")? == "running");
     let early = world.verb(&["delete", "life"])?;
