@@ -175,7 +175,7 @@ macro_rules! all_promises {
                 what_happened_without_a_link_is_told_over_the_next,
                 what_is_not_there_is_not_found_and_removing_it_is_already_so,
                 a_container_exists_once,
-                an_exec_needs_a_running_container_and_an_id_of_its_own,
+                an_exec_needs_a_container_and_an_id_of_its_own,
                 pids_are_those_of_the_living,
                 a_signal_under_one_key_is_delivered_once,
             ]

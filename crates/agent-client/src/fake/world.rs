@@ -101,7 +101,7 @@ impl World {
 
     pub fn exec(&mut self, ask: &Exec, now: Instant) -> Done<()> {
         let init = self.find(ask.container, &ProcessId::Init)?;
-        if !matches!(init.phase, Phase::Running { .. }) {
+        if matches!(init.phase, Phase::Exited) {
             return refuse(Kind::Denied, "not running");
         }
         let Some(program) = Program::of_process(&ask.process_json) else {
