@@ -19,6 +19,7 @@ use crate::{
     records::Records,
 };
 use actix::{WeakRecipient, prelude::*};
+use futures::FutureExt;
 use std::{rc::Rc, time::Duration};
 
 /// A process that was killed is gone within milliseconds; one that could not be is tried again.
@@ -123,18 +124,12 @@ impl Room for ProcessActor {
         let (plant, container) = (&self.around.plant, self.around.container);
         match effect {
             World::Lease { op } => {
-                let work = plant.lease();
-                kit::complete(ctx, async move {
-                    let outcome = work.await;
-                    Event::Leased { op, outcome }
-                });
+                let leased = move |outcome| Event::Leased { op, outcome };
+                kit::complete(ctx, plant.lease().map(leased));
             }
             World::Create { op, stream } => {
-                let work = plant.create(container, stream);
-                kit::complete(ctx, async move {
-                    let outcome = work.await;
-                    Event::Made { op, outcome }
-                });
+                let made = move |outcome| Event::Made { op, outcome };
+                kit::complete(ctx, plant.create(container, stream).map(made));
             }
             World::Exec { op, stream, json } => {
                 let exec = Exec {
@@ -146,18 +141,12 @@ impl Room for ProcessActor {
                 self.exec(op, exec, ctx);
             }
             World::Start { op } => {
-                let work = plant.start(container);
-                kit::complete(ctx, async move {
-                    let outcome = work.await;
-                    Event::Begun { op, outcome }
-                });
+                let begun = move |outcome| Event::Begun { op, outcome };
+                kit::complete(ctx, plant.start(container).map(begun));
             }
             World::Look { op } => {
-                let work = plant.look(container, self.id.clone());
-                kit::complete(ctx, async move {
-                    let outcome = work.await;
-                    Event::Looked { op, outcome }
-                });
+                let looked = move |outcome| Event::Looked { op, outcome };
+                kit::complete(ctx, plant.look(container, self.id.clone()).map(looked));
             }
             World::Signal {
                 waiter,
