@@ -408,6 +408,23 @@ async fn a_container_joins_a_sandbox_and_leaves_it() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_container_that_could_not_join_is_undone_as_soon_as_the_guest_can_be_asked() {
+    told(async {
+        let house = running().await;
+        house.world.break_at(Break::Create);
+        house.join("web", "side").await.unwrap_err();
+        sleep(Duration::from_secs(10)).await;
+
+        house.world.mend();
+        sleep(Duration::from_secs(2)).await;
+        house.delete("web", Force::Yes).await.unwrap();
+
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_prefix_that_is_unique_is_enough() {
     told(async {
         let house = House::open().await;

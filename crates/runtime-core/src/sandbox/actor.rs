@@ -27,7 +27,7 @@ use crate::{
     rooms::Rooms,
 };
 use actix::{WeakRecipient, prelude::*};
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 /// What every sandbox is built with.
 #[derive(Clone)]
@@ -41,6 +41,9 @@ pub struct Surroundings {
     pub entropy: Rc<dyn Fn() -> Vec<u8>>,
     pub parent: WeakRecipient<SandboxNotice>,
 }
+
+/// What keeps a failed container from being removed, a link that is down most often, is over soon.
+const DISCARD_AGAIN: Duration = Duration::from_secs(1);
 
 pub struct SandboxActor {
     shell: Shell<Sandbox>,
@@ -284,15 +287,27 @@ impl SandboxActor {
         });
     }
 
+    /// Until it is done: nobody can name a container that was never created, to ask again.
     fn discard(&self, container: ContainerNumber, guest: Guest) {
-        if let Some(room) = self.containers.get(&container).cloned() {
-            let (force, at) = (Force::Yes, self.around.clock.now());
-            kit::detach(async move {
-                if let Ok(Err(why)) = room.send(Retire { force, guest, at }).await {
-                    tracing::warn!(%why, %container, "container that failed was not removed");
+        let Some(room) = self.containers.get(&container).map(Addr::downgrade) else {
+            return;
+        };
+        let (force, at) = (Force::Yes, self.around.clock.now());
+        kit::detach(async move {
+            // A room that is gone was rebuilt by a sandbox that discards it anew, or went with it.
+            while let Some(room) = room.upgrade() {
+                let retired = room.send(Retire { force, guest, at });
+                drop(room);
+                match retired.await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(why)) => {
+                        tracing::warn!(%why, %container, "container that failed is not removed yet");
+                    }
+                    Err(_) => {}
                 }
-            });
-        }
+                tokio::time::sleep(DISCARD_AGAIN).await;
+            }
+        });
     }
 
     fn step_name(effect: &World) -> Option<&'static str> {
