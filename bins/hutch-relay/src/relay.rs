@@ -22,6 +22,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use stream::{Channel, Fault, Nonce, Reader};
 
+const SIGHUP: u32 = libc::SIGHUP as u32;
+
 /// One read: two frames.
 const BUFFER_LEN: usize = 64 * 1024;
 
@@ -41,12 +43,21 @@ pub struct Relay {
     stdin: Option<Source>,
     outputs: [Output; 2],
     signals: Signals,
-    terminal: Option<OwnedFd>,
+    terminal: Terminal,
     raw: Option<RawTerminal>,
     buffer: Box<[u8]>,
     activity: Activity,
     faults: u32,
     broken: Vec<BrokenOutput>,
+}
+
+/// What the user sits at, if it is one.
+#[derive(Debug)]
+enum Terminal {
+    None,
+    Ours(OwnedFd),
+    /// Its end was read before the kernel's own SIGHUP came, and the process was told.
+    HungUp,
 }
 
 #[derive(Debug)]
@@ -90,9 +101,10 @@ impl Relay {
         let signals = Signals::open()?;
         let terminal = match (terminal, &stdio.stdin) {
             (true, Some(fd)) if rustix::termios::isatty(fd) => {
-                Some(rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(doing("copy terminal"))?)
+                let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3);
+                Terminal::Ours(copy.map_err(doing("copy terminal"))?)
             }
-            (true | false, _) => None,
+            (true | false, _) => Terminal::None,
         };
         let mut relay = Self {
             reader: Reader::new(resume, stdin_from),
@@ -156,7 +168,7 @@ impl Relay {
     /// # Errors
     /// When poll itself or the guest's protocol fails for good.
     pub fn run(mut self) -> Result<Report, RelayError> {
-        if let Some(terminal) = &self.terminal {
+        if let Terminal::Ours(terminal) = &self.terminal {
             let copy = rustix::io::fcntl_dupfd_cloexec(terminal, 3);
             self.raw = Some(RawTerminal::new(copy.map_err(doing("copy terminal"))?)?);
         }
@@ -277,10 +289,8 @@ impl Relay {
     fn take_signals(&mut self) {
         for arrived in self.signals.read() {
             match arrived {
-                Arrived::Forward(number) => {
-                    // A guest that takes no signals for so long has more of them than it can use.
-                    let _ = self.reader.signal(number);
-                }
+                Arrived::Forward(SIGHUP) => self.hang_up(),
+                Arrived::Forward(number) => self.signal(number),
                 Arrived::Resized => self.resize(),
                 Arrived::Continued => {
                     if let Some(raw) = &self.raw {
@@ -293,8 +303,27 @@ impl Relay {
         }
     }
 
+    fn signal(&mut self, number: u32) {
+        // A guest that takes no signals for so long has more of them than it can use.
+        let _ = self.reader.signal(number);
+    }
+
+    /// A terminal that hangs up says so twice, and the process hears it once.
+    fn hang_up(&mut self) {
+        match &self.terminal {
+            Terminal::HungUp => self.terminal = Terminal::None,
+            Terminal::Ours(terminal) if terminal::is_hung_up(terminal) => {
+                self.terminal = Terminal::None;
+                self.signal(SIGHUP);
+            }
+            Terminal::Ours(_) | Terminal::None => self.signal(SIGHUP),
+        }
+    }
+
     fn resize(&mut self) {
-        if let Some(size) = self.terminal.as_ref().and_then(terminal::size_of) {
+        if let Terminal::Ours(terminal) = &self.terminal
+            && let Some(size) = terminal::size_of(terminal)
+        {
             self.reader.resize(size);
         }
     }
@@ -375,8 +404,12 @@ impl Relay {
         };
         match stdin.read(&mut self.buffer[..room]) {
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // A terminal that was hung up says EIO.
+            // A terminal that was hung up says EIO, perhaps before its SIGHUP is here.
             Ok(0) | Err(_) => {
+                if let Terminal::Ours(_) = &self.terminal {
+                    self.terminal = Terminal::HungUp;
+                    self.signal(SIGHUP);
+                }
                 self.reader.end_stdin();
                 self.stdin = None;
             }

@@ -2,6 +2,7 @@
 //! by panic, by exit(3), or by a deadly signal.
 
 use crate::error::{RelayError, doing};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::termios::{OptionalActions, Termios};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Once;
@@ -74,6 +75,13 @@ pub(crate) fn size_of(terminal: impl AsFd) -> Option<Winsize> {
         rows: size.ws_row,
         columns: size.ws_col,
     })
+}
+
+/// Nobody is at its other end any more.
+pub(crate) fn is_hung_up(terminal: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&terminal, PollFlags::empty())];
+    let looked = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+    looked.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Safe in a signal handler: an atomic and one system call.
