@@ -258,6 +258,27 @@ async fn a_container_can_be_deleted_while_it_is_being_created() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn whoever_waits_for_a_creation_is_answered_whenever_it_is_deleted() {
+    told(async {
+        for moment in 1..60 {
+            let house = House::open().await;
+
+            let (created, deleted) = tokio::join!(house.create("web"), async {
+                sleep(Duration::from_millis(moment)).await;
+                house.delete("web", Force::Yes).await
+            });
+
+            assert!(deleted.is_ok(), "at {moment} ms: {deleted:?}");
+            if let Err(why) = created {
+                assert_eq!(why.kind(), Kind::Aborted, "at {moment} ms: {why}");
+            }
+            house.assert_clean();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_lost_vm_stops_its_containers_with_255_and_is_released() {
     told(async {
         let house = running().await;

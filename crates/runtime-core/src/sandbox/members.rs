@@ -93,8 +93,7 @@ impl Sandbox {
                     return Err(Denied::StillCreating);
                 }
                 self.deletions.push(deletion);
-                let deleted = "deleted while it was being created";
-                self.fail(Fault::new(Kind::Aborted, deleted), batch);
+                self.fail(deleted_early(), batch);
             }
         }
         Ok(())
@@ -112,7 +111,7 @@ impl Sandbox {
                 .push((deletion.waiter, Answer::Deleted(Err(why))));
             return;
         }
-        self.remove(deletion.container, batch);
+        self.delete_early(deletion.container, batch);
         if !self.containers.is_empty() {
             batch
                 .replies
@@ -129,6 +128,15 @@ impl Sandbox {
                 why,
             } => self.stop(why, LOST, batch),
             _ => self.stopped(batch),
+        }
+    }
+
+    /// Whoever still waits for its creation hears that it was deleted.
+    fn delete_early(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
+        let creator = self.remove(container, batch).and_then(|e| e.creator);
+        if let Some(waiter) = creator {
+            let answer = Answer::Created(Err(deleted_early()));
+            batch.replies.push((waiter, answer));
         }
     }
 
@@ -226,7 +234,7 @@ impl Sandbox {
                 (Fault::new(Kind::Aborted, why.text()), released)
             }
             (_, Progress::Creating) => {
-                self.remove(container, batch);
+                self.delete_early(container, batch);
                 return;
             }
             (_, Progress::Lives | Progress::Drained) => return,
@@ -256,4 +264,8 @@ impl Sandbox {
             self.stop(Why::Idle, KILLED, batch);
         }
     }
+}
+
+fn deleted_early() -> Fault {
+    Fault::new(Kind::Aborted, "deleted while it was being created")
 }
