@@ -117,6 +117,10 @@ pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
 }
 
 fn check_version(version: &str) -> Result<(), Fault> {
+    if version.is_empty() {
+        let missing = "config.json: ociVersion is missing or empty";
+        return Err(invalid(missing));
+    }
     let mut parts = version.split(['.', '-', '+']);
     let numbers: Vec<Option<u32>> = (0..3)
         .map(|_| parts.next().and_then(|part| part.parse().ok()))

@@ -141,7 +141,7 @@ fn files() -> Vec<Row> {
                     .as_object_mut()
                     .map(|config| config.remove("ociVersion"));
             }),
-            "missing field `ociVersion`",
+            "ociVersion is missing or empty",
         ),
         row!(
             "a version of the future",
