@@ -85,7 +85,7 @@ fn control_c_reaches_the_program() {
 
 fn a_terminal_can_be_resized() {
     let bed = Bed::make();
-    let line = "trap 'stty size; exit' WINCH; echo up; while :; do read x; done";
+    let line = "trap 'stty size; exit 0' WINCH; echo up; while :; do read x; done";
     let (created, console) = start(&bed, &with_terminal(line));
     read_until(&console, "up\r\n");
 
