@@ -5,30 +5,16 @@
 
 mod house;
 
-use house::{House, pass, settle};
+use house::{House, RELAY, pass, settle, told};
 use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::{Fault, Kind},
     host::List,
-    ids::{ExecId, HostProcess, ProcessId},
+    ids::{ExecId, ProcessId},
     process::Begin,
 };
 use std::{rc::Rc, time::Duration};
-use tokio::{task::LocalSet, time::Instant};
-
-const RELAY: HostProcess = HostProcess {
-    pid: 4711,
-    start_time: 5,
-};
-
-/// Tells a story on one thread, within an hour of virtual time.
-async fn told(story: impl Future<Output = ()>) {
-    let story = tokio::time::timeout(Duration::from_secs(3600), story);
-    LocalSet::new()
-        .run_until(story)
-        .await
-        .expect("a story ends");
-}
+use tokio::time::Instant;
 
 async fn created() -> House {
     let house = House::open().await;

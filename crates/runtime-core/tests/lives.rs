@@ -4,29 +4,15 @@
 
 mod house;
 
-use house::{Break, House, settle};
+use house::{Break, House, RELAY, settle, told};
 use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::Kind,
-    ids::{HostProcess, ProcessId},
+    ids::ProcessId,
     process::{Begin, Kill},
 };
 use std::time::Duration;
-use tokio::{task::LocalSet, time::sleep};
-
-const RELAY: HostProcess = HostProcess {
-    pid: 4711,
-    start_time: 5,
-};
-
-/// Tells a story on one thread, within an hour of virtual time.
-async fn told(story: impl Future<Output = ()>) {
-    let story = tokio::time::timeout(Duration::from_secs(3600), story);
-    LocalSet::new()
-        .run_until(story)
-        .await
-        .expect("a story ends");
-}
+use tokio::time::sleep;
 
 async fn running() -> House {
     let house = House::open().await;

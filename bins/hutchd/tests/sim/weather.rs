@@ -1,6 +1,6 @@
 //! Which faults a seed has: troubles of calls, and what befalls the world from outside.
 
-use crate::world::{Trouble, Weather, World, dice::Dice, pass};
+use crate::world::{Weather, World, dice::Dice, fate::ANY, pass};
 use hypervisor::port::ExitHow;
 use std::{rc::Rc, time::Duration};
 use tokio::task::spawn_local;
@@ -33,16 +33,6 @@ const BLOWS: &[Blow] = &[
     Blow::HostRestarts,
 ];
 
-const TROUBLES: &[Trouble] = &[
-    Trouble::Slow,
-    Trouble::Fails,
-    Trouble::PanicInHandler,
-    Trouble::PanicBefore,
-    Trouble::PanicAfter,
-    Trouble::KillBefore,
-    Trouble::KillAfter,
-];
-
 /// What a seed brings.
 #[derive(Debug)]
 pub struct Forecast {
@@ -52,7 +42,7 @@ pub struct Forecast {
 
 impl Forecast {
     pub fn draw(dice: &Dice) -> Self {
-        let one = vec![*dice.pick(TROUBLES)];
+        let one = vec![*dice.pick(ANY)];
         let at = Some(1 + dice.below(250));
         let exact = Weather {
             troubles: one.clone(),
@@ -76,7 +66,7 @@ impl Forecast {
             ),
             8 => (exact, blows(2)),
             _ => {
-                let troubles = TROUBLES.to_vec();
+                let troubles = ANY.to_vec();
                 let per_mille = 5 + dice.below(25);
                 (
                     Weather {

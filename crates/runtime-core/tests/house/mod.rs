@@ -16,7 +16,8 @@ use runtime_core::{
     host::{self, CreateContainer, Find, HostActor, Located, Wish},
     hypervisor::{Accelerator, ChannelKind, MachineType, StreamLease, VmSpec},
     ids::{
-        ContainerId, ContainerNumber, EpochMs, ExecId, Namespace, ProcessId, RequestKey, SandboxUid,
+        ContainerId, ContainerNumber, EpochMs, ExecId, HostProcess, Namespace, ProcessId,
+        RequestKey, SandboxUid,
     },
     kit::Work,
     network::NetworkSpec,
@@ -26,6 +27,21 @@ use runtime_core::{
     sandbox::{DeleteContainer, ExecIn, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+
+/// What stands for a process in every story.
+pub const RELAY: HostProcess = HostProcess {
+    pid: 4711,
+    start_time: 5,
+};
+
+/// Tells a story on one thread, within an hour of virtual time.
+pub async fn told(story: impl Future<Output = ()>) {
+    let story = tokio::time::timeout(Duration::from_secs(3600), story);
+    tokio::task::LocalSet::new()
+        .run_until(story)
+        .await
+        .expect("a story ends");
+}
 
 /// Time passes, on the paused clock of every story.
 pub async fn pass(time: Duration) {

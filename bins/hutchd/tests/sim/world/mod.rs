@@ -16,7 +16,7 @@ pub mod ledger;
 pub mod log;
 mod ports;
 
-pub use fate::{Trouble, Weather};
+pub use fate::Weather;
 
 use agent_client::fake::FakeGuest;
 use daemon::Served;
