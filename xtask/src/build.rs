@@ -2,11 +2,13 @@
 //!
 //! Their bytes do not depend on where the checkout or cargo's folder lie.
 
-use crate::{command, workspace::Workspace};
+use crate::{command, dependencies, workspace::Workspace};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
     ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -31,6 +33,7 @@ pub struct Binaries {
 
 /// All binaries, release profile.
 pub fn all(workspace: &Workspace) -> Result<Binaries> {
+    dependencies::lend(workspace)?;
     eprintln!("building {}", PACKAGES.join(", "));
     let mut cargo = static_build(workspace)?;
     for package in PACKAGES {
@@ -46,19 +49,17 @@ pub fn all(workspace: &Workspace) -> Result<Binaries> {
     })
 }
 
-/// The channel contract on AF_VSOCK, as a program to put into a guest.
+/// The channel contract on AF_VSOCK, as a program to put into a guest with the libraries that it is linked to. Built as
+/// `cargo xtask test` builds it, so that it is built once.
 pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
-    eprintln!("building vsock_contract");
-    let words = [
-        "--package",
-        "agent-client",
-        "--features",
-        "contract",
-        "--example",
-        "vsock_contract",
-    ];
-    command::run(static_build(workspace)?.args(words))?;
-    Ok(static_folder(workspace).join("examples/vsock_contract"))
+    const NAME: &str = "vsock_contract";
+    eprintln!("building {NAME}");
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["build", "--workspace", "--all-features", "--locked"])
+        .args(["--example", NAME])
+        .args(["--message-format", "json-render-diagnostics"]);
+    built(&command::read(&mut cargo)?, "agent-client", NAME)
 }
 
 /// The test program `name` of `package`, built as `cargo xtask test` builds it, so that it is built once.
@@ -68,11 +69,11 @@ pub fn test_program(workspace: &Workspace, package: &str, name: &str) -> Result<
         .args(["test", "--workspace", "--all-features", "--locked"])
         .args(["--no-run", "--test", name])
         .args(["--message-format", "json-render-diagnostics"]);
-    built_test(&command::read(&mut cargo)?, package, name)
+    built(&command::read(&mut cargo)?, package, name)
 }
 
-/// From cargo's messages, since its name has a hash in it, which only cargo knows.
-fn built_test(messages: &str, package: &str, name: &str) -> Result<PathBuf> {
+/// From cargo's messages, since a test's name has a hash in it, which only cargo knows.
+fn built(messages: &str, package: &str, name: &str) -> Result<PathBuf> {
     let of_test = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
         let ours = message["target"]["name"] == name
@@ -83,7 +84,7 @@ fn built_test(messages: &str, package: &str, name: &str) -> Result<PathBuf> {
         Some(PathBuf::from(path))
     };
     let built = messages.lines().find_map(of_test);
-    built.with_context(|| format!("find test {name} of {package}: cargo built no such program"))
+    built.with_context(|| format!("find {name} of {package}: cargo built no such program"))
 }
 
 /// hutchd with simulated sandboxes, for the bench.
@@ -95,7 +96,7 @@ pub fn crowd(workspace: &Workspace) -> Result<PathBuf> {
 /// The test of the agent's engine as a program, which is the first process of a guest too.
 pub fn engine(workspace: &Workspace) -> Result<PathBuf> {
     let messages = for_bench(workspace)?;
-    built_test(&messages, "hutch-agent", "engine")
+    built(&messages, "hutch-agent", "engine")
 }
 
 /// Both at once: each alone would have other features and be built from the ground up. cargo's messages.
@@ -118,14 +119,16 @@ fn static_build(workspace: &Workspace) -> Result<Command> {
     cargo
         .args(["build", "--release", "--locked"])
         .args(["--target", STATIC_TARGET])
-        .env("CARGO_ENCODED_RUSTFLAGS", static_flags(workspace)?)
+        .env("CARGO_ENCODED_RUSTFLAGS", static_flags()?)
+        .env("RUSTC_WORKSPACE_WRAPPER", wrapper(workspace)?)
         .env_remove("RUSTFLAGS")
         .env("LIBSECCOMP_LINK_TYPE", "static")
         .env("LIBSECCOMP_LIB_PATH", LIBRARIES);
     Ok(cargo)
 }
 
-fn static_flags(workspace: &Workspace) -> Result<OsString> {
+/// The same for every checkout, since they decide whether a dependency must be compiled again.
+fn static_flags() -> Result<OsString> {
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(path) => PathBuf::from(path),
         None => std::env::home_dir()
@@ -133,15 +136,33 @@ fn static_flags(workspace: &Workspace) -> Result<OsString> {
             .join(".cargo"),
     };
     let mut flags = OsString::from("-Ctarget-feature=+crt-static");
-    for (from, to) in [
-        (workspace.root(), "/hutch"),
-        (&workspace.target(), "/target"),
-        (&cargo_home, "/cargo"),
-    ] {
-        flags.push(FLAG_SEPARATOR);
-        flags.push(remap(from, to));
-    }
+    flags.push(FLAG_SEPARATOR);
+    flags.push(remap(&cargo_home, "/cargo"));
     Ok(flags)
+}
+
+/// A program that compiles our own crates without the paths of this checkout.
+fn wrapper(workspace: &Workspace) -> Result<PathBuf> {
+    let target = workspace.target();
+    let path = target.join("rustc-of-ours");
+    let quoted =
+        |word: OsString| format!("'{}'", word.display().to_string().replace('\'', "'\\''"));
+    let text = format!(
+        "#!/bin/sh\nexec \"$@\" {} {}\n",
+        quoted(remap(workspace.root(), "/hutch")),
+        quoted(remap(&target, "/target")),
+    );
+    if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+        return Ok(path);
+    }
+    // By a rename: cargo may be running it for somebody else.
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    fs::create_dir_all(&target)
+        .and_then(|()| fs::write(&fresh, text))
+        .and_then(|()| fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)))
+        .and_then(|()| fs::rename(&fresh, &path))
+        .with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
 }
 
 fn remap(from: &Path, to: &str) -> OsString {
@@ -157,15 +178,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_of_this_machine_is_remapped() {
+    fn every_path_of_this_machine_is_remapped_and_a_checkouts_own_for_our_crates_alone() {
         let workspace = Workspace::find();
 
-        let flags = static_flags(&workspace).unwrap().into_string().unwrap();
+        let flags = static_flags().unwrap().into_string().unwrap();
+        let wrapper = fs::read_to_string(wrapper(&workspace).unwrap()).unwrap();
 
         let flags: Vec<&str> = flags.split(FLAG_SEPARATOR).collect();
-        let root = workspace.root().display();
+        let root = workspace.root().display().to_string();
         assert_eq!(flags[0], "-Ctarget-feature=+crt-static");
-        assert!(flags.contains(&format!("--remap-path-prefix={root}=/hutch").as_str()));
-        assert!(flags.iter().any(|flag| flag.ends_with("=/cargo")));
+        assert!(flags[1].ends_with("=/cargo"), "{flags:?}");
+        assert!(!flags.iter().any(|flag| flag.contains(&root)), "{flags:?}");
+        assert!(wrapper.contains(&format!("'--remap-path-prefix={root}=/hutch'")));
+        assert!(wrapper.contains("=/target'"), "{wrapper}");
     }
 }

@@ -139,6 +139,20 @@ impl Cache {
 
     /// Keeps the newest `keep` entries of a kind whose entries come with every edit.
     pub fn prune(&self, kind: &str, keep: usize) -> Result<()> {
+        let entries = self.newest_first(kind)?;
+        entries
+            .iter()
+            .skip(keep)
+            .try_for_each(|old| remove_tree(old))
+    }
+
+    /// The entry of a kind that was made last.
+    pub fn newest(&self, kind: &str) -> Option<PathBuf> {
+        // A kind without entries has no folder either.
+        self.newest_first(kind).ok()?.into_iter().next()
+    }
+
+    fn newest_first(&self, kind: &str) -> Result<Vec<PathBuf>> {
         let folder = self.root.join(kind);
         let mut entries = fs::read_dir(&folder)
             .with_context(|| format!("list {}", folder.display()))?
@@ -149,11 +163,7 @@ impl Cache {
             .collect::<std::io::Result<Vec<_>>>()
             .with_context(|| format!("list {}", folder.display()))?;
         entries.sort();
-        entries.reverse();
-        entries
-            .iter()
-            .skip(keep)
-            .try_for_each(|(_, path)| remove_tree(path))
+        Ok(entries.into_iter().rev().map(|(_, path)| path).collect())
     }
 
     fn lock(&self, name: &str) -> Result<File> {
@@ -312,6 +322,8 @@ mod tests {
                 .unwrap();
         }
 
+        assert_eq!(cache.newest("thing"), Some(cache.path("thing", &key("b"))));
+        assert_eq!(cache.newest("nothing"), None);
         cache.prune("thing", 2).unwrap();
 
         assert!(!cache.path("thing", &key("a")).exists());

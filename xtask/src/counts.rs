@@ -1,28 +1,39 @@
-//! How many tests passed and failed, and reading that off cargo's output.
+//! How many tests passed, which failed, and reading that off cargo's output.
 
 use std::{
     fmt,
     ops::{Add, AddAssign},
 };
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     pub passed: u64,
     pub failed: u64,
+    /// What failed, a line each, as far as it has a name.
+    pub failures: Vec<String>,
 }
 
 impl Counts {
     pub const PASSED: Self = Self {
         passed: 1,
         failed: 0,
+        failures: Vec::new(),
     };
     pub const FAILED: Self = Self {
         passed: 0,
         failed: 1,
+        failures: Vec::new(),
     };
 
     pub fn one(passed: bool) -> Self {
         if passed { Self::PASSED } else { Self::FAILED }
+    }
+
+    pub fn failure(what: String) -> Self {
+        Self {
+            failures: vec![what],
+            ..Self::FAILED
+        }
     }
 
     /// From a line like `test result: ok. 26 passed; 0 failed; 0 ignored; …`.
@@ -37,7 +48,13 @@ impl Counts {
         Some(Self {
             passed: count("passed")?,
             failed: count("failed")?,
+            failures: Vec::new(),
         })
+    }
+
+    /// The test that a line like `test engine::exec ... FAILED` is about.
+    pub fn failed_test(line: &str) -> Option<&str> {
+        line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
     }
 }
 
@@ -48,13 +65,14 @@ impl Add for Counts {
         Self {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
+            failures: [self.failures, other.failures].concat(),
         }
     }
 }
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
-        *self = *self + other;
+        *self = std::mem::take(self) + other;
     }
 }
 
@@ -76,7 +94,8 @@ mod tests {
             Counts::of_line(line),
             Some(Counts {
                 passed: 26,
-                failed: 2
+                failed: 2,
+                failures: Vec::new()
             })
         );
         assert_eq!(Counts::of_line("test a::b ... ok"), None);
@@ -85,9 +104,19 @@ mod tests {
 
     #[test]
     fn sums_print_as_the_closing_line() {
-        let mut sum = Counts::PASSED + Counts::one(false);
+        let mut sum = Counts::PASSED + Counts::failure("a: why".to_owned());
         sum += Counts::one(true);
 
         assert_eq!(sum.to_string(), "2 passed, 1 failed");
+        assert_eq!(sum.failures, ["a: why"]);
+    }
+
+    #[test]
+    fn a_failed_test_is_known_by_name() {
+        let name = Counts::failed_test("test cases::exec::one ... FAILED");
+
+        assert_eq!(name, Some("cases::exec::one"));
+        assert_eq!(Counts::failed_test("test cases::exec::one ... ok"), None);
+        assert_eq!(Counts::failed_test("test result: FAILED. 1 passed"), None);
     }
 }

@@ -10,6 +10,7 @@ mod cache;
 mod command;
 mod counts;
 mod daemon;
+mod dependencies;
 mod e2e;
 mod image;
 mod kernel;

@@ -1,6 +1,8 @@
 //! `cargo xtask test`: everything that must hold, in order of price, every step run even when one before it failed.
 
-use crate::{bench, command, counts::Counts, e2e, setup, sim, tidy, workspace::Workspace};
+use crate::{
+    bench, command, counts::Counts, dependencies, e2e, setup, sim, tidy, workspace::Workspace,
+};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::{
@@ -20,6 +22,7 @@ type Step = fn(&Workspace) -> Result<Counts>;
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(setup::ALL)?;
+    dependencies::lend(workspace)?;
     let mut steps: Vec<(&str, Step)> = vec![
         ("format", format),
         ("clippy", clippy),
@@ -42,8 +45,16 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         }
         sum += counts;
     }
+    // Only now has every step built what it needs.
+    if !arguments.no_e2e {
+        dependencies::keep(workspace)?;
+    }
     if !failed.is_empty() {
-        eprintln!("== failed: {}", failed.join(", "));
+        println!("== failed: {}", failed.join(", "));
+    }
+    // Once more, where whoever reads the end of a long log finds it.
+    for failure in &sum.failures {
+        println!("  {failure}");
     }
     println!("{sum}");
     Ok(ExitCode::from(u8::from(sum.failed > 0)))
@@ -55,7 +66,7 @@ fn perform(name: &str, step: Step, workspace: &Workspace) -> Counts {
     let started = Instant::now();
     let counts = step(workspace).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        Counts::FAILED
+        Counts::failure(format!("{name}: {error:#}"))
     });
     eprintln!("== {name}: {counts} ({} s)", started.elapsed().as_secs());
     counts
@@ -102,6 +113,8 @@ pub fn cargo_tests(cargo: &mut Command) -> Result<Counts> {
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         counts += Counts::of_line(&line).unwrap_or_default();
+        let failure = Counts::failed_test(&line).map(str::to_owned);
+        counts.failures.extend(failure);
     }
     let status = child.wait().context("wait for the tests")?;
     // Tests that did not compile, or that died, print no result.
@@ -124,7 +137,7 @@ mod tests {
     #[test]
     fn results_of_all_test_programs_are_summed() {
         let mut command = shell(
-            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101",
+            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'test b ... FAILED'; echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101",
         );
 
         let counts = cargo_tests(&mut command).unwrap();
@@ -133,7 +146,8 @@ mod tests {
             counts,
             Counts {
                 passed: 5,
-                failed: 1
+                failed: 1,
+                failures: vec!["b".to_owned()]
             }
         );
     }
@@ -151,6 +165,6 @@ mod tests {
     fn a_step_that_cannot_run_has_failed() {
         let counts = perform("broken", |_| anyhow::bail!("no"), &Workspace::find());
 
-        assert_eq!(counts, Counts::FAILED);
+        assert_eq!(counts, Counts::failure("broken: no".to_owned()));
     }
 }

@@ -33,6 +33,8 @@ use world::{Fixtures, World};
 const SETTLE: Duration = Duration::from_secs(10);
 /// How much of a log is shown with a failure.
 const TAIL_LINES: usize = 30;
+/// How much of what was left behind is shown: a whole sandbox is hundreds of lines, and says no more.
+const LEAKS_SHOWN: usize = 20;
 
 /// Runs every story.
 pub fn all(workspace: &Workspace) -> Result<Counts> {
@@ -71,7 +73,14 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
                 story.name
             ),
         }
-        sum += Counts::one(verdict.is_ok());
+        sum += match verdict {
+            Ok(()) => Counts::PASSED,
+            Err(error) => {
+                let text = format!("{error:#}");
+                let first = text.lines().next().unwrap_or_default();
+                Counts::failure(format!("story {}: {first}", story.name))
+            }
+        };
     }
     Ok(sum)
 }
@@ -149,9 +158,11 @@ impl Stage {
             .into_iter()
             .filter_map(|outcome| Some(format!("{:#}", outcome.err()?)))
             .collect();
-        faults.extend(leaks.into_iter().map(|leak| format!("left behind: {leak}")));
+        faults.extend(shown(&leaks));
         if !faults.is_empty() {
-            keep_evidence(&world, &self.evidence.join(story.name))?;
+            let evidence = self.evidence.join(story.name);
+            keep_evidence(&world, &evidence)?;
+            fs::write(evidence.join("leaks"), leaks.join("\n")).context("keep what was left")?;
         }
         clear(&before, world.root())?;
         if faults.is_empty() {
@@ -159,6 +170,15 @@ impl Stage {
         }
         bail!("{}", faults.join("\n  "))
     }
+}
+
+fn shown(leaks: &[String]) -> Vec<String> {
+    let first = leaks.iter().take(LEAKS_SHOWN);
+    let mut lines: Vec<String> = first.map(|leak| format!("left behind: {leak}")).collect();
+    if leaks.len() > LEAKS_SHOWN {
+        lines.push(format!("and {} more", leaks.len() - LEAKS_SHOWN));
+    }
+    lines
 }
 
 fn stop_daemon(root: &Path) -> Result<()> {
@@ -208,6 +228,7 @@ fn keep_evidence(world: &World<'_>, folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(doing)?;
     }
+    fs::create_dir_all(folder).with_context(doing)?;
     let mut waiting = vec![world.root().to_owned()];
     while let Some(from) = waiting.pop() {
         for entry in fs::read_dir(&from).into_iter().flatten().flatten() {

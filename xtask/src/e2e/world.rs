@@ -31,7 +31,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// What is built once for all stories.
 pub struct Fixtures {
     pub assets: Assets,
-    /// A static program that runs the channel contract on AF_VSOCK.
+    /// A program that runs the channel contract on AF_VSOCK.
     pub vsock_contract: PathBuf,
 }
 

@@ -98,7 +98,7 @@ pub fn for_test(init: &Path, others: &[&Path]) -> Result<Vec<u8>> {
 }
 
 /// What the loader would load, the loader itself included. Our own programs only: ldd may run what it looks at.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = command::read(Command::new("ldd").arg(program))?;
     let path = |line: &str| {
         line.split_whitespace()

@@ -1,16 +1,22 @@
 //! Stories of the guest itself: what can only be proven inside one.
 
-use crate::e2e::world::{BOOT_LIMIT, World};
+use crate::{
+    e2e::world::{BOOT_LIMIT, World},
+    image,
+};
 use anyhow::{Context, Result, ensure};
+use std::{fs, path::Path};
 
 /// AF_VSOCK is on no host that we can count on; in a guest its loopback is.
 pub fn the_vsock_driver_keeps_the_channels_contract(world: &World<'_>) -> Result<()> {
     let bundle = world.bundle(&["/bin/vsock_contract"])?;
-    std::fs::copy(
-        &world.fixtures().vsock_contract,
-        bundle.join("rootfs/bin/vsock_contract"),
-    )
-    .context("put the contract into the bundle")?;
+    let contract = &world.fixtures().vsock_contract;
+    let rootfs = bundle.join("rootfs");
+    put(contract, &rootfs.join("bin/vsock_contract"))?;
+    for library in image::libraries(contract)? {
+        let inside = library.strip_prefix("/").unwrap_or(&library);
+        put(&library, &rootfs.join(inside))?;
+    }
     let mut command = world.hutch(&["run", "--bundle"]);
     command.arg(bundle).arg("contract");
 
@@ -21,5 +27,13 @@ pub fn the_vsock_driver_keeps_the_channels_contract(world: &World<'_>) -> Result
         outcome.stdout.matches(": kept").count() == 2,
         "both wires: {outcome:?}"
     );
+    Ok(())
+}
+
+fn put(file: &Path, into: &Path) -> Result<()> {
+    let folder = into.parent().context("a file lies in a folder")?;
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::copy(file, into))
+        .with_context(|| format!("put {} into the bundle", file.display()))?;
     Ok(())
 }
