@@ -46,14 +46,14 @@ pub struct Surroundings {
 const DISCARD_AGAIN: Duration = Duration::from_secs(1);
 
 pub struct SandboxActor {
-    shell: Shell<Sandbox>,
+    pub(super) shell: Shell<Sandbox>,
     pub(super) uid: SandboxUid,
     around: Surroundings,
     pub(super) lent: Lent,
     pub(super) containers: BTreeMap<ContainerNumber, Addr<ContainerActor>>,
     rebuild: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
     resume: Option<Event>,
-    exits: Exits,
+    pub(super) exits: Exits,
     pub(super) ladder: Ladder,
     _guard: Guard,
 }
@@ -241,7 +241,7 @@ impl SandboxActor {
         })
     }
 
-    fn adopt(&self, vm: VmStatus, ctx: &Context<Self>) {
+    pub(super) fn adopt(&self, vm: VmStatus, ctx: &Context<Self>) {
         self.lent.update(|open| open.reach = Reach::Opening);
         let (open, link) = (self.open_rooms(ctx), self.link(vm));
         let me = ctx.address().downgrade();
@@ -507,77 +507,6 @@ impl Handler<ContainerNotice> for SandboxActor {
         }
     }
 }
-
-impl Handler<hypervisor::Notice> for SandboxActor {
-    type Result = ();
-
-    fn handle(&mut self, notice: hypervisor::Notice, ctx: &mut Context<Self>) {
-        match notice {
-            hypervisor::Notice::VmExited(exit) => kit::apply(self, Event::VmExited(exit), ctx),
-            hypervisor::Notice::Adopted(vm) => {
-                tracing::info!(uid = %self.uid, vmm = %vm.vmm, "vm adopted");
-            }
-        }
-    }
-}
-
-impl Handler<agent::Notice> for SandboxActor {
-    type Result = ();
-
-    fn handle(&mut self, notice: agent::Notice, ctx: &mut Context<Self>) {
-        match notice {
-            agent::Notice::Lost { why } => kit::apply(self, Event::LinkLost { why }, ctx),
-            agent::Notice::Exited(exit) => {
-                self.exits.told(exit.seq);
-                match self.containers.get(&exit.container) {
-                    Some(room) => room.do_send(container::GuestExited {
-                        seq: exit.seq,
-                        process: exit.process,
-                        status: exit.status,
-                    }),
-                    // Of a container that was deleted meanwhile.
-                    None => self.touch(World::ConfirmExit { seq: exit.seq }, ctx),
-                }
-            }
-        }
-    }
-}
-
-impl Handler<devices::Notice> for SandboxActor {
-    type Result = ();
-
-    fn handle(&mut self, notice: devices::Notice, ctx: &mut Context<Self>) {
-        match notice {
-            devices::Notice::ShareLost { why } => kit::apply(self, Event::ShareLost { why }, ctx),
-        }
-    }
-}
-
-/// A room that panicked is opened again from its record; the agent's link is then opened anew.
-macro_rules! reopen {
-    ($room:ident) => {
-        impl Handler<$room::RoomGone> for SandboxActor {
-            type Result = ();
-
-            fn handle(&mut self, $room::RoomGone(how): $room::RoomGone, ctx: &mut Context<Self>) {
-                if how == Gone::Stopped {
-                    return;
-                }
-                let _within = self.shell.span().entered();
-                tracing::error!(uid = %self.uid, room = stringify!($room), "room panicked; it is rebuilt");
-                self.lent.update(|open| open.$room = None);
-                if let State::Ready { vm } = self.shell.confirmed().state().clone() {
-                    self.adopt(vm, ctx);
-                }
-            }
-        }
-    };
-}
-
-reopen!(hypervisor);
-reopen!(agent);
-reopen!(devices);
-reopen!(network);
 
 impl Handler<GetSandbox> for SandboxActor {
     type Result = MessageResult<GetSandbox>;

@@ -5,6 +5,7 @@ mod desk;
 mod ending;
 mod events;
 mod exits;
+mod hearing;
 mod ladder;
 mod lent;
 mod machine;

@@ -1,0 +1,84 @@
+//! What the rooms of a [`SandboxActor`] tell it, and how it opens those again that panicked.
+
+use super::{
+    actor::SandboxActor,
+    events::{Event, World},
+    machine::State,
+};
+use crate::{
+    agent, container, devices, hypervisor,
+    kit::{self, Gone, Room},
+    network,
+};
+use actix::prelude::*;
+
+impl Handler<hypervisor::Notice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: hypervisor::Notice, ctx: &mut Context<Self>) {
+        match notice {
+            hypervisor::Notice::VmExited(exit) => kit::apply(self, Event::VmExited(exit), ctx),
+            hypervisor::Notice::Adopted(vm) => {
+                tracing::info!(uid = %self.uid, vmm = %vm.vmm, "vm adopted");
+            }
+        }
+    }
+}
+
+impl Handler<agent::Notice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: agent::Notice, ctx: &mut Context<Self>) {
+        match notice {
+            agent::Notice::Lost { why } => kit::apply(self, Event::LinkLost { why }, ctx),
+            agent::Notice::Exited(exit) => {
+                self.exits.told(exit.seq);
+                match self.containers.get(&exit.container) {
+                    Some(room) => room.do_send(container::GuestExited {
+                        seq: exit.seq,
+                        process: exit.process,
+                        status: exit.status,
+                    }),
+                    // Of a container that was deleted meanwhile.
+                    None => self.touch(World::ConfirmExit { seq: exit.seq }, ctx),
+                }
+            }
+        }
+    }
+}
+
+impl Handler<devices::Notice> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: devices::Notice, ctx: &mut Context<Self>) {
+        match notice {
+            devices::Notice::ShareLost { why } => kit::apply(self, Event::ShareLost { why }, ctx),
+        }
+    }
+}
+
+/// A room that panicked is opened again from its record; the agent's link is then opened anew.
+macro_rules! reopen {
+    ($room:ident) => {
+        impl Handler<$room::RoomGone> for SandboxActor {
+            type Result = ();
+
+            fn handle(&mut self, $room::RoomGone(how): $room::RoomGone, ctx: &mut Context<Self>) {
+                if how == Gone::Stopped {
+                    return;
+                }
+                let _within = self.shell.span().entered();
+                tracing::error!(uid = %self.uid, room = stringify!($room), "room panicked; it is rebuilt");
+                self.lent.update(|open| open.$room = None);
+                if let State::Ready { vm } = self.shell.confirmed().state().clone() {
+                    self.adopt(vm, ctx);
+                }
+            }
+        }
+    };
+}
+
+reopen!(hypervisor);
+reopen!(agent);
+reopen!(devices);
+reopen!(network);
