@@ -22,6 +22,16 @@ pub struct Assets {
     pub binaries: Binaries,
 }
 
+impl Assets {
+    /// Where they are once they are built.
+    pub fn of(workspace: &Workspace) -> Self {
+        Self {
+            folder: workspace.target().join("assets"),
+            binaries: Binaries::of(workspace),
+        }
+    }
+}
+
 /// Sets up the machine and builds what is not built.
 pub fn ensure(workspace: &Workspace) -> Result<Assets> {
     setup::ensure(setup::ALL)?;
@@ -31,7 +41,7 @@ pub fn ensure(workspace: &Workspace) -> Result<Assets> {
     let binaries = build::all(workspace)?;
     let image = image::ensure(&cache, &binaries.agent)?;
 
-    let folder = workspace.target().join("assets");
+    let folder = Assets::of(workspace).folder;
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     for (name, path) in [
         ("vmlinux", &kernel.vmlinux()),

@@ -31,6 +31,19 @@ pub struct Binaries {
     pub agent: PathBuf,
 }
 
+impl Binaries {
+    /// Where they are once they are built.
+    pub fn of(workspace: &Workspace) -> Self {
+        let folder = static_folder(workspace);
+        Self {
+            hutch: folder.join("hutch"),
+            hutchd: folder.join("hutchd"),
+            relay: folder.join("hutch-relay"),
+            agent: folder.join("hutch-agent"),
+        }
+    }
+}
+
 /// All binaries, release profile.
 pub fn all(workspace: &Workspace) -> Result<Binaries> {
     dependencies::lend(workspace)?;
@@ -40,13 +53,7 @@ pub fn all(workspace: &Workspace) -> Result<Binaries> {
         cargo.args(["--package", package]);
     }
     command::run(&mut cargo)?;
-    let folder = static_folder(workspace);
-    Ok(Binaries {
-        hutch: folder.join("hutch"),
-        hutchd: folder.join("hutchd"),
-        relay: folder.join("hutch-relay"),
-        agent: folder.join("hutch-agent"),
-    })
+    Ok(Binaries::of(workspace))
 }
 
 /// The channel contract on AF_VSOCK, as a program to put into a guest with the libraries that it is linked to. Built as

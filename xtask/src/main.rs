@@ -56,6 +56,9 @@ enum Verb {
         #[arg(value_name = "FILTER", default_value = "")]
         filter: String,
     },
+    /// Tell one story, as `e2e` asks for it
+    #[command(hide = true)]
+    E2eStory(e2e::side_by_side::Arguments),
     /// Run the tests of the agent and of its container engine inside guests that no daemon drives
     GuestTests,
     /// Run the daemon on a simulated host: stories and faults by seed, under virtual time, checked after every effect
@@ -109,6 +112,9 @@ fn perform(verb: Verb) -> Result<ExitCode> {
         Verb::Run(arguments) => return run::run(&workspace, &arguments),
         Verb::Test(arguments) => return test::run(&workspace, &arguments),
         Verb::E2e { filter } => return Ok(told(e2e::run(&workspace, &filter)?)),
+        Verb::E2eStory(arguments) => {
+            return e2e::side_by_side::tell_here(&workspace, &arguments);
+        }
         Verb::GuestTests => return Ok(told(e2e::guest_tests(&workspace)?)),
         Verb::Sim(arguments) => {
             let counts = sim::run(&workspace, &arguments)?;

@@ -25,6 +25,7 @@ pub const KERNEL: Group = Group {
         "libc6-dev",
         "libelf-dev",
         "make",
+        "patch",
         "xz-utils",
     ],
 };

@@ -45,8 +45,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         }
         sum += counts;
     }
-    // Only now has every step built what it needs.
-    if !arguments.no_e2e {
+    // A step that failed may not have built what it needs.
+    if sum.failed == 0 && !arguments.no_e2e {
         dependencies::keep(workspace)?;
     }
     if !failed.is_empty() {

@@ -6,7 +6,7 @@ use crate::{
     cmdline::{Options, Share},
     engine::{Engine, Roots},
     error::{Doing, Error},
-    guest::clock,
+    guest::{clock, loopback},
     ports::Reactor,
     reaper, rootfs, service,
 };
@@ -62,9 +62,7 @@ async fn serve(options: Options, engine: Engine, entered: Duration) -> Result<()
         .map_err(io::Error::other)
         .doing(|| "serve the host".to_owned())?;
     say_ready(entered);
-    if options.share == Share::AtStart {
-        tokio::task::spawn_blocking(share_early);
-    }
+    tokio::task::spawn_blocking(move || do_early(options.share));
     select! {
         biased;
         () = agent.ended() => {}
@@ -86,10 +84,16 @@ fn say_ready(entered: Duration) {
     eprintln!("hutch-agent {version}: ready {ready} ms after boot, init at {entered} ms");
 }
 
-/// Before anyone waits for it. A container that needs it tries again, and tells of the error.
-fn share_early() {
-    if let Err(error) = rootfs::mount_share() {
-        crate::error!("{}", error.chain());
+/// Before anyone waits for it. A container tries again, and tells of the error.
+fn do_early(share: Share) {
+    let shared = match share {
+        Share::AtStart => rootfs::mount_share(),
+        Share::OnRequest => Ok(()),
+    };
+    for done in [shared, loopback::ensure_up()] {
+        if let Err(error) = done {
+            crate::error!("{}", error.chain());
+        }
     }
 }
 

@@ -284,6 +284,40 @@ async fn a_lost_vm_stops_its_containers_with_255_and_is_released() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn why_a_vmm_ended_is_told_though_its_share_was_seen_to_go_first() {
+    told(async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+
+        house.world.lose_share(uid);
+        sleep(Duration::from_millis(50)).await;
+        house.world.crash(uid);
+
+        let exit = house.wait("web").await.unwrap();
+        assert_eq!(exit.code, 255);
+        assert!(exit.detail.contains("signal 9"), "{}", exit.detail);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_share_that_goes_alone_takes_its_vm_along_and_is_the_reason() {
+    told(async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+
+        house.world.lose_share(uid);
+
+        let exit = house.wait("web").await.unwrap();
+        assert_eq!(exit.code, 255);
+        assert!(exit.detail.contains("virtiofsd ended"), "{}", exit.detail);
+        settle().await;
+        house.world.assert_empty();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_relay_that_dies_takes_its_process_with_it() {
     told(async {
         let house = running().await;

@@ -4,8 +4,10 @@
 //! it in `stories/` and list it in `stories::ALL`.
 
 mod apart;
+mod cgroups;
 mod engine;
 pub mod process;
+pub mod side_by_side;
 mod snapshot;
 mod stories;
 mod terminal;
@@ -15,7 +17,8 @@ use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, works
 use anyhow::{Context, Result, bail};
 use nix::{
     mount::{MntFlags, umount2},
-    sys::signal::Signal,
+    sys::{prctl::set_child_subreaper, signal::Signal},
+    unistd::geteuid,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use snapshot::Snapshot;
@@ -24,7 +27,7 @@ use std::{
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use stories::Story;
 use world::{Fixtures, World};
@@ -54,35 +57,14 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
         assets: assets::ensure(workspace)?,
         vsock_contract: build::vsock_contract(workspace)?,
     };
-    let _alone = stand_apart()?;
-
-    let stage = Stage {
-        fixtures,
-        evidence: workspace.target().join("e2e"),
-        settle: SETTLE,
-    };
-    let mut sum = Counts::default();
-    for story in chosen {
-        let started = Instant::now();
-        let verdict = stage.tell(story);
-        let seconds = started.elapsed().as_secs_f32();
-        match &verdict {
-            Ok(()) => println!("story {} ... ok ({seconds:.1} s)", story.name),
-            Err(error) => println!(
-                "story {} ... FAILED ({seconds:.1} s)\n  {error:#}",
-                story.name
-            ),
-        }
-        sum += match verdict {
-            Ok(()) => Counts::PASSED,
-            Err(error) => {
-                let text = format!("{error:#}");
-                let first = text.lines().next().unwrap_or_default();
-                Counts::failure(format!("story {}: {first}", story.name))
-            }
-        };
+    if !geteuid().is_root() {
+        bail!("e2e starts virtual machines and namespaces: run it as root");
     }
-    Ok(sum)
+    let _alone = alone()?;
+    // Whoever started a story may die before what the story started.
+    set_child_subreaper(true).context("become the parent of orphans")?;
+    leave_nothing_on_signals(side_by_side::clear_interrupted)?;
+    Ok(side_by_side::tell(&fixtures, &chosen))
 }
 
 /// The tests of the agent, and of what speaks to it, with a guest that no daemon drives.
@@ -110,7 +92,7 @@ pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
 pub fn stand_apart() -> Result<File> {
     let alone = alone()?;
     apart::enter()?;
-    leave_nothing_on_signals()?;
+    leave_nothing_on_signals(|| Ok(()))?;
     Ok(alone)
 }
 
@@ -125,7 +107,7 @@ pub fn visit<T>(fixtures: &Fixtures, work: impl FnOnce(&World<'_>) -> Result<T>)
     outcome
 }
 
-/// cgroups are the host's: two harnesses would see each other's.
+/// Two harnesses at once would make each other's boots slow.
 fn alone() -> Result<File> {
     let path = std::env::temp_dir().join("hutch-e2e.lock");
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -146,6 +128,14 @@ struct Stage {
 }
 
 impl Stage {
+    fn of(workspace: &Workspace, fixtures: Fixtures) -> Self {
+        Self {
+            fixtures,
+            evidence: workspace.target().join("e2e"),
+            settle: SETTLE,
+        }
+    }
+
     /// One story, from an empty folder to the proof that nothing is left.
     fn tell(&self, story: &Story) -> Result<()> {
         let world = World::new(&self.fixtures)?;
@@ -257,16 +247,18 @@ fn show_tail(log: &Path) {
     }
 }
 
-/// Daemons and VMs are in sessions of their own: a ctrl-C that ends us would leave them.
-fn leave_nothing_on_signals() -> Result<()> {
+/// Daemons and VMs are in sessions of their own: a ctrl-C that ends us would leave them. `clear` is for what is left then.
+fn leave_nothing_on_signals(clear: fn() -> Result<()>) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
         .context("watch for signals")?;
     std::thread::spawn(move || {
         if let Some(number) = signals.forever().next() {
             let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
             eprintln!("{name}: ending everything that was started");
-            if let Err(error) = apart::kill_descendants() {
-                eprintln!("error: {error:#}");
+            for outcome in [apart::kill_descendants(), clear()] {
+                if let Err(error) = outcome {
+                    eprintln!("error: {error:#}");
+                }
             }
             std::process::exit(128 + number);
         }
@@ -274,28 +266,33 @@ fn leave_nothing_on_signals() -> Result<()> {
     Ok(())
 }
 
+/// Runs a test again in a process of its own, for what concerns a whole process: true, but in that process.
+#[cfg(test)]
+fn in_own_process(test: &str) -> bool {
+    const ALONE: &str = "HUTCH_XTASK_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return false;
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("we run"))
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .expect("we are a program");
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+        "{test}: {output:?}"
+    );
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{build::Binaries, scratch::Scratch};
     use anyhow::ensure;
-    use nix::{
-        mount::{MsFlags, mount},
-        unistd::geteuid,
-    };
+    use nix::mount::{MsFlags, mount};
     use std::process::{Command, Stdio};
-
-    const ALONE: &str = "HUTCH_XTASK_TEST_ALONE";
-
-    /// Runs this test again in a process of its own: it ends everything below it, and other tests have children too.
-    fn in_own_process(name: &str) {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
 
     fn nothing_built() -> Fixtures {
         let nowhere = PathBuf::from("/nowhere");
@@ -354,10 +351,10 @@ mod tests {
         if !geteuid().is_root() {
             return;
         }
-        if std::env::var_os(ALONE).is_none() {
-            return in_own_process(
-                "e2e::tests::a_story_that_leaves_one_of_everything_fails_by_name_and_is_cleared_away",
-            );
+        const NAME: &str =
+            "e2e::tests::a_story_that_leaves_one_of_everything_fails_by_name_and_is_cleared_away";
+        if in_own_process(NAME) {
+            return;
         }
         apart::enter().unwrap();
         let scratch = Scratch::new().unwrap();

@@ -1,8 +1,9 @@
-//! The guest kernel: built from Debian's kernel source and our fragment, kept in the cache.
+//! The guest kernel: built from Debian's kernel source, our patches and our fragment, kept in the cache.
 //!
-//! The same source, fragment, recipe and compiler give the same bytes; they are what the key is made from.
+//! The same source, patches, fragment, recipe and compiler give the same bytes; they are what the key is made from.
 
 mod fragment;
+mod patches;
 
 use crate::{
     cache::{Cache, Key, KeyBuilder, Site},
@@ -11,6 +12,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use fragment::Fragment;
+use patches::Patch;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -57,27 +59,31 @@ pub fn ensure(workspace: &Workspace, cache: &Cache) -> Result<Kernel> {
     let path = workspace.root().join("guest/kernel.fragment");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let fragment = Fragment::parse(&text).with_context(|| format!("read {}", path.display()))?;
-    let key = key(&fragment)?;
-    let folder = cache.obtain(KIND, &key, |site| build(site, &path, &fragment))?;
+    let patches = patches::read(&workspace.root().join("guest/patches"))?;
+    let key = key(&fragment, &patches)?;
+    let folder = cache.obtain(KIND, &key, |site| build(site, &patches, &path, &fragment))?;
     Ok(Kernel { folder })
 }
 
 /// Comments are not part of it: explaining an option better builds no kernel.
-fn key(fragment: &Fragment) -> Result<Key> {
+fn key(fragment: &Fragment, patches: &[Patch]) -> Result<Key> {
     let first_line = |program: &str| -> Result<String> {
         let text = command::read(Command::new(program).arg("--version"))?;
         Ok(text.lines().next().unwrap_or_default().to_owned())
     };
-    Ok(KeyBuilder::default()
+    let mut key = KeyBuilder::default()
         .with("recipe", RECIPE)
         .with("source", setup::package_version(PACKAGE)?)
         .with("fragment", fragment.canonical())
         .with("compiler", first_line("gcc")?)
-        .with("linker", first_line("ld")?)
-        .finish())
+        .with("linker", first_line("ld")?);
+    for patch in patches {
+        key = key.with(&patch.name, &patch.content);
+    }
+    Ok(key.finish())
 }
 
-fn build(site: &Site, fragment_path: &Path, fragment: &Fragment) -> Result<()> {
+fn build(site: &Site, patches: &[Patch], path: &Path, fragment: &Fragment) -> Result<()> {
     eprintln!(
         "guest kernel: not in the cache; building it takes about 12 minutes on two cores (log: {})",
         site.log.display()
@@ -85,9 +91,12 @@ fn build(site: &Site, fragment_path: &Path, fragment: &Fragment) -> Result<()> {
     // A log is of one build.
     fs::write(&site.log, "").with_context(|| format!("create {}", site.log.display()))?;
     let tree = unpack(site)?;
-    configure(site, &tree, fragment_path, fragment)?;
+    let applied = patches::apply(patches, &tree, &site.log)?;
+    configure(site, &tree, path, fragment)?;
     compile(site, &tree)?;
-    collect(site, &tree)
+    collect(site, &tree)?;
+    let note = site.out.join("patches");
+    fs::write(&note, applied.join("\n")).with_context(|| format!("write {}", note.display()))
 }
 
 fn unpack(site: &Site) -> Result<PathBuf> {

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     engine::{CreatePlan, Created, ProcessIo},
     error::Error,
-    guest::storage::Wanted,
+    guest::{loopback, storage::Wanted},
     id::{Id, Name},
     oom,
     rootfs::{self, Rootfs, Source},
@@ -96,6 +96,7 @@ impl Agent {
         plot: Plot,
         io: ProcessIo,
     ) -> Result<(Goods, Created), Error> {
+        loopback::ensure_up()?;
         if matches!(plot.source, Source::Share(_)) || !plot.binds.is_empty() {
             rootfs::mount_share()?;
         }

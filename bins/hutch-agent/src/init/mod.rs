@@ -1,9 +1,8 @@
-//! The first moments of PID 1: mounts, knobs, loopback, then the agent proper.
+//! The first moments of PID 1: mounts, knobs, then the agent proper.
 //!
 //! Whatever happens here ends visibly: the guest is switched off, and why is on its console.
 
 mod mounts;
-mod network;
 pub mod power;
 
 use crate::{
@@ -58,7 +57,6 @@ fn start(entered: Duration) -> Result<(), Error> {
         }
     }
     raise_limits()?;
-    network::loopback_up()?;
     serve::run(options, entered)
 }
 

@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub parent: WeakRecipient<SandboxNotice>,
 }
 
+/// A VMM's end is told with its console and its exit status, which take some milliseconds to read; on a loaded host more.
+const VM_EXIT_TOLD: Duration = Duration::from_millis(500);
 /// What keeps a failed container from being removed, a link that is down most often, is over soon.
 const DISCARD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -327,6 +329,7 @@ impl SandboxActor {
             | World::Discard { .. }
             | World::Forget { .. }
             | World::ConfirmExit { .. }
+            | World::AwaitVmExit { .. }
             | World::TearDown { .. }
             | World::Adopt { .. } => None,
         }
@@ -460,6 +463,10 @@ impl Room for SandboxActor {
                     room.exit_recorded.do_send(agent::ExitRecorded { seq });
                 }
             }
+            World::AwaitVmExit { share: why } => kit::complete(ctx, async move {
+                tokio::time::sleep(VM_EXIT_TOLD).await;
+                Event::ShareLossDue { why }
+            }),
             World::TearDown { op, after } => {
                 let work = self.tear_down(ctx);
                 kit::complete(ctx, async move {

@@ -66,6 +66,10 @@ pub enum Event {
     ShareLost {
         why: Fault,
     },
+    /// The time in which the VMM's own end would have been told is over.
+    ShareLossDue {
+        why: Fault,
+    },
     TornDown {
         op: OpId,
         outcome: Result<(), Fault>,
@@ -129,6 +133,10 @@ pub enum World {
     },
     ConfirmExit {
         seq: u64,
+    },
+    /// Hear whether the share went with its VMM before its loss counts.
+    AwaitVmExit {
+        share: Fault,
     },
     TearDown {
         op: OpId,

@@ -19,6 +19,7 @@
 //!   failed is tried again at the next deletion.
 //! - A creation that fails leaves neither record nor resource; its caller is answered after that.
 //! - At most one operation is outstanding, named by the `OpId` in the state.
+//! - virtiofsd ends with its VMM, and may be seen to have ended first: why the VMM ended is what is told.
 
 use super::events::{
     Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World, exit_text,
@@ -444,7 +445,8 @@ impl Machine for Sandbox {
             (_, Event::LinkLost { why }) => {
                 self.lost(format!("its agent does not answer: {why}"), LOST, batch);
             }
-            (_, Event::ShareLost { why }) => {
+            (_, Event::ShareLost { why }) => batch.world.push(World::AwaitVmExit { share: why }),
+            (_, Event::ShareLossDue { why }) => {
                 self.lost(format!("its share is lost: {why}"), LOST, batch);
             }
             (State::Stopping { op, why, failures }, Event::TornDown { op: done, outcome })

@@ -48,6 +48,7 @@ struct State {
     vms: BTreeMap<SandboxUid, Vm>,
     hypervisors: BTreeMap<SandboxUid, hypervisor::Parent>,
     agents: BTreeMap<SandboxUid, agent::Parent>,
+    devices: BTreeMap<SandboxUid, devices::Parent>,
     dead_relays: BTreeSet<u32>,
     confirmed: Vec<u64>,
     signals: Vec<(ProcessId, u32)>,
@@ -203,6 +204,15 @@ impl World {
         }
     }
 
+    /// virtiofsd is seen to have ended.
+    pub fn lose_share(&self, uid: SandboxUid) {
+        let parent = self.state.borrow().devices.get(&uid).cloned();
+        if let Some(parent) = parent.and_then(|parent| parent.notices.upgrade()) {
+            let why = CoreFault::new(Kind::Aborted, "virtiofsd ended");
+            parent.do_send(devices::Notice::ShareLost { why });
+        }
+    }
+
     pub fn relay_dies(&self, pid: u32) {
         self.state.borrow_mut().dead_relays.insert(pid);
         self.relays.notify_waiters();
@@ -289,8 +299,9 @@ impl Rooms for World {
     fn devices(
         &self,
         uid: SandboxUid,
-        _: devices::Parent,
+        parent: devices::Parent,
     ) -> Work<Result<devices::Address, CoreFault>> {
+        self.state.borrow_mut().devices.insert(uid, parent);
         self.room(uid)
     }
 

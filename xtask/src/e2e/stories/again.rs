@@ -149,7 +149,9 @@ fn own_cgroups(daemon: Pid) -> Result<Vec<String>> {
     Ok(its)
 }
 
+/// The command may be faster than the kill, and then nobody has started the next daemon yet.
 fn killed_during(world: &World<'_>, millis: u64, verb: &[&str]) -> Result<Outcome> {
+    daemon_runs(world)?;
     let daemon = world.daemon()?;
     let command = world.start(&mut world.hutch(verb))?;
     pause(millis);

@@ -8,7 +8,11 @@ use crate::{
     wait::wait_until,
 };
 use anyhow::{Context, Result, bail, ensure};
-use nix::unistd::Pid;
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use std::{fs, time::Instant};
 
@@ -51,7 +55,11 @@ fn loses_its_vm(world: &World<'_>, victim: &str) -> Result<()> {
     let victims = world.processes(victim)?;
     ensure!(!victims.is_empty(), "no {victim} runs");
     for process in victims {
-        world.kill(process.pid())?;
+        // virtiofsd is two processes, and one takes the other along.
+        match kill(process.pid(), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(why) => return Err(why).context(format!("kill {victim}")),
+        }
     }
     let outcome = sleeper.finish(SOON)?;
 

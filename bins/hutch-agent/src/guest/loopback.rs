@@ -1,4 +1,7 @@
 //! Brings the loopback device up; everything else of the network comes from the host's calls.
+//!
+//! Its addresses of both families make it one of the largest pieces of a cold start under emulation, so it is done
+//! while the host makes its first calls, and waited for by the first container.
 
 use crate::error::{Doing, Error};
 use std::{
@@ -7,7 +10,11 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-pub fn loopback_up() -> Result<(), Error> {
+/// Returns when it is up; one that is up stays as it is.
+///
+/// # Errors
+/// The kernel has none, or refuses.
+pub fn ensure_up() -> Result<(), Error> {
     // Any socket takes the request.
     let socket = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,

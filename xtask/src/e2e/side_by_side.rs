@@ -1,0 +1,134 @@
+//! Several stories at once, each in a process of its own with namespaces and cgroups of its own.
+//!
+//! What a story prints is kept and shown when it is over, so that it stands together.
+
+use super::{
+    Stage, apart, cgroups,
+    cgroups::Subtree,
+    leave_nothing_on_signals,
+    stories::{self, Story},
+    world::Fixtures,
+};
+use crate::{assets::Assets, counts::Counts, workspace::Workspace};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Instant,
+};
+
+/// A guest that boots keeps one processor busy, and most of a story is waiting; more would make boots slow.
+const AT_ONCE: usize = 2;
+
+/// A story as it is asked of a process of its own.
+#[derive(Args)]
+pub struct Arguments {
+    /// Which
+    name: String,
+    /// The cgroup to live in, below our own
+    #[arg(long)]
+    cgroup: String,
+    /// The program that runs the channel contract on AF_VSOCK
+    #[arg(long)]
+    vsock_contract: PathBuf,
+}
+
+/// Tells stories, in the order given as far as they wait for each other.
+pub fn tell(fixtures: &Fixtures, chosen: &[&Story]) -> Counts {
+    let waiting = Mutex::new(chosen.iter());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next().copied()
+    };
+    let worker = |number: usize| {
+        let mut sum = Counts::default();
+        while let Some(story) = next() {
+            let started = Instant::now();
+            let verdict = tell_one(fixtures, story, number);
+            let seconds = started.elapsed().as_secs_f32();
+            sum += match verdict {
+                Ok(()) => {
+                    println!("story {} ... ok ({seconds:.1} s)", story.name);
+                    Counts::PASSED
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    println!("story {} ... FAILED ({seconds:.1} s)\n  {text}", story.name);
+                    let first = text.lines().next().unwrap_or_default();
+                    Counts::failure(format!("story {}: {first}", story.name))
+                }
+            };
+        }
+        sum
+    };
+    let worker = &worker;
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE)
+            .map(|number| scope.spawn(move || worker(number)))
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("a worker only starts and reads"))
+            .fold(Counts::default(), |sum, counts| sum + counts)
+    })
+}
+
+fn subtree_name(worker: usize) -> String {
+    format!("hutch-e2e-{}-{worker}", std::process::id())
+}
+
+/// What stays of stories that were interrupted.
+pub fn clear_interrupted() -> Result<()> {
+    (0..AT_ONCE).try_for_each(|worker| Subtree::found(&subtree_name(worker))?.clear())
+}
+
+fn tell_one(fixtures: &Fixtures, story: &Story, worker: usize) -> Result<()> {
+    let subtree = Subtree::make(&subtree_name(worker))?;
+    let output = Command::new(std::env::current_exe().context("find xtask")?)
+        .args(["e2e-story", "--cgroup", subtree.name(), "--vsock-contract"])
+        .arg(&fixtures.vsock_contract)
+        .arg(story.name)
+        .stdin(Stdio::null())
+        .output()
+        .context("start the story")?;
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    subtree.clear()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "{}",
+        match said.trim_end() {
+            "" => format!("it said nothing, and ended with {}", output.status),
+            said => said.to_owned(),
+        }
+    );
+    Ok(())
+}
+
+/// In the process of its own: says on standard output what went wrong.
+pub fn tell_here(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let story = stories::ALL
+        .iter()
+        .find(|story| story.name == arguments.name);
+    let story = story.with_context(|| format!("no story is called {:?}", arguments.name))?;
+    let stage = Stage::of(
+        workspace,
+        Fixtures {
+            assets: Assets::of(workspace),
+            vsock_contract: arguments.vsock_contract.clone(),
+        },
+    );
+    apart::enter()?;
+    cgroups::enter(&arguments.cgroup)?;
+    leave_nothing_on_signals(|| Ok(()))?;
+    match stage.tell(story) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            println!("{error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
