@@ -1,7 +1,7 @@
 //! Stories of the guest itself: what can only be proven inside one.
 
 use crate::{
-    e2e::world::{BOOT_LIMIT, World},
+    e2e::world::{BOOT_LIMIT, SOON, World},
     image,
 };
 use anyhow::{Context, Result, ensure};
@@ -28,6 +28,25 @@ pub fn the_vsock_driver_keeps_the_channels_contract(world: &World<'_>) -> Result
         "both wires: {outcome:?}"
     );
     Ok(())
+}
+
+/// What a container had open is released while its mounts go: a guest kernel that gets this wrong dies of it, not each time.
+pub fn twenty_containers_exit_and_their_guest_lives(world: &World<'_>) -> Result<()> {
+    const TIMES: u32 = 20;
+    let house = world.start(&mut world.hutch_run("house", "echo up; read end; exit 0")?)?;
+    house.wait_for_output("up\n", BOOT_LIMIT)?;
+    let bundle = world.shell("echo out; sleep 1000 & exit 5")?;
+
+    for time in 0..TIMES {
+        let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
+        let run = run.arg(&bundle).arg(format!("guest{time}"));
+        let outcome = world.run(run, BOOT_LIMIT)?;
+        ensure!(
+            outcome.code() == Some(5) && outcome.stdout == "out\n",
+            "{time}: {outcome:?}"
+        );
+    }
+    super::lifecycle::succeeds(&house.finish(SOON)?)
 }
 
 fn put(file: &Path, into: &Path) -> Result<()> {

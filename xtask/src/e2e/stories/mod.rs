@@ -36,6 +36,7 @@ pub const ALL: &[Story] = stories![
     stdio::the_end_of_input_is_not_the_end_of_output,
     terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,
     terminal::a_terminal_comes_back_from_sudden_ends,
+    guest::twenty_containers_exit_and_their_guest_lives,
     guest::the_vsock_driver_keeps_the_channels_contract,
     lifecycle::a_container_goes_through_its_states_and_is_gone_at_the_end,
     lifecycle::of_two_creates_with_one_id_one_wins_and_the_other_says_so,
