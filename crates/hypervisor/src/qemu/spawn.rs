@@ -10,19 +10,13 @@ use crate::{
     },
 };
 use crate::{error::InvalidSpec, layout::Layout, port::LaunchPlan};
+use proc::berth::{self, Berth};
 use runtime_core::hypervisor::{BlockSpec, ChannelKind};
-use rustix::{
-    fs::Mode,
-    io::FdFlags,
-    process::{Resource, Rlimit, setrlimit, setsid, umask},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
-};
 use std::{
     fs::{self, File, OpenOptions},
-    io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{fs::FileTypeExt, fs::OpenOptionsExt, net::UnixListener, process::CommandExt},
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::FileTypeExt, fs::OpenOptionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -57,12 +51,12 @@ pub fn spawn(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u3
         .stdout(clone(&stderr, &layout.stderr())?)
         .stderr(stderr);
     let made = sockets.paths.clone();
-    let child = Child {
+    let berth = Berth {
         cgroup,
         netns,
         inherited: sockets.listening,
     };
-    arrange(&mut command, child);
+    berth::arrange(&mut command, berth);
     let spawned = command.spawn().map_err(|source| Error::Spawn {
         binary: binary.to_owned(),
         source,
@@ -71,67 +65,6 @@ pub fn spawn(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u3
         forget(&made);
     }
     spawned.map(|child| child.id())
-}
-
-/// What the child does between fork and exec.
-struct Child {
-    cgroup: Vec<File>,
-    netns: Option<File>,
-    inherited: Vec<OwnedFd>,
-}
-
-impl Child {
-    /// Async-signal-safe: system calls only, no memory is allocated.
-    fn become_a_vmm(&self) -> io::Result<()> {
-        // First of all: from here on whoever reads the record finds us.
-        for hierarchy in &self.cgroup {
-            rustix::io::write(hierarchy, b"0")?;
-        }
-        setsid()?;
-        umask(Mode::RWXG | Mode::RWXO);
-        nix::sys::signal::SigSet::empty().thread_set_mask()?;
-        // A core file would hold the guest's memory.
-        let none = Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        };
-        setrlimit(Resource::Core, none)?;
-        if let Some(netns) = &self.netns {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-        }
-        close_the_rest_on_exec();
-        for fd in &self.inherited {
-            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
-        }
-        Ok(())
-    }
-}
-
-/// Marks every descriptor but stdio as closed on exec: ours are already, a library's may not be.
-/// A kernel before 5.11 does not know how, and then ours have to do.
-#[allow(unsafe_code)]
-fn close_the_rest_on_exec() {
-    const FIRST_AFTER_STDIO: libc::c_uint = 3;
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
-    // SAFETY: the call takes three integers and touches no memory; it closes nothing now, so no
-    // descriptor that is in use becomes invalid.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            FIRST_AFTER_STDIO,
-            libc::c_uint::MAX,
-            CLOSE_RANGE_CLOEXEC,
-        );
-    }
-}
-
-#[allow(unsafe_code)]
-fn arrange(command: &mut Command, child: Child) {
-    // SAFETY: the closure runs in a forked child of a process with threads; it makes system calls
-    // on descriptors it owns, and neither allocates, locks nor panics.
-    unsafe {
-        command.pre_exec(move || child.become_a_vmm());
-    }
 }
 
 /// The sockets that a VMM listens on, made before it: so they can be connected to at once.
