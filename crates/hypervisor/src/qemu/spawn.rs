@@ -1,12 +1,13 @@
-//! Starting a VMM so that it outlives the daemon and is never lost: inside its cgroup before it
-//! is itself, in its own session, with nothing inherited but what it was given.
+//! Starting a VMM, and what carries its channel, so that they outlive the daemon and are never lost:
+//! each inside its cgroup before it is itself, in its own session, with nothing inherited but what
+//! it was given.
 
 use crate::{
     error::Error,
     qemu::{
         block::Backing,
         cgroup,
-        command_line::{Firmware, Found, SerialFds, check, command_line},
+        command_line::{Firmware, Found, SerialFds, command_line},
     },
 };
 use crate::{error::InvalidSpec, layout::Layout, port::LaunchPlan};
@@ -29,41 +30,76 @@ const LOG_MODE: u32 = 0o600;
 ///
 /// # Errors
 /// Nothing was started, and the sockets made for it are gone again.
-pub fn spawn(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u32, Error> {
-    check(plan).map_err(Error::Spec)?;
+pub fn vmm(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u32, Error> {
     let spec = &plan.spec;
     let layout = Layout::of(spec);
     let cgroup = cgroup::open(&spec.cgroup)?;
     let netns = spec.netns.as_deref().map(open_netns).transpose()?;
     let backings = spec.blocks.iter().map(backing).collect::<Result<_, _>>()?;
-    let stderr = log(&layout.stderr())?;
     // Made by us with our mode, so that a console can be read before its first byte.
     log(&layout.console())?;
+    let mut command = command(binary, layout.folder(), &layout.stderr())?;
     let sockets = Sockets::make(plan)?;
     let found = sockets.found(backings);
-    let args = command_line(plan, firmware, &found).map_err(Error::Spec)?;
-    let mut command = Command::new(binary);
-    command
-        .args(args)
-        .env_clear()
-        .current_dir(layout.folder())
-        .stdin(Stdio::null())
-        .stdout(clone(&stderr, &layout.stderr())?)
-        .stderr(stderr);
-    let made = sockets.paths.clone();
+    command.args(command_line(plan, firmware, &found).map_err(Error::Spec)?);
     let berth = Berth {
         cgroup,
         netns,
         inherited: sockets.listening,
     };
+    let started = start(command, berth);
+    if started.is_err() {
+        forget(&sockets.paths);
+    }
+    started
+}
+
+/// Starts what carries a hybrid vsock for the guest with this context id; its pid.
+///
+/// # Errors
+/// Nothing was started.
+pub fn backend(plan: &LaunchPlan, binary: &Path, cid: u32) -> Result<u32, Error> {
+    let layout = Layout::of(&plan.spec);
+    let cgroup = match &plan.spec.channel {
+        ChannelKind::HybridVsock { backend, .. } => cgroup::open(backend)?,
+        ChannelKind::Serial | ChannelKind::Vsock { .. } => Vec::new(),
+    };
+    let mut command = command(binary, layout.folder(), &layout.vsock_log())?;
+    let (vmm, hosts) = (layout.vsock_backend(), layout.vsock());
+    command
+        .args(["--guest-cid", &cid.to_string()])
+        .arg("--socket")
+        .arg(&vmm)
+        .arg("--uds-path")
+        .arg(&hosts);
+    // Left over from an earlier VM of this sandbox: one that exists is one that is listened on.
+    forget(&[vmm, hosts]);
+    let berth = Berth {
+        cgroup,
+        ..Berth::default()
+    };
+    start(command, berth)
+}
+
+/// A program of a sandbox: what it says goes to `log`, and it knows nothing of our environment.
+fn command(binary: &Path, folder: &Path, log_path: &Path) -> Result<Command, Error> {
+    let stderr = log(log_path)?;
+    let mut command = Command::new(binary);
+    command
+        .env_clear()
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(clone(&stderr, log_path)?)
+        .stderr(stderr);
+    Ok(command)
+}
+
+fn start(mut command: Command, berth: Berth) -> Result<u32, Error> {
     berth::arrange(&mut command, berth);
     let spawned = command.spawn().map_err(|source| Error::Spawn {
-        binary: binary.to_owned(),
+        binary: command.get_program().into(),
         source,
     });
-    if spawned.is_err() {
-        forget(&made);
-    }
     spawned.map(|child| child.id())
 }
 
@@ -119,7 +155,7 @@ fn listen(path: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Best effort: what remains is in the sandbox's folder, which is removed as a whole.
-fn forget(paths: &[PathBuf]) {
+pub fn forget(paths: &[PathBuf]) {
     for path in paths {
         let _ = fs::remove_file(path);
     }
