@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hutchd::{
+    channel,
     config::Config,
     start::{self, StartedBy},
 };
@@ -50,6 +51,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Verb::Config(ConfigVerb::Show)) => print!("{}", config.show()?),
         Some(Verb::Config(ConfigVerb::Check)) => {
             config.check_assets()?;
+            channel::choose(config.guest.channel)?;
             println!("configuration is right");
         }
         None => start::serve(&cli.root, &config, started_by)?,
