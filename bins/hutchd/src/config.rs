@@ -14,6 +14,9 @@ use std::{
 
 /// Where the configuration is read from unless a file is named.
 pub const FILE: &str = "/etc/hutch/config.toml";
+/// Names another one, for a daemon that a command starts: it has no arguments of its own. The path
+/// is absolute.
+pub const FILE_ENV: &str = "HUTCH_CONFIG";
 const DROP_INS: &str = "config.d";
 /// Names a folder that holds kernel, initrd, virtiofsd and the other programs under fixed names;
 /// it stands before the defaults and behind the configuration files.
