@@ -49,7 +49,7 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
         bail!("no story's name contains {filter:?}");
     }
     let fixtures = Fixtures {
-        assets: assets::ensure(workspace)?,
+        assets: assets::ensure_for_stories(workspace)?,
         vsock_contract: build::vsock_contract(workspace)?,
     };
     let _alone = stand_apart()?;
