@@ -48,17 +48,23 @@ pub fn all(workspace: &Workspace) -> Result<Binaries> {
 
 /// The channel contract on AF_VSOCK, as a program to put into a guest.
 pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
-    eprintln!("building vsock_contract");
-    let words = [
-        "--package",
-        "agent-client",
-        "--features",
-        "contract",
-        "--example",
-        "vsock_contract",
-    ];
-    command::run(static_build(workspace)?.args(words))?;
-    Ok(static_folder(workspace).join("examples/vsock_contract"))
+    let words = ["--package", "agent-client", "--features", "contract"];
+    static_example(workspace, "vsock_contract", &words)
+}
+
+/// A relay on AF_VSOCK, as a program to put into a guest.
+pub fn vsock_stream(workspace: &Workspace) -> Result<PathBuf> {
+    static_example(workspace, "vsock_stream", &["--package", "hutch-relay"])
+}
+
+fn static_example(workspace: &Workspace, name: &str, words: &[&str]) -> Result<PathBuf> {
+    eprintln!("building {name}");
+    command::run(
+        static_build(workspace)?
+            .args(words)
+            .args(["--example", name]),
+    )?;
+    Ok(static_folder(workspace).join("examples").join(name))
 }
 
 /// The test program `name` of `package`, built as `cargo xtask test` builds it, so that it is built once.

@@ -91,6 +91,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         assets: assets::ensure(workspace)?,
         // Nothing here needs it.
         vsock_contract: PathBuf::new(),
+        vsock_stream: PathBuf::new(),
     };
     let _alone = e2e::stand_apart()?;
     let report = e2e::visit(&fixtures, |world| {

@@ -51,6 +51,7 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     let fixtures = Fixtures {
         assets: assets::ensure_for_stories(workspace)?,
         vsock_contract: build::vsock_contract(workspace)?,
+        vsock_stream: build::vsock_stream(workspace)?,
     };
     let _alone = stand_apart()?;
 
@@ -288,7 +289,8 @@ mod tests {
                     agent: nowhere.clone(),
                 },
             },
-            vsock_contract: nowhere,
+            vsock_contract: nowhere.clone(),
+            vsock_stream: nowhere,
         }
     }
 

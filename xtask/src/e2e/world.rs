@@ -33,6 +33,8 @@ pub struct Fixtures {
     pub assets: Assets,
     /// A static program that runs the channel contract on AF_VSOCK.
     pub vsock_contract: PathBuf,
+    /// A static program that has a relay and a guest's end talk over AF_VSOCK.
+    pub vsock_stream: PathBuf,
 }
 
 /// A pipe holds as much.

@@ -37,6 +37,7 @@ pub const ALL: &[Story] = stories![
     terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,
     terminal::a_terminal_comes_back_from_sudden_ends,
     guest::the_vsock_driver_keeps_the_channels_contract,
+    guest::a_relay_keeps_every_byte_over_vsock,
     lifecycle::a_container_goes_through_its_states_and_is_gone_at_the_end,
     lifecycle::of_two_creates_with_one_id_one_wins_and_the_other_says_so,
     lifecycle::a_daemon_killed_during_create_leaves_all_or_nothing,
