@@ -49,7 +49,7 @@ pub fn a_container_over_hybrid_vsock_has_output_exit_code_and_execs(
 
 /// Bytes go both ways through the container's stream while the daemon dies and the next one takes over.
 pub fn a_killed_daemon_costs_no_byte_over_hybrid_vsock(world: &World<'_>) -> Result<()> {
-    const LINES: usize = 200_000;
+    const LINES: usize = 1_000_000;
     world.configure(HYBRID)?;
     let text: String = (0..LINES).map(|number| format!("{number}\n")).collect();
     let mut echo = world.start(&mut world.hutch_run("echo", "echo up; cat; exit 3")?)?;
