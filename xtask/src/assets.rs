@@ -56,6 +56,14 @@ pub fn ensure(workspace: &Workspace) -> Result<Assets> {
     Ok(Assets { folder, binaries })
 }
 
+/// With what stories need of other programs besides.
+pub fn ensure_for_stories(workspace: &Workspace) -> Result<Assets> {
+    let backend = programs::ensure(workspace, &Cache::open()?, &programs::VHOST_DEVICE_VSOCK)?;
+    let assets = ensure(workspace)?;
+    point(&assets.folder.join("vhost-device-vsock"), &backend)?;
+    Ok(assets)
+}
+
 /// Makes `link` point to `path`, by a rename: a daemon that reads it meanwhile sees the old or the new, never neither.
 fn point(link: &Path, path: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|target| target == *path) {

@@ -56,17 +56,34 @@ pub fn all(workspace: &Workspace) -> Result<Binaries> {
     Ok(Binaries::of(workspace))
 }
 
-/// The channel contract on AF_VSOCK, as a program to put into a guest with the libraries that it is linked to. Built as
-/// `cargo xtask test` builds it, so that it is built once.
-pub fn vsock_contract(workspace: &Workspace) -> Result<PathBuf> {
-    const NAME: &str = "vsock_contract";
-    eprintln!("building {NAME}");
+/// Programs that stories put into a guest, with the libraries that they are linked to.
+pub struct Examples {
+    /// Runs the channel contract on AF_VSOCK.
+    pub vsock_contract: PathBuf,
+    /// Has a relay and a guest's end talk over AF_VSOCK.
+    pub vsock_stream: PathBuf,
+}
+
+impl Examples {
+    /// Where they are once they are built.
+    pub fn of(workspace: &Workspace) -> Self {
+        let folder = workspace.target().join("debug/examples");
+        Self {
+            vsock_contract: folder.join("vsock_contract"),
+            vsock_stream: folder.join("vsock_stream"),
+        }
+    }
+}
+
+/// Built as `cargo xtask test` builds them, so that they are built once.
+pub fn examples(workspace: &Workspace) -> Result<Examples> {
+    eprintln!("building what goes into guests");
     let mut cargo = workspace.cargo();
     cargo
         .args(["build", "--workspace", "--all-features", "--locked"])
-        .args(["--example", NAME])
-        .args(["--message-format", "json-render-diagnostics"]);
-    built(&command::read(&mut cargo)?, "agent-client", NAME)
+        .args(["--example", "vsock_contract", "--example", "vsock_stream"]);
+    command::run(&mut cargo)?;
+    Ok(Examples::of(workspace))
 }
 
 /// The test program `name` of `package`, built as `cargo xtask test` builds it, so that it is built once.

@@ -24,7 +24,7 @@ pub const VIRTIOFSD: Program = Program {
     version: "1.14.0",
 };
 
-/// Gives a guest a vsock where the host has none; QEMU's tests of hybrid vsock use it, nothing else does.
+/// Gives a guest a vsock where the host has none: the channel `hybrid-vsock`, which is nobody's default. Stories need it.
 pub const VHOST_DEVICE_VSOCK: Program = Program {
     name: "vhost-device-vsock",
     version: "0.3.0",

@@ -1,5 +1,6 @@
 //! Why a relay cannot do its work. A lost VM is not among it: that is an outcome.
 
+use crate::session::StreamAddress;
 use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,17 +8,20 @@ use stream::Fault;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    #[error("connect to stream {path}")]
+    #[error("connect to stream {address}")]
     Connect {
-        path: PathBuf,
+        address: StreamAddress,
         #[source]
         source: Errno,
     },
-    #[error("stream {path}: guest did not answer in {} s", limit.as_secs())]
-    NoAnswer { path: PathBuf, limit: Duration },
-    #[error("stream {path}: guest broke the protocol")]
+    #[error("stream {address}: guest did not answer in {} s", limit.as_secs())]
+    NoAnswer {
+        address: StreamAddress,
+        limit: Duration,
+    },
+    #[error("stream {address}: guest broke the protocol")]
     Protocol {
-        path: PathBuf,
+        address: StreamAddress,
         #[source]
         source: Fault,
     },

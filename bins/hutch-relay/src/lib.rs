@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   stdin  ──► files ──►┐                     ┌── link ──► socket of the VM
-//!   stdout ◄── files ◄──┤ relay + stream::Reader         (QEMU's, or hybrid vsock)
+//!   stdout ◄── files ◄──┤ relay + stream::Reader         (QEMU's, or vsock of either kind)
 //!   stderr ◄── files ◄──┘      ▲              └── daemon ──► hutchd, when there is news
 //!                           signals, terminal
 //! ```
@@ -20,6 +20,7 @@ mod relay;
 mod session;
 mod signals;
 mod terminal;
+mod vsock;
 
 pub use console::open_console;
 pub use error::RelayError;

@@ -1,10 +1,12 @@
-//! The connection to the stream's socket: made without waiting, made again a bounded number of
-//! times when it breaks. The socket is the VMM's: when nobody answers there any more, the VM is gone.
+//! The connection to the stream: made without waiting, made again a bounded number of times when it
+//! breaks. A socket is the VMM's, and a context id the guest's: when nobody answers there any more,
+//! the VM is gone.
 
-use crate::session::StreamAddress;
+use crate::{session::StreamAddress, vsock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use stream::Padding;
 
@@ -16,7 +18,7 @@ const DELAY_MAX: Duration = Duration::from_millis(200);
 /// The longest `OK` line: a word, a port number, a line end, and room.
 const ANSWER_MAX: usize = 64;
 
-/// A hybrid vsock answers in milliseconds, or never.
+/// A vsock of either kind answers in milliseconds, or never.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -32,6 +34,11 @@ enum State {
     /// The next attempt is due.
     Waiting {
         at: Instant,
+    },
+    /// AF_VSOCK: the guest was asked.
+    Connecting {
+        socket: OwnedFd,
+        by: Instant,
     },
     /// Hybrid vsock: the port was asked for.
     Asked {
@@ -74,14 +81,24 @@ impl Link {
     pub fn socket(&self) -> Option<&OwnedFd> {
         match &self.state {
             State::Up { socket } => Some(socket),
-            State::Waiting { .. } | State::Asked { .. } | State::Lost { .. } => None,
+            State::Waiting { .. }
+            | State::Connecting { .. }
+            | State::Asked { .. }
+            | State::Lost { .. } => None,
         }
+    }
+
+    /// Whether what is awaited is that the socket may be written to.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting { .. })
     }
 
     /// The socket to poll for bytes that come.
     pub fn readable(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
-            State::Up { socket } | State::Asked { socket, .. } => Some(socket.as_fd()),
+            State::Up { socket }
+            | State::Connecting { socket, .. }
+            | State::Asked { socket, .. } => Some(socket.as_fd()),
             State::Waiting { .. } | State::Lost { .. } => None,
         }
     }
@@ -89,7 +106,10 @@ impl Link {
     pub fn lost(&self) -> Option<Errno> {
         match self.state {
             State::Lost { cause } => Some(cause),
-            State::Waiting { .. } | State::Asked { .. } | State::Up { .. } => None,
+            State::Waiting { .. }
+            | State::Connecting { .. }
+            | State::Asked { .. }
+            | State::Up { .. } => None,
         }
     }
 
@@ -97,7 +117,7 @@ impl Link {
     pub fn due(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { at } => Some(at),
-            State::Asked { by, .. } => Some(by),
+            State::Connecting { by, .. } | State::Asked { by, .. } => Some(by),
             State::Up { .. } | State::Lost { .. } => None,
         }
     }
@@ -123,51 +143,60 @@ impl Link {
     pub fn advance(&mut self, now: Instant) -> Change {
         match self.state {
             State::Waiting { at } if at <= now => self.dial(now),
-            State::Asked { by, .. } if by <= now => {
+            State::Connecting { by, .. } | State::Asked { by, .. } if by <= now => {
                 self.broke(Errno::TIMEDOUT, now);
                 Change::Nothing
             }
-            State::Waiting { .. } | State::Asked { .. } | State::Up { .. } | State::Lost { .. } => {
-                Change::Nothing
-            }
+            State::Waiting { .. }
+            | State::Connecting { .. }
+            | State::Asked { .. }
+            | State::Up { .. }
+            | State::Lost { .. } => Change::Nothing,
         }
     }
 
     fn dial(&mut self, now: Instant) -> Change {
-        let socket = match connect(&self.address.socket) {
-            Ok(socket) => socket,
-            // The socket's file goes with its sandbox: nobody will listen there again.
-            Err(cause @ Errno::NOENT) => {
-                self.state = State::Lost { cause };
-                return Change::Nothing;
-            }
-            Err(cause) => {
-                self.broke(cause, now);
-                return Change::Nothing;
+        let dialed = match &self.address {
+            StreamAddress::Socket(socket) => connect(socket).map(|socket| State::Up { socket }),
+            StreamAddress::Hybrid { socket, port } => ask(socket, *port, now),
+            StreamAddress::Vsock { cid, port } => {
+                let by = now + ANSWER_LIMIT;
+                vsock::connect(*cid, *port).map(|socket| State::Connecting { socket, by })
             }
         };
-        if self.address.connect_port == 0 {
-            self.state = State::Up { socket };
-            // The next one follows a connection that may have ended in the middle of a frame.
-            return Change::Up(std::mem::replace(&mut self.padding, Padding::Full));
-        }
-        let line = format!("CONNECT {}\n", self.address.connect_port);
-        match rustix::io::write(&socket, line.as_bytes()) {
-            Ok(count) if count == line.len() => {
-                self.state = State::Asked {
-                    socket,
-                    answer: Vec::new(),
-                    by: now + ANSWER_LIMIT,
-                };
-            }
-            Ok(_) => self.broke(Errno::AGAIN, now),
+        match dialed {
+            Ok(state) => self.state = state,
+            // The socket's file goes with its sandbox: nobody will listen there again.
+            Err(cause @ Errno::NOENT) => self.state = State::Lost { cause },
             Err(cause) => self.broke(cause, now),
         }
-        Change::Nothing
+        match self.state {
+            // The next one follows a connection that may have ended in the middle of a frame.
+            State::Up { .. } => Change::Up(std::mem::replace(&mut self.padding, Padding::Full)),
+            State::Waiting { .. }
+            | State::Connecting { .. }
+            | State::Asked { .. }
+            | State::Lost { .. } => Change::Nothing,
+        }
+    }
+
+    /// What was asked for has come, or a part of it.
+    pub fn take_answer(&mut self, now: Instant) -> Change {
+        match &self.state {
+            State::Connecting { socket, .. } => match rustix::net::sockopt::socket_error(socket) {
+                Ok(Ok(())) => self.answered(),
+                Ok(Err(cause)) | Err(cause) => {
+                    self.broke(cause, now);
+                    Change::Nothing
+                }
+            },
+            State::Asked { .. } => self.read_answer(now),
+            State::Waiting { .. } | State::Up { .. } | State::Lost { .. } => Change::Nothing,
+        }
     }
 
     /// A byte of the answer at a time: what follows the line belongs to the stream.
-    pub fn read_answer(&mut self, now: Instant) -> Change {
+    fn read_answer(&mut self, now: Instant) -> Change {
         let State::Asked { socket, answer, .. } = &mut self.state else {
             return Change::Nothing;
         };
@@ -196,7 +225,7 @@ impl Link {
             cause: Errno::NOTCONN,
         };
         self.state = match std::mem::replace(&mut self.state, waiting) {
-            State::Asked { socket, .. } => State::Up { socket },
+            State::Connecting { socket, .. } | State::Asked { socket, .. } => State::Up { socket },
             other @ (State::Waiting { .. } | State::Up { .. } | State::Lost { .. }) => other,
         };
         // Each such connection begins empty in the guest too.
@@ -204,8 +233,23 @@ impl Link {
     }
 }
 
+/// A port of a hybrid vsock: the answer is awaited.
+fn ask(path: &Path, port: u32, now: Instant) -> Result<State, Errno> {
+    let socket = connect(path)?;
+    let line = format!("CONNECT {port}\n");
+    match rustix::io::write(&socket, line.as_bytes()) {
+        Ok(count) if count == line.len() => Ok(State::Asked {
+            socket,
+            answer: Vec::new(),
+            by: now + ANSWER_LIMIT,
+        }),
+        Ok(_) => Err(Errno::AGAIN),
+        Err(cause) => Err(cause),
+    }
+}
+
 /// Never waits: a full queue of a socket whose owner is busy is EAGAIN, and is tried again.
-pub(crate) fn connect(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,

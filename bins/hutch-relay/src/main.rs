@@ -70,10 +70,7 @@ fn stand(
         }
         None => inherited,
     };
-    let stream = StreamAddress {
-        socket: args.stream.clone(),
-        connect_port: args.connect_port,
-    };
+    let stream = StreamAddress::read(args.stream.clone(), args.connect_port);
     let relay = Relay::open(Session {
         terminal: args.terminal,
         resume: args.resume,

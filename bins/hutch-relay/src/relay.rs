@@ -132,13 +132,13 @@ impl Relay {
         while !self.reader.is_established() {
             if let Some(source) = self.link.lost() {
                 return Err(RelayError::Connect {
-                    path: self.link.address().socket.clone(),
+                    address: self.link.address().clone(),
                     source,
                 });
             }
             if until <= Instant::now() {
                 return Err(RelayError::NoAnswer {
-                    path: self.link.address().socket.clone(),
+                    address: self.link.address().clone(),
                     limit,
                 });
             }
@@ -235,7 +235,7 @@ impl Relay {
 
     /// Polls what there is interest in, and nothing else: a closed pipe is always ready.
     fn wait(&mut self, until: Option<Instant>) -> Result<Vec<Slot>, Errno> {
-        let sending = !self.reader.outgoing().is_empty();
+        let sending = self.link.is_connecting() || !self.reader.outgoing().is_empty();
         let mut slots = vec![Slot::Signals];
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         if let Some(socket) = self.link.readable() {
@@ -329,7 +329,7 @@ impl Relay {
     }
 
     fn serve_link(&mut self) -> Result<(), RelayError> {
-        let change = self.link.read_answer(Instant::now());
+        let change = self.link.take_answer(Instant::now());
         self.greet(change)?;
         self.write_link();
         self.read_link()
@@ -390,7 +390,7 @@ impl Relay {
         let hopeless = matches!(fault, Fault::Gone { .. } | Fault::Version { .. });
         if hopeless || self.faults > FAULTS_MAX {
             return Err(RelayError::Protocol {
-                path: self.link.address().socket.clone(),
+                address: self.link.address().clone(),
                 source: fault,
             });
         }

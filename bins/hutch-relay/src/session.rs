@@ -1,6 +1,7 @@
 //! What a relay is told to join, and what it reports in the end.
 
 use rustix::io::Errno;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,11 +12,42 @@ pub const VM_LOST: u8 = 255;
 
 /// Where the stream is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamAddress {
-    /// A unix socket.
-    pub socket: PathBuf,
-    /// Not 0: the port to ask for with a `CONNECT` line (hybrid vsock).
-    pub connect_port: u32,
+pub enum StreamAddress {
+    /// A unix socket that is the stream.
+    Socket(PathBuf),
+    /// A unix socket that takes a `CONNECT` line with the port.
+    Hybrid {
+        socket: PathBuf,
+        port: u32,
+    },
+    Vsock {
+        cid: u32,
+        port: u32,
+    },
+}
+
+impl StreamAddress {
+    /// From what the daemon says: the path of a socket, or `vsock:CID`, and a port or 0.
+    pub fn read(socket: PathBuf, port: u32) -> Self {
+        // A path is absolute.
+        let cid = socket.to_str().and_then(|text| text.strip_prefix("vsock:"));
+        match (cid.and_then(|cid| cid.parse().ok()), port) {
+            (Some(cid), port) => Self::Vsock { cid, port },
+            (None, 0) => Self::Socket(socket),
+            (None, port) => Self::Hybrid { socket, port },
+        }
+    }
+}
+
+/// For errors.
+impl fmt::Display for StreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(socket) => write!(f, "{}", socket.display()),
+            Self::Hybrid { socket, port } => write!(f, "{} port {port}", socket.display()),
+            Self::Vsock { cid, port } => write!(f, "vsock {cid}:{port}"),
+        }
+    }
 }
 
 /// The files of the process on the host. `None` is as /dev/null: it reads as ended, and swallows.

@@ -40,10 +40,7 @@ fn pipes() -> (Stdio, Ends) {
 }
 
 fn session(guest: &FakeGuest, stdio: Stdio) -> Session {
-    let address = StreamAddress {
-        socket: guest.socket(),
-        connect_port: 0,
-    };
+    let address = StreamAddress::Socket(guest.socket());
     Session {
         padding: Padding::None,
         ..Session::new(address, stdio, LIMIT)
@@ -231,7 +228,10 @@ fn a_hybrid_vsock_is_asked_for_its_port() {
     );
     let (stdio, mut ends) = pipes();
     let mut session = session(&guest, stdio);
-    session.stream.connect_port = 1025;
+    session.stream = StreamAddress::Hybrid {
+        socket: guest.socket(),
+        port: 1025,
+    };
     let report = thread::spawn(move || Relay::open(session).unwrap().run().unwrap());
 
     ends.stdin.write_all(b"it\n").unwrap();
@@ -254,10 +254,7 @@ fn files_that_are_not_given_are_as_dev_null() {
 #[test]
 fn a_socket_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let address = StreamAddress {
-        socket: dir.path().join("p9.sock"),
-        connect_port: 0,
-    };
+    let address = StreamAddress::Socket(dir.path().join("p9.sock"));
 
     let outcome = Relay::open(Session::new(address, Stdio::default(), LIMIT));
 
@@ -276,10 +273,7 @@ fn a_guest_that_does_not_answer_in_time_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("p1.sock");
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let address = StreamAddress {
-        socket,
-        connect_port: 0,
-    };
+    let address = StreamAddress::Socket(socket);
 
     let session = Session::new(address, Stdio::default(), Duration::from_millis(50));
 

@@ -19,6 +19,7 @@ use hutchd::{
     api::now,
     architect::{Grounds, plan},
     bundle,
+    channel::Channel,
     config::Config,
     wiring::{self, Ports},
 };
@@ -73,6 +74,7 @@ fn ports(root: &Path, bundle: &Path) -> Result<Ports> {
         root: root.to_owned(),
         config: Config::default(),
         accelerator: Accelerator::Tcg,
+        channel: Channel::Serial,
     };
     Ok(Ports {
         vmm: Rc::new(FakeHost::new().driver()),

@@ -1,10 +1,10 @@
 //! From a wish and the configuration to the spec of a sandbox: where everything of it will be.
 
-use crate::config::Config;
+use crate::{channel::Channel, config::Config};
 use runtime_core::{
     devices::ShareSpec,
     host::Wish,
-    hypervisor::{Accelerator, ChannelKind, VmSpec},
+    hypervisor::{Accelerator, VmSpec},
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
     sandbox::SandboxSpec,
@@ -17,6 +17,7 @@ pub struct Grounds {
     pub root: PathBuf,
     pub config: Config,
     pub accelerator: Accelerator,
+    pub channel: Channel,
 }
 
 /// Below the caller's cgroup where one is named, so that its limits hold for the VM; a path of
@@ -35,9 +36,11 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
         root,
         config,
         accelerator,
+        channel,
     } = grounds;
     let folder = root.join("s").join(wish.uid.to_string());
     let (vmm, helpers) = (cgroup(wish, "vmm"), cgroup(wish, "helpers"));
+    let channel = channel.of(wish.uid, &helpers);
     SandboxSpec {
         uid: wish.uid,
         created: wish.spec.created,
@@ -69,7 +72,7 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
             memory_mib: config.guest.memory_mib,
             machine: config.hypervisor.machine,
             accelerator: *accelerator,
-            channel: ChannelKind::Serial,
+            channel,
             cgroup: vmm,
             netns: None,
             share_socket: None,

@@ -14,6 +14,9 @@ use std::{
 
 /// Where the configuration is read from unless a file is named.
 pub const FILE: &str = "/etc/hutch/config.toml";
+/// Names another one, for a daemon that a command starts: it has no arguments of its own. The path
+/// is absolute.
+pub const FILE_ENV: &str = "HUTCH_CONFIG";
 const DROP_INS: &str = "config.d";
 /// Names a folder that holds kernel, initrd, virtiofsd and the other programs under fixed names;
 /// it stands before the defaults and behind the configuration files.
@@ -42,6 +45,18 @@ pub struct Guest {
     pub vcpus: u32,
     /// Memory of a sandbox in MiB; at least 64.
     pub memory_mib: u64,
+    /// auto, serial, vsock or hybrid-vsock: how host and guest talk.
+    pub channel: ChannelChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelChoice {
+    /// vsock where the host has it, else serial.
+    Auto,
+    Serial,
+    Vsock,
+    HybridVsock,
 }
 
 impl Default for Guest {
@@ -52,6 +67,7 @@ impl Default for Guest {
             kernel_params: Vec::new(),
             vcpus: 1,
             memory_mib: 256,
+            channel: ChannelChoice::Auto,
         }
     }
 }
@@ -66,6 +82,8 @@ pub struct Hypervisor {
     pub machine: MachineType,
     /// auto, kvm or tcg. auto proves that KVM boots a guest before it uses it.
     pub accelerator: AcceleratorChoice,
+    /// vhost-device-vsock, behind guest.channel = "hybrid-vsock".
+    pub vsock_backend: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +100,7 @@ impl Default for Hypervisor {
             qemu: "qemu-system-x86_64".into(),
             machine: MachineType::Q35,
             accelerator: AcceleratorChoice::Auto,
+            vsock_backend: asset("vhost-device-vsock", "/usr/libexec/vhost-device-vsock"),
         }
     }
 }
@@ -181,12 +200,17 @@ impl Config {
     /// # Errors
     /// Names the first one that is missing, and the key that says where it should be.
     pub fn check_assets(&self) -> Result<()> {
-        let needed = [
+        let always = [
             ("guest.kernel", &self.guest.kernel),
             ("guest.initrd", &self.guest.initrd),
             ("share.virtiofsd", &self.share.virtiofsd),
         ];
-        for (key, path) in needed {
+        let backend = [("hypervisor.vsock_backend", &self.hypervisor.vsock_backend)];
+        let for_the_channel = match self.guest.channel {
+            ChannelChoice::HybridVsock => backend.as_slice(),
+            ChannelChoice::Auto | ChannelChoice::Serial | ChannelChoice::Vsock => &[],
+        };
+        for (key, path) in always.iter().chain(for_the_channel) {
             if !path.is_file() {
                 bail!("{key}: {} is not a file", path.display());
             }

@@ -24,6 +24,12 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "Memory of a sandbox in MiB; at least 64.",
     ),
     (
+        "guest",
+        "channel",
+        "auto, serial, vsock or hybrid-vsock: how host and guest talk; auto takes vsock where \
+         /dev/vhost-vsock opens, else serial.",
+    ),
+    (
         "hypervisor",
         "qemu",
         "QEMU; a bare name is looked up in PATH.",
@@ -37,6 +43,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "hypervisor",
         "accelerator",
         "auto, kvm or tcg; auto proves that KVM boots a guest before it uses it.",
+    ),
+    (
+        "hypervisor",
+        "vsock_backend",
+        "vhost-device-vsock, which carries guest.channel = \"hybrid-vsock\"; nothing else needs it.",
     ),
     (
         "share",

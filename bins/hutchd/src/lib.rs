@@ -4,6 +4,7 @@ pub mod apart;
 pub mod api;
 pub mod architect;
 pub mod bundle;
+pub mod channel;
 pub mod config;
 mod convert;
 pub mod keys;

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hutchd::{
-    config::Config,
+    channel,
+    config::{self, Config},
     start::{self, StartedBy},
 };
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 /// Looks after every virtual machine of a host.
 #[derive(Debug, Parser)]
@@ -15,7 +16,7 @@ struct Cli {
     /// State folder: sockets, store and sandboxes. Short, since socket paths end at 107 bytes.
     #[arg(long, value_name = "DIR", default_value = "/run/hutch")]
     root: PathBuf,
-    /// Configuration file; drop-ins are read from config.d beside it.
+    /// Configuration file, else what HUTCH_CONFIG names; drop-ins are read from config.d beside it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Leave the session and the cgroup of the caller. For commands that start a daemon.
@@ -41,7 +42,9 @@ enum ConfigVerb {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let config = Config::load(cli.config.as_deref())?;
+    let named = cli.config.clone();
+    let named = named.or_else(|| env::var_os(config::FILE_ENV).map(PathBuf::from));
+    let config = Config::load(named.as_deref())?;
     let started_by = match cli.apart {
         true => StartedBy::Command,
         false => StartedBy::Supervisor,
@@ -50,6 +53,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Verb::Config(ConfigVerb::Show)) => print!("{}", config.show()?),
         Some(Verb::Config(ConfigVerb::Check)) => {
             config.check_assets()?;
+            channel::choose(config.guest.channel)?;
             println!("configuration is right");
         }
         None => start::serve(&cli.root, &config, started_by)?,

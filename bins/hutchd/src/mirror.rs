@@ -192,6 +192,7 @@ mod tests {
     use crate::{
         architect::{Grounds, plan},
         bundle,
+        channel::Channel,
         config::Config,
     };
     use runtime_core::{
@@ -245,6 +246,7 @@ mod tests {
             root: root.to_owned(),
             config: Config::default(),
             accelerator: Accelerator::Tcg,
+            channel: Channel::Serial,
         };
         SandboxRecord {
             boot_id: "boot".to_owned(),

@@ -4,6 +4,7 @@ use crate::{
     apart::Apart,
     api::{Api, Facts, now},
     architect::{Grounds, plan},
+    channel::{self, Channel},
     config::Config,
     logs,
     mirror::{self, Mirrored},
@@ -55,6 +56,7 @@ pub enum StartedBy {
 pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> {
     logs::start(&config.log)?;
     config.check_assets()?;
+    let channel = channel::choose(config.guest.channel)?;
     serve::prepare_root(root)?;
     let apart = match started_by {
         StartedBy::Supervisor => None,
@@ -64,7 +66,7 @@ pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> 
         .enable_all()
         .build()
         .context("start runtime")?;
-    let served = LocalSet::new().block_on(&runtime, run(root, config));
+    let served = LocalSet::new().block_on(&runtime, run(root, config, channel));
     if let Some(Err(why)) = apart.map(Apart::end) {
         tracing::warn!(why = %format!("{why:#}"), "the daemon's own cgroup stays");
     }
@@ -91,7 +93,7 @@ fn end(why: &store::Error) {
     std::process::exit(1);
 }
 
-async fn run(root: &Path, config: &Config) -> Result<()> {
+async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
     let store_path = root.join("store");
     let opened = tokio::task::spawn_blocking(move || store::open(&store_path, &SCHEMA));
     let Opened { store, damaged, .. } = opened.await.context("open store")??;
@@ -111,14 +113,16 @@ async fn run(root: &Path, config: &Config) -> Result<()> {
     let boot_id = host::proc::boot_id()?;
     let chosen = wiring::accelerator(root, config, &boot_id).await?;
     tracing::info!(accelerator = chosen.accelerator.name(), because = %chosen.because, "accelerator chosen");
+    tracing::info!(channel = channel.name(), "channel chosen");
     let grounds = Grounds {
         root: root.to_owned(),
         config: config.clone(),
         accelerator: chosen.accelerator,
+        channel,
     };
     let sandboxes = root.join("s");
     let ports = Ports {
-        vmm: wiring::qemu(&config.hypervisor.qemu)?,
+        vmm: wiring::qemu(config)?,
         agent: Rc::new(move |uid| {
             let path = sandboxes.join(uid.to_string()).join("console.log");
             (Rc::new(TtrpcAgent::new()), Rc::new(ConsoleLog { path }))

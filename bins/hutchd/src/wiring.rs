@@ -122,14 +122,15 @@ pub async fn build(ports: Ports) -> Result<Addr<HostActor>, Fault> {
     .await
 }
 
-/// QEMU by its path, or by its name in PATH.
+/// QEMU by its path, or by its name in PATH; with what carries a hybrid vsock beside it.
 ///
 /// # Errors
 /// There is none.
-pub fn qemu(named: &Path) -> Result<Rc<dyn Vmm>> {
-    let binary = find_program(named)?;
+pub fn qemu(config: &Config) -> Result<Rc<dyn Vmm>> {
+    let config = &config.hypervisor;
     Ok(Rc::new(Qemu::new(QemuConfig {
-        binary,
+        binary: find_program(&config.qemu)?,
+        vsock_backend: config.vsock_backend.clone(),
         ..QemuConfig::default()
     })))
 }

@@ -6,6 +6,7 @@
 //! their file system is free when the guest has forgotten it or virtiofsd is gone.
 
 use crate::{error::Error, mounts, plan::Survey, port::Shares, steps::Bind, survey};
+use proc::berth::{self, Berth};
 use runtime_core::{
     devices::{ContainerDevices, ShareSpec},
     ids::HostProcess,
@@ -15,8 +16,8 @@ use runtime_core::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -76,23 +77,6 @@ fn said(folder: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
-/// Joins the cgroups and begins a session of its own, before exec: whatever happens to us after
-/// the fork, its cgroup tells whose it is.
-#[allow(unsafe_code)]
-fn detached(command: &mut Command, procs: Vec<File>) {
-    // SAFETY: between fork and exec only async-signal-safe calls are made: write and setsid; the
-    // files were opened before.
-    unsafe {
-        command.pre_exec(move || {
-            for file in &procs {
-                (&*file).write_all(b"0")?;
-            }
-            nix::unistd::setsid()?;
-            Ok(())
-        });
-    }
-}
-
 fn spawn(spec: &ShareSpec, procs_files: Vec<PathBuf>) -> Result<HostProcess, Error> {
     let failed = |source| Error::Spawn {
         path: spec.virtiofsd.clone(),
@@ -104,10 +88,11 @@ fn spawn(spec: &ShareSpec, procs_files: Vec<PathBuf>) -> Result<HostProcess, Err
             .open(path)
             .map_err(Error::path("open", path))
     };
-    let procs = procs_files
-        .iter()
-        .map(open)
-        .collect::<Result<Vec<_>, _>>()?;
+    let cgroup = procs_files.iter().map(open).collect::<Result<_, _>>()?;
+    let berth = Berth {
+        cgroup,
+        ..Berth::default()
+    };
     let log_path = log(&spec.folder);
     let stderr = File::create(&log_path).map_err(Error::path("make", &log_path))?;
     let mut command = Command::new(&spec.virtiofsd);
@@ -129,7 +114,7 @@ fn spawn(spec: &ShareSpec, procs_files: Vec<PathBuf>) -> Result<HostProcess, Err
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr);
-    detached(&mut command, procs);
+    berth::arrange(&mut command, berth);
     let child = command.spawn().map_err(failed)?;
     let pid = child.id();
     let start_time = proc::start_time(pid)

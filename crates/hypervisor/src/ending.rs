@@ -223,6 +223,7 @@ fn exit_of(exit: Exit) -> VmExit {
         ExitHow::Reset | ExitHow::Panicked => VmExit::GuestPanic {
             console: exit.console,
         },
+        ExitHow::ChannelLost => VmExit::ChannelLost { said: exit.stderr },
         ExitHow::Code(_) | ExitHow::Signal(_) | ExitHow::Unknown => VmExit::Crashed {
             status: exit.how.to_string(),
             stderr: exit.stderr,

@@ -41,6 +41,10 @@ pub enum Error {
     },
     #[error("vmm ended before it answered ({status}){}", said(.stderr))]
     EndedEarly { status: String, stderr: String },
+    #[error("vsock backend ended before it listened{}", said(.words))]
+    BackendEnded { words: String },
+    #[error("vsock backend does not listen after {} s{}", .limit.as_secs(), said(.words))]
+    BackendSilent { limit: Duration, words: String },
     #[error("no answer from vmm in {} s ({}){}", .limit.as_secs(), .accelerator.name(), said(.console))]
     NoAnswer {
         accelerator: Accelerator,
@@ -159,9 +163,10 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Spec(_) => Kind::Invalid,
-            Self::NoAnswer { .. } | Self::Unkillable { .. } | Self::NotReleased { .. } => {
-                Kind::Timeout
-            }
+            Self::NoAnswer { .. }
+            | Self::BackendSilent { .. }
+            | Self::Unkillable { .. }
+            | Self::NotReleased { .. } => Kind::Timeout,
             Self::Unknown { .. } => Kind::NotFound,
             Self::NoHotplug { .. } => Kind::Unsupported,
             Self::Device { source, .. } | Self::Qmp { source, .. } => source.kind(),
@@ -170,6 +175,7 @@ impl Classify for Error {
             | Self::NoCgroup { .. }
             | Self::Spawn { .. }
             | Self::Watch { .. }
+            | Self::BackendEnded { .. }
             | Self::EndedEarly { .. } => Kind::Internal,
         }
     }

@@ -4,18 +4,22 @@
 //! the world, which outlives a daemon; [`FakeVmm`] is one daemon's driver in it. Both the order and
 //! the outcome of calls can be bent through [`FakeHost::bend`]. It passes `tests/contract.rs`.
 
+mod ground;
+
+pub use ground::Ground;
+
 use crate::{
     error::{Error, QmpError},
     port::{Exit, ExitHow, LaunchPlan, Vmm},
 };
+use ground::OwnGround;
 use runtime_core::{
-    hypervisor::{Accelerator, BlockSpec, MachineType},
+    hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType},
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::Cgroup,
 };
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     rc::Rc,
@@ -69,41 +73,14 @@ pub enum Outcome {
 
 type Bend = Box<dyn FnMut(SandboxUid, Call) -> Fate>;
 
-/// The host below the fake, in a world that joins several of them: where VMM processes are.
-pub trait Ground {
-    /// # Errors
-    /// There is no such cgroup.
-    fn spawn(&self, plan: &LaunchPlan) -> io::Result<HostProcess>;
-
-    /// The VMM of a sandbox has ended, however it did.
-    fn ended(&self, uid: SandboxUid, process: HostProcess);
-}
-
-/// A ground of the fake's own: every cgroup exists, and nobody asks.
-#[derive(Default)]
-struct OwnGround {
-    pids_issued: Cell<u32>,
-}
-
-impl Ground for OwnGround {
-    fn spawn(&self, _: &LaunchPlan) -> io::Result<HostProcess> {
-        let pid = self.pids_issued.get() + 1;
-        self.pids_issued.set(pid);
-        Ok(HostProcess {
-            pid,
-            start_time: u64::from(pid) * 10,
-        })
-    }
-
-    fn ended(&self, _: SandboxUid, _: HostProcess) {}
-}
-
-/// The world: every VMM process, whoever started it.
+/// The world: every VMM process, and what carries the channels of some, whoever started it.
 #[derive(Clone)]
 pub struct FakeHost(Rc<World>);
 
 struct World {
     processes: RefCell<BTreeMap<HostProcess, Process>>,
+    /// By sandbox. One outlives its VMM, as the real one does, until a driver ends it.
+    backends: RefCell<BTreeMap<SandboxUid, Backend>>,
     bend: RefCell<Bend>,
     ground: Rc<dyn Ground>,
 }
@@ -113,6 +90,12 @@ struct Process {
     streams: BTreeSet<u32>,
     /// By slot.
     blocks: BTreeMap<u32, String>,
+    life: Rc<Life>,
+}
+
+#[derive(Clone)]
+struct Backend {
+    process: HostProcess,
     life: Rc<Life>,
 }
 
@@ -165,6 +148,7 @@ impl FakeHost {
     pub fn on(ground: Rc<dyn Ground>) -> Self {
         Self(Rc::new(World {
             processes: RefCell::default(),
+            backends: RefCell::default(),
             bend: RefCell::new(Box::new(|_, _| Fate::default())),
             ground,
         }))
@@ -191,6 +175,13 @@ impl FakeHost {
             .collect()
     }
 
+    /// What carries the channel of a sandbox beside its VMM and lives.
+    pub fn backend(&self, uid: SandboxUid) -> Option<HostProcess> {
+        let backends = self.0.backends.borrow();
+        let backend = backends.get(&uid).filter(|backend| backend.life.lasts());
+        backend.map(|backend| backend.process)
+    }
+
     /// The stream ports of a live VM.
     pub fn streams(&self, uid: SandboxUid) -> BTreeSet<u32> {
         let streams = self.with_live(uid, |process| process.streams.clone());
@@ -208,21 +199,36 @@ impl FakeHost {
         self.end_where(how, |_, process| process.plan.spec.uid == uid);
     }
 
-    /// Ends one process, if it is a VMM that lives.
+    /// Ends one process, if it is a VMM that lives, or what carries a channel.
     pub fn end_process(&self, process: HostProcess, how: ExitHow) {
         self.end_where(how, |id, _| id == process);
+        self.end_backend_where(|_, id| id == process);
     }
 
-    /// What clearing a cgroup does to the VMMs in it.
-    pub fn kill_cgroup(&self, cgroup: &Cgroup) {
-        let of = |_, process: &Process| process.plan.spec.cgroup == *cgroup;
-        self.end_where(ExitHow::Signal(libc::SIGKILL), of);
+    /// Ends what carries the channel of a sandbox; one that is gone stays as it is.
+    pub fn end_backend(&self, uid: SandboxUid) {
+        self.end_backend_where(|of, _| of == uid);
     }
 
     /// The host restarts: nothing lives.
     pub fn restart(&self) {
         self.end_where(ExitHow::Unknown, |_, _| true);
+        self.end_backend_where(|_, _| true);
         self.0.processes.borrow_mut().clear();
+        self.0.backends.borrow_mut().clear();
+    }
+
+    fn end_backend_where(&self, which: impl Fn(SandboxUid, HostProcess) -> bool) {
+        let mut ended = Vec::new();
+        for (uid, backend) in self.0.backends.borrow().iter() {
+            if backend.life.lasts() && which(*uid, backend.process) {
+                backend.life.end(words(ExitHow::Unknown));
+                ended.push((*uid, backend.process));
+            }
+        }
+        for (uid, process) in ended {
+            self.0.ground.backend_ended(uid, process);
+        }
     }
 
     fn end_where(&self, how: ExitHow, which: impl Fn(HostProcess, &Process) -> bool) {
@@ -248,6 +254,31 @@ impl FakeHost {
 
     fn fate(&self, uid: SandboxUid, call: Call) -> Fate {
         (self.0.bend.borrow_mut())(uid, call)
+    }
+
+    /// What carries the plan's channel, if that is a program of its own.
+    fn begin_backend(&self, plan: &LaunchPlan) -> io::Result<()> {
+        if let ChannelKind::HybridVsock { backend, .. } = &plan.spec.channel {
+            let begun = Backend {
+                process: self.0.ground.spawn_backend(backend)?,
+                life: Rc::default(),
+            };
+            self.0.backends.borrow_mut().insert(plan.spec.uid, begun);
+        }
+        Ok(())
+    }
+
+    /// Answers when nothing carries the plan's channel any more; never where that is nobody's task.
+    async fn channel_lost(&self, uid: SandboxUid, channel: &ChannelKind) {
+        match channel {
+            ChannelKind::Serial | ChannelKind::Vsock { .. } => std::future::pending().await,
+            ChannelKind::HybridVsock { .. } => {
+                let backend = self.0.backends.borrow().get(&uid).cloned();
+                if let Some(backend) = backend {
+                    backend.life.ended().await;
+                }
+            }
+        }
     }
 
     fn begin(&self, plan: &LaunchPlan) -> io::Result<(HostProcess, Rc<Life>)> {
@@ -284,6 +315,7 @@ struct Known {
     process: Option<HostProcess>,
     accelerator: Accelerator,
     machine: MachineType,
+    channel: ChannelKind,
     life: Rc<Life>,
 }
 
@@ -298,6 +330,7 @@ impl FakeVmm {
             process,
             accelerator: plan.spec.accelerator,
             machine: plan.spec.machine,
+            channel: plan.spec.channel.clone(),
             life,
         };
         self.vms.borrow_mut().insert(plan.spec.uid, known);
@@ -356,15 +389,20 @@ impl Vmm for FakeVmm {
         let fate = self.host.fate(plan.spec.uid, Call::Spawn);
         Box::pin(async move {
             crate::qemu::command_line::check(&plan).map_err(Error::Spec)?;
+            let failed = |source| Error::Spawn {
+                binary: "fake".into(),
+                source,
+            };
+            vmm.host.begin_backend(&plan).map_err(failed)?;
             sleep(SPAWN + fate.delay).await;
             let begun = match fate.outcome {
                 Outcome::Fails => Err(io_failure()),
                 Outcome::AsAsked | Outcome::Mute => vmm.host.begin(&plan),
             };
-            let (process, life) = begun.map_err(|source| Error::Spawn {
-                binary: "fake".into(),
-                source,
-            })?;
+            if begun.is_err() {
+                vmm.host.end_backend(plan.spec.uid);
+            }
+            let (process, life) = begun.map_err(failed)?;
             vmm.keep(&plan, Some(process), life);
             Ok(process)
         })
@@ -425,6 +463,9 @@ impl Vmm for FakeVmm {
                 ours.next().map(|(id, p)| (*id, p.life.clone()))
             };
             let process = found.as_ref().map(|(process, _)| *process);
+            if process.is_none() {
+                vmm.host.end_backend(uid);
+            }
             let gone = || Life::over(words(ExitHow::Unknown));
             let life = found.map_or_else(gone, |(_, life)| life);
             vmm.keep(&plan, process, life);
@@ -433,12 +474,20 @@ impl Vmm for FakeVmm {
     }
 
     fn ended(&self, uid: SandboxUid) -> Work<Exit> {
-        let known = self.known(uid);
+        let (known, host) = (self.known(uid), self.host.clone());
         Box::pin(async move {
-            match known {
-                Ok(known) => known.life.ended().await,
-                Err(_) => words(ExitHow::Unknown),
+            let Ok(known) = known else {
+                return words(ExitHow::Unknown);
+            };
+            tokio::select! {
+                biased;
+                _ = known.life.ended() => {}
+                () = host.channel_lost(uid, &known.channel) => {
+                    host.end(uid, ExitHow::ChannelLost);
+                }
             }
+            host.end_backend(uid);
+            known.life.ended().await
         })
     }
 
@@ -455,6 +504,7 @@ impl Vmm for FakeVmm {
                 }),
                 (_, _) => {
                     vmm.host.end(uid, ExitHow::Signal(libc::SIGKILL));
+                    vmm.host.end_backend(uid);
                     Ok(())
                 }
             }

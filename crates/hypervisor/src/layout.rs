@@ -26,8 +26,18 @@ impl Layout {
     pub fn of(spec: &VmSpec) -> Self {
         Self {
             folder: spec.folder.clone(),
-            channel: spec.channel,
+            channel: spec.channel.clone(),
         }
+    }
+
+    /// Every log that somebody writes for as long as the VM lives.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        let mut logs = vec![self.console(), self.stderr()];
+        match self.channel {
+            ChannelKind::Serial | ChannelKind::Vsock { .. } => {}
+            ChannelKind::HybridVsock { .. } => logs.push(self.vsock_log()),
+        }
+        logs
     }
 
     pub fn folder(&self) -> &Path {
@@ -54,6 +64,11 @@ impl Layout {
     /// Where the hybrid vsock's backend waits for the VMM.
     pub fn vsock_backend(&self) -> PathBuf {
         self.folder.join("vhost-vsock.sock")
+    }
+
+    /// What that backend says.
+    pub fn vsock_log(&self) -> PathBuf {
+        self.folder.join("vsock.log")
     }
 
     pub fn console(&self) -> PathBuf {
@@ -94,8 +109,8 @@ impl Layout {
     }
 
     fn vsock_endpoint(&self, port: u32) -> HostEndpoint {
-        match self.channel {
-            ChannelKind::Vsock { cid } => HostEndpoint::Vsock { cid, port },
+        match &self.channel {
+            ChannelKind::Vsock { cid } => HostEndpoint::Vsock { cid: *cid, port },
             ChannelKind::Serial | ChannelKind::HybridVsock { .. } => HostEndpoint::Hybrid {
                 socket: self.vsock(),
                 port,

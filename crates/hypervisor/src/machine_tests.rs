@@ -367,6 +367,12 @@ fn each_way_to_end_by_itself_is_told_with_its_reason() {
         (ExitHow::Code(1), crashed("exit code 1")),
         (ExitHow::Signal(9), crashed("signal 9")),
         (ExitHow::Unknown, crashed("exit status unknown")),
+        (
+            ExitHow::ChannelLost,
+            VmExit::ChannelLost {
+                said: stderr.clone(),
+            },
+        ),
     ] {
         let (mut machine, watch) = running();
 

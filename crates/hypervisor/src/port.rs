@@ -36,7 +36,7 @@ pub struct Exit {
     pub how: ExitHow,
     /// The last lines of the guest's console.
     pub console: String,
-    /// The last lines that the VMM wrote to its standard error.
+    /// The last lines that the VMM, or what carried its channel, wrote to its standard error.
     pub stderr: String,
 }
 
@@ -52,6 +52,8 @@ pub enum ExitHow {
     Code(i32),
     /// A signal ended the VMM.
     Signal(i32),
+    /// What carried its channel beside the VMM ended, and the VMM was killed.
+    ChannelLost,
     /// The VMM was not our child and told nobody why.
     Unknown,
 }
@@ -64,6 +66,7 @@ impl std::fmt::Display for ExitHow {
             Self::Panicked => f.write_str("guest panic"),
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::ChannelLost => f.write_str("vsock backend ended"),
             Self::Unknown => f.write_str("exit status unknown"),
         }
     }
@@ -71,22 +74,25 @@ impl std::fmt::Display for ExitHow {
 
 /// A program that runs VMs.
 pub trait Vmm {
-    /// Makes the sockets and starts the VMM inside its cgroup. Answers when the process exists;
-    /// nothing of it is left after an error.
+    /// Makes the sockets and starts the VMM inside its cgroup, after what carries its channel where
+    /// that is a program of its own. Answers when the process exists; nothing of either is left
+    /// after an error.
     fn spawn(&self, plan: LaunchPlan) -> Work<Result<HostProcess, Error>>;
 
     /// Answers when the VMM does. Also takes up the conversation with one that was found.
     fn connect(&self, uid: SandboxUid) -> Work<Result<(), Error>>;
 
     /// The live VMM of this plan: `recorded` if it lives, else one that was started but never
-    /// recorded, found as a member of the plan's cgroup. `None`: there is none, nor will be.
+    /// recorded, found as a member of the plan's cgroup. `None`: there is none, nor will be; what
+    /// was started beside one is ended then.
     fn find(
         &self,
         plan: LaunchPlan,
         recorded: Option<HostProcess>,
     ) -> Work<Result<Option<HostProcess>, Error>>;
 
-    /// Answers when the VMM of a spawned or found VM has ended, however late it is asked.
+    /// Answers when the VMM of a spawned or found VM has ended, and what carried its channel with it,
+    /// however late it is asked. One ends with the other.
     fn ended(&self, uid: SandboxUid) -> Work<Exit>;
 
     /// Kills the VMM, needing nothing of it. Answers when its process is gone.

@@ -96,7 +96,10 @@ fn q35_under_kvm_with_images_a_namespace_of_its_own_and_hybrid_vsock() {
     plan.spec.accelerator = Accelerator::Kvm;
     plan.spec.vcpus = 4;
     plan.spec.memory_mib = 2048;
-    plan.spec.channel = ChannelKind::HybridVsock { cid: 7 };
+    plan.spec.channel = ChannelKind::HybridVsock {
+        cid: 7,
+        backend: Cgroup("/hutch/x/helpers".into()),
+    };
     plan.spec.share_socket = None;
     plan.spec.blocks = vec![
         block("root", "/images/a,b.erofs", true),

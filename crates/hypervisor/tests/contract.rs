@@ -1,7 +1,7 @@
 //! One suite for every driver of the port `Vmm`: what holds of the fake holds of QEMU.
 //!
 //! The fake always runs. QEMU runs with `HUTCH_GUEST_TESTS=1` and a guest kernel (an ELF vmlinux)
-//! at `$HUTCH_ASSETS/kernel`; the guest is a busybox.
+//! at `$HUTCH_ASSETS/kernel`, vhost-device-vsock beside it; the guest is a busybox.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use hypervisor::{
 };
 use runtime_core::{
     hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType, VmSpec},
-    ids::SandboxUid,
+    ids::{HostProcess, SandboxUid},
     premises::Cgroup,
 };
 use std::{fs, path::PathBuf, rc::Rc, time::Duration};
@@ -45,6 +45,12 @@ trait Stage {
     async fn guest(&self, order: &str);
     /// kill -9 from outside.
     fn murder(&self);
+    /// A plan whose channel is carried by a program beside the VMM.
+    fn carried(&self) -> LaunchPlan;
+    /// What carries it and lives.
+    fn backends(&self) -> usize;
+    /// kill -9 of that.
+    fn murder_backend(&self);
     /// A driver, and a plan for it, whose VMM lives and never speaks.
     fn mute(&self) -> (Rc<dyn Vmm>, LaunchPlan);
     /// A plan whose VMM ends by itself at once.
@@ -284,6 +290,84 @@ async fn a_microvm_has_the_same_channel_and_no_slots(stage: &impl Stage) {
     away(vmm, uid).await;
 }
 
+/// A VM whose channel is carried, up.
+async fn launched_carried(stage: &impl Stage) -> (Rc<dyn Vmm>, HostProcess) {
+    let (vmm, plan) = (stage.vmm(), stage.carried());
+    let uid = plan.spec.uid;
+    let process = vmm.spawn(plan).await.unwrap();
+    vmm.connect(uid).await.unwrap();
+    assert_eq!(stage.backends(), 1);
+    (vmm, process)
+}
+
+async fn what_carries_a_channel_goes_with_its_vmm(stage: &impl Stage) {
+    let (vmm, _) = launched_carried(stage).await;
+    let uid = stage.carried().spec.uid;
+
+    stage.murder();
+
+    assert_eq!(vmm.ended(uid).await.how, ExitHow::Signal(9));
+    assert_eq!(stage.backends(), 0);
+    away(vmm, uid).await;
+}
+
+async fn a_vmm_whose_channel_is_lost_ends_and_says_so(stage: &impl Stage) {
+    let (vmm, _) = launched_carried(stage).await;
+    let uid = stage.carried().spec.uid;
+
+    stage.murder_backend();
+
+    assert_eq!(vmm.ended(uid).await.how, ExitHow::ChannelLost);
+    assert_eq!(vmm.find(stage.carried(), None).await.unwrap(), None);
+    away(vmm, uid).await;
+}
+
+async fn another_daemon_adopts_what_carries_a_channel_too(stage: &impl Stage) {
+    let (first, process) = launched_carried(stage).await;
+    let uid = stage.carried().spec.uid;
+    first.forget(uid);
+    drop(first);
+    let second = stage.successor();
+    second.find(stage.carried(), Some(process)).await.unwrap();
+    second.connect(uid).await.unwrap();
+
+    stage.murder_backend();
+
+    assert_eq!(second.ended(uid).await.how, ExitHow::ChannelLost);
+    away(second, uid).await;
+}
+
+async fn a_channel_lost_while_nobody_looked_ends_its_vmm_when_somebody_does(stage: &impl Stage) {
+    let (first, process) = launched_carried(stage).await;
+    let uid = stage.carried().spec.uid;
+    first.forget(uid);
+    drop(first);
+    stage.murder_backend();
+    let second = stage.successor();
+
+    second.find(stage.carried(), Some(process)).await.unwrap();
+
+    assert_eq!(second.ended(uid).await.how, ExitHow::ChannelLost);
+    away(second, uid).await;
+}
+
+async fn what_carried_the_channel_of_a_vmm_that_is_gone_is_ended_when_looked_for(
+    stage: &impl Stage,
+) {
+    let (first, _) = launched_carried(stage).await;
+    let uid = stage.carried().spec.uid;
+    first.forget(uid);
+    drop(first);
+    stage.murder();
+    let second = stage.successor();
+
+    let found = second.find(stage.carried(), None).await.unwrap();
+
+    assert_eq!(found, None);
+    assert_eq!(stage.backends(), 0);
+    away(second, uid).await;
+}
+
 async fn a_vm_that_nobody_knows_is_refused_by_name(stage: &impl Stage) {
     let vmm = stage.vmm();
     let uid = SandboxUid::from_random(0xdead);
@@ -339,6 +423,18 @@ impl Stage for InMemory {
         self.0.end(self.plan().spec.uid, ExitHow::Signal(9));
     }
 
+    fn carried(&self) -> LaunchPlan {
+        carried(self.plan(), "/y".to_owned())
+    }
+
+    fn backends(&self) -> usize {
+        usize::from(self.0.backend(self.plan().spec.uid).is_some())
+    }
+
+    fn murder_backend(&self) {
+        self.0.end_backend(self.plan().spec.uid);
+    }
+
     fn mute(&self) -> (Rc<dyn Vmm>, LaunchPlan) {
         self.0.bend(|_, call| Fate {
             outcome: match call {
@@ -362,10 +458,17 @@ impl Stage for InMemory {
     }
 }
 
+fn assets() -> PathBuf {
+    std::env::var_os("HUTCH_ASSETS")
+        .expect("HUTCH_ASSETS")
+        .into()
+}
+
 /// QEMU's stage: a folder, a cgroup, a real guest.
 struct OnThisHost {
     folder: tempfile::TempDir,
     cgroup: TestCgroup,
+    helpers: TestCgroup,
     control: tokio::sync::Mutex<Option<BufReader<UnixStream>>>,
 }
 
@@ -381,6 +484,7 @@ impl OnThisHost {
         Some(Self {
             folder,
             cgroup: TestCgroup::make(name),
+            helpers: TestCgroup::make(&format!("{name}-helpers")),
             control: tokio::sync::Mutex::default(),
         })
     }
@@ -388,7 +492,10 @@ impl OnThisHost {
 
 impl Stage for OnThisHost {
     fn vmm(&self) -> Rc<dyn Vmm> {
-        Rc::new(Qemu::new(QemuConfig::default()))
+        Rc::new(Qemu::new(QemuConfig {
+            vsock_backend: assets().join("vhost-device-vsock"),
+            ..QemuConfig::default()
+        }))
     }
 
     fn successor(&self) -> Rc<dyn Vmm> {
@@ -396,8 +503,7 @@ impl Stage for OnThisHost {
     }
 
     fn plan(&self) -> LaunchPlan {
-        let assets = PathBuf::from(std::env::var_os("HUTCH_ASSETS").expect("HUTCH_ASSETS"));
-        let kernel = assets.join("kernel");
+        let kernel = assets().join("kernel");
         let folder = self.folder.path().to_owned();
         let initrd = folder.join("initrd");
         plan(folder, kernel, initrd, self.cgroup.path.clone())
@@ -429,10 +535,19 @@ impl Stage for OnThisHost {
     }
 
     fn murder(&self) {
-        for pid in self.cgroup.members() {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-        }
+        kill_all(self.cgroup.members());
+    }
+
+    fn carried(&self) -> LaunchPlan {
+        carried(self.plan(), self.helpers.path.clone())
+    }
+
+    fn backends(&self) -> usize {
+        self.helpers.members().len()
+    }
+
+    fn murder_backend(&self) {
+        kill_all(self.helpers.members());
     }
 
     fn mute(&self) -> (Rc<dyn Vmm>, LaunchPlan) {
@@ -453,6 +568,21 @@ impl Stage for OnThisHost {
         plan.spec.kernel = "/nowhere/vmlinux".into();
         plan
     }
+}
+
+fn kill_all(pids: Vec<i32>) {
+    for pid in pids {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+}
+
+fn carried(mut plan: LaunchPlan, backend: String) -> LaunchPlan {
+    plan.spec.channel = ChannelKind::HybridVsock {
+        cid: 3,
+        backend: Cgroup(backend),
+    };
+    plan
 }
 
 /// Reads lines until the guest says this one.
@@ -508,6 +638,7 @@ macro_rules! contract {
                 };
                 super::LocalSet::new().block_on(&runtime, story).unwrap();
                 assert!(stage.0.live().is_empty(), "{:?}", stage.0.live());
+                assert_eq!(super::Stage::backends(&stage), 0);
             })*
         }
 
@@ -524,6 +655,7 @@ macro_rules! contract {
                 };
                 super::LocalSet::new().block_on(&runtime, story).unwrap();
                 assert!(stage.cgroup.members().is_empty());
+                assert!(stage.helpers.members().is_empty());
             })*
         }
     };
@@ -544,5 +676,10 @@ contract! {
     blocks_come_and_go_and_twice_is_once
     pausing_twice_is_pausing_once_and_the_guest_goes_on_afterwards
     a_microvm_has_the_same_channel_and_no_slots
+    what_carries_a_channel_goes_with_its_vmm
+    a_vmm_whose_channel_is_lost_ends_and_says_so
+    another_daemon_adopts_what_carries_a_channel_too
+    a_channel_lost_while_nobody_looked_ends_its_vmm_when_somebody_does
+    what_carried_the_channel_of_a_vmm_that_is_gone_is_ended_when_looked_for
     a_vm_that_nobody_knows_is_refused_by_name
 }

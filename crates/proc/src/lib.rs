@@ -1,8 +1,10 @@
 //! What tells one process of the host from every other: its pid with its start time, within one boot.
 //!
-//! Reads /proc and nothing else; it starts, watches and ends no process. Of other crates it has the C
-//! library's names alone, so that the relay can afford it. [`memory`] is about this process itself.
+//! Reads /proc and nothing else; it starts, watches and ends no process. Of other crates it has system
+//! calls alone, so that the relay can afford it. [`berth`] is where a program that somebody starts
+//! finds itself, [`memory`] is about this process itself.
 
+pub mod berth;
 pub mod memory;
 
 use std::{fs, io};

@@ -44,15 +44,16 @@ pub enum MachineType {
 }
 
 /// How host and guest talk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChannelKind {
     /// virtio-serial ports, each a unix socket on the host.
     Serial,
     /// AF_VSOCK through vhost-vsock, with this context id.
     Vsock { cid: u32 },
-    /// vhost-user-vsock: a unix socket that takes `CONNECT port`.
-    HybridVsock { cid: u32 },
+    /// vhost-user-vsock: a unix socket that takes `CONNECT port`. The program behind it knows this
+    /// context id alone, and lives in that cgroup, which exists already.
+    HybridVsock { cid: u32, backend: Cgroup },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +140,8 @@ pub enum VmExit {
     GuestPanic { console: String },
     /// The VMM died; its exit status, and its last words.
     Crashed { status: String, stderr: String },
+    /// The program that carried its channel died, and the VM was ended; that program's last words.
+    ChannelLost { said: String },
     /// The host was restarted since.
     HostRestarted,
 }

@@ -110,6 +110,11 @@ impl SandboxUid {
     pub fn from_random(random: u64) -> Self {
         Self(random)
     }
+
+    /// Its random number, for what is named by a shorter one.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 impl fmt::Display for SandboxUid {

@@ -18,7 +18,7 @@ mod stdio;
 mod waterfall;
 
 use crate::{
-    assets, command, counts::Counts, e2e, e2e::world::Fixtures, scratch::Scratch,
+    assets, build::Examples, command, counts::Counts, e2e, e2e::world::Fixtures, scratch::Scratch,
     workspace::Workspace,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -89,8 +89,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     let fixtures = Fixtures {
         assets: assets::ensure(workspace)?,
-        // Nothing here needs it.
-        vsock_contract: PathBuf::new(),
+        // Nothing here needs them.
+        examples: Examples::of(workspace),
     };
     let _alone = e2e::stand_apart()?;
     let report = e2e::visit(&fixtures, |world| {

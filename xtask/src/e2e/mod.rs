@@ -53,10 +53,8 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     if chosen.is_empty() {
         bail!("no story's name contains {filter:?}");
     }
-    let fixtures = Fixtures {
-        assets: assets::ensure(workspace)?,
-        vsock_contract: build::vsock_contract(workspace)?,
-    };
+    assets::ensure_for_stories(workspace)?;
+    build::examples(workspace)?;
     if !geteuid().is_root() {
         bail!("e2e starts virtual machines and namespaces: run it as root");
     }
@@ -64,7 +62,7 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     // Whoever started a story may die before what the story started.
     set_child_subreaper(true).context("become the parent of orphans")?;
     leave_nothing_on_signals(side_by_side::clear_interrupted)?;
-    Ok(side_by_side::tell(&fixtures, &chosen))
+    Ok(side_by_side::tell(&chosen))
 }
 
 /// The tests of the agent, and of what speaks to it, with a guest that no daemon drives.
@@ -128,9 +126,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn of(workspace: &Workspace, fixtures: Fixtures) -> Self {
+    fn of(workspace: &Workspace) -> Self {
         Self {
-            fixtures,
+            fixtures: Fixtures::of(workspace),
             evidence: workspace.target().join("e2e"),
             settle: SETTLE,
         }
@@ -289,7 +287,10 @@ fn in_own_process(test: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{build::Binaries, scratch::Scratch};
+    use crate::{
+        build::{Binaries, Examples},
+        scratch::Scratch,
+    };
     use anyhow::ensure;
     use nix::mount::{MsFlags, mount};
     use std::process::{Command, Stdio};
@@ -306,7 +307,10 @@ mod tests {
                     agent: nowhere.clone(),
                 },
             },
-            vsock_contract: nowhere,
+            examples: Examples {
+                vsock_contract: nowhere.clone(),
+                vsock_stream: nowhere,
+            },
         }
     }
 

@@ -7,13 +7,11 @@ use super::{
     cgroups::Subtree,
     leave_nothing_on_signals,
     stories::{self, Story},
-    world::Fixtures,
 };
-use crate::{assets::Assets, counts::Counts, workspace::Workspace};
+use crate::{counts::Counts, workspace::Workspace};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::{
-    path::PathBuf,
     process::{Command, ExitCode, Stdio},
     sync::{Mutex, PoisonError},
     thread,
@@ -31,13 +29,10 @@ pub struct Arguments {
     /// The cgroup to live in, below our own
     #[arg(long)]
     cgroup: String,
-    /// The program that runs the channel contract on AF_VSOCK
-    #[arg(long)]
-    vsock_contract: PathBuf,
 }
 
 /// Tells stories, in the order given as far as they wait for each other.
-pub fn tell(fixtures: &Fixtures, chosen: &[&Story]) -> Counts {
+pub fn tell(chosen: &[&Story]) -> Counts {
     let waiting = Mutex::new(chosen.iter());
     let next = || {
         let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +42,7 @@ pub fn tell(fixtures: &Fixtures, chosen: &[&Story]) -> Counts {
         let mut sum = Counts::default();
         while let Some(story) = next() {
             let started = Instant::now();
-            let verdict = tell_one(fixtures, story, number);
+            let verdict = tell_one(story, number);
             let seconds = started.elapsed().as_secs_f32();
             sum += match verdict {
                 Ok(()) => {
@@ -85,11 +80,10 @@ pub fn clear_interrupted() -> Result<()> {
     (0..AT_ONCE).try_for_each(|worker| Subtree::found(&subtree_name(worker))?.clear())
 }
 
-fn tell_one(fixtures: &Fixtures, story: &Story, worker: usize) -> Result<()> {
+fn tell_one(story: &Story, worker: usize) -> Result<()> {
     let subtree = Subtree::make(&subtree_name(worker))?;
     let output = Command::new(std::env::current_exe().context("find xtask")?)
-        .args(["e2e-story", "--cgroup", subtree.name(), "--vsock-contract"])
-        .arg(&fixtures.vsock_contract)
+        .args(["e2e-story", "--cgroup", subtree.name()])
         .arg(story.name)
         .stdin(Stdio::null())
         .output()
@@ -114,13 +108,7 @@ pub fn tell_here(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCod
         .iter()
         .find(|story| story.name == arguments.name);
     let story = story.with_context(|| format!("no story is called {:?}", arguments.name))?;
-    let stage = Stage::of(
-        workspace,
-        Fixtures {
-            assets: Assets::of(workspace),
-            vsock_contract: arguments.vsock_contract.clone(),
-        },
-    );
+    let stage = Stage::of(workspace);
     apart::enter()?;
     cgroups::enter(&arguments.cgroup)?;
     leave_nothing_on_signals(|| Ok(()))?;

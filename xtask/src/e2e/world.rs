@@ -3,17 +3,19 @@
 use super::process::{self, Process};
 use crate::{
     assets::{self, Assets},
+    build::Examples,
     bundle, command, daemon,
     scratch::Scratch,
     wait::wait_until,
+    workspace::Workspace,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -31,8 +33,17 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// What is built once for all stories.
 pub struct Fixtures {
     pub assets: Assets,
-    /// A program that runs the channel contract on AF_VSOCK.
-    pub vsock_contract: PathBuf,
+    pub examples: Examples,
+}
+
+impl Fixtures {
+    /// Where they are once they are built.
+    pub fn of(workspace: &Workspace) -> Self {
+        Self {
+            assets: Assets::of(workspace),
+            examples: Examples::of(workspace),
+        }
+    }
 }
 
 /// A pipe holds as much.
@@ -42,6 +53,8 @@ pub struct World<'a> {
     fixtures: &'a Fixtures,
     scratch: Scratch,
     root: PathBuf,
+    /// Of this world's daemon, where it is not the usual one.
+    configuration: OnceCell<PathBuf>,
     bundles: Cell<u32>,
 }
 
@@ -66,6 +79,7 @@ impl<'a> World<'a> {
             fixtures,
             root: scratch.path().join("r"),
             scratch,
+            configuration: OnceCell::new(),
             bundles: Cell::new(0),
         })
     }
@@ -79,23 +93,34 @@ impl<'a> World<'a> {
         self.fixtures
     }
 
+    /// Configures this world's daemon, which no command may have started yet.
+    pub fn configure(&self, text: &str) -> Result<()> {
+        let path = self.scratch.path().join("config.toml");
+        fs::write(&path, text).context("write a configuration")?;
+        let path = self.configuration.set(path);
+        path.map_err(|_| anyhow!("a world is configured once"))
+    }
+
     /// The command line on this world's daemon.
     pub fn hutch(&self, words: &[&str]) -> Command {
-        let assets = &self.fixtures.assets;
-        let mut command = Command::new(&assets.binaries.hutch);
-        command
-            .env(assets::VARIABLE, &assets.folder)
-            .arg("--root")
-            .arg(&self.root)
-            .args(words);
+        let mut command = self.program(&self.fixtures.assets.binaries.hutch);
+        command.arg("--root").arg(&self.root).args(words);
         command
     }
 
     /// The daemon's own program.
     pub fn hutchd(&self, words: &[&str]) -> Command {
-        let assets = &self.fixtures.assets;
-        let mut command = Command::new(&assets.binaries.hutchd);
-        command.env(assets::VARIABLE, &assets.folder).args(words);
+        let mut command = self.program(&self.fixtures.assets.binaries.hutchd);
+        command.args(words);
+        command
+    }
+
+    fn program(&self, binary: &Path) -> Command {
+        let mut command = Command::new(binary);
+        command.env(assets::VARIABLE, &self.fixtures.assets.folder);
+        if let Some(configuration) = self.configuration.get() {
+            command.env("HUTCH_CONFIG", configuration);
+        }
         command
     }
 

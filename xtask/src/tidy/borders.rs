@@ -79,7 +79,7 @@ const ROOMS: &[Room] = &[
         folder: "crates/proc/",
         ours: &[],
         crates: &["actix", "anyhow", "nix", "serde", "tokio"],
-        paths: &["std::net", "std::process::Command", "std::thread::spawn"],
+        paths: &["std::net", "std::thread::spawn"],
     },
     Room {
         folder: "crates/protocols/",

@@ -7,6 +7,7 @@ pub mod daemon;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::net::SocketFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -43,6 +44,21 @@ pub enum Kind {
     Serial,
     /// A `CONNECT` line comes first, and every connection is a new one in the guest too.
     Hybrid,
+    /// AF_VSOCK, on this port.
+    Vsock(u32),
+}
+
+fn listen(kind: Kind, socket: &Path) -> OwnedFd {
+    let listener: OwnedFd = match kind {
+        Kind::Serial | Kind::Hybrid => UnixListener::bind(socket).unwrap().into(),
+        Kind::Vsock(port) => {
+            let any = vsock::VMADDR_CID_ANY;
+            let listener = vsock::VsockListener::bind_with_cid_port(any, port).unwrap();
+            OwnedFd::from(listener)
+        }
+    };
+    rustix::io::ioctl_fionbio(&listener, true).unwrap();
+    listener
 }
 
 #[derive(Default)]
@@ -66,8 +82,7 @@ impl FakeGuest {
 
     pub fn start(kind: Kind, outputs: Outputs, argv: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(dir.path().join("p1.sock")).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let listener = listen(kind, &dir.path().join("p1.sock"));
         let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let child = Command::new(argv[0])
             .args(&argv[1..])
@@ -175,7 +190,7 @@ impl Process {
 
 struct Port {
     kind: Kind,
-    listener: Option<UnixListener>,
+    listener: Option<OwnedFd>,
     peer: Option<UnixStream>,
     end: GuestEnd,
     process: Process,
@@ -238,9 +253,14 @@ impl Port {
         let Some(listener) = &self.listener else {
             return;
         };
-        let Ok((mut peer, _)) = listener.accept() else {
+        let Ok(peer) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else {
             return;
         };
+        // Of another family perhaps: bytes come and go all the same.
+        let mut peer = UnixStream::from(peer);
+        if let Kind::Vsock(_) = self.kind {
+            self.end.reconnected();
+        }
         if self.kind == Kind::Hybrid {
             let mut line = Vec::new();
             while line.last() != Some(&b'\n') {

@@ -39,10 +39,8 @@ pub struct Stands<'a> {
 
 impl Stands<'_> {
     fn address(&self) -> hutch_relay::StreamAddress {
-        hutch_relay::StreamAddress {
-            socket: PathBuf::from(&self.stream.socket),
-            connect_port: self.stream.connect_port,
-        }
+        let socket = PathBuf::from(&self.stream.socket);
+        hutch_relay::StreamAddress::read(socket, self.stream.connect_port)
     }
 }
 

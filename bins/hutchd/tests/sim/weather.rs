@@ -16,6 +16,7 @@ pub enum Blow {
     LinkBreaks,
     GuestHangs,
     VirtiofsdDies,
+    BackendDies,
     DaemonKilled,
     DaemonDrained,
     HostRestarts,
@@ -27,6 +28,7 @@ const BLOWS: &[Blow] = &[
     Blow::LinkBreaks,
     Blow::GuestHangs,
     Blow::VirtiofsdDies,
+    Blow::BackendDies,
     Blow::DaemonKilled,
     Blow::DaemonKilled,
     Blow::DaemonDrained,
@@ -124,6 +126,7 @@ impl Blow {
             (Self::LinkBreaks, Some(uid)) => world.guest(uid).cut(),
             (Self::GuestHangs, Some(uid)) => world.guest(uid).hang(),
             (Self::VirtiofsdDies, Some(uid)) => world.kill_virtiofsd(uid),
+            (Self::BackendDies, Some(uid)) => world.kill_backend(uid),
         }
     }
 }

@@ -217,6 +217,13 @@ fn kernel(line: &mut Line, spec: &VmSpec) -> Result<(), InvalidSpec> {
         // mitigations guard against is done by the real processor beneath the emulator.
         params.extend(["tsc=reliable", "no_timer_check", "mitigations=off"]);
     }
+    match spec.channel {
+        ChannelKind::Serial => {}
+        // To our agent; a stock one listens there anyway and passes over words of others.
+        ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => {
+            params.push("hutch.channel=vsock");
+        }
+    }
     for param in &spec.kernel_params {
         let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"';
         if param.is_empty() || !param.chars().all(plain) {
@@ -243,7 +250,7 @@ fn console_and_qmp(line: &mut Line, spec: &VmSpec, found: &Found) -> Result<(), 
 
 fn channel(line: &mut Line, plan: &LaunchPlan, found: &Found) -> Result<(), InvalidSpec> {
     let spec = &plan.spec;
-    match spec.channel {
+    match &spec.channel {
         ChannelKind::Serial => {
             let serial = found
                 .serial

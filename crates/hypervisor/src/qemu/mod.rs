@@ -3,6 +3,7 @@
 //! It decides nothing about a VM's life; it starts what it is told to, finds what lives, and
 //! tells what happened. Nothing here is remembered that a new daemon could not find again.
 
+mod backend;
 pub mod block;
 pub mod cgroup;
 pub mod command_line;
@@ -12,23 +13,26 @@ mod spawn;
 
 use crate::{
     error::{Error, QmpError},
+    layout::Layout,
     port::{Exit, ExitHow, LaunchPlan, Vmm},
     process::Held,
 };
-use command_line::{Firmware, name_of, stream_chardev, stream_device};
+use backend::Carrier;
+use command_line::{Firmware, check, name_of, stream_chardev, stream_device};
 use qapi::qmp as q;
 use runtime_core::{
     hypervisor::{BlockSpec, MachineType},
     ids::{HostProcess, SandboxUid},
     kit::Work,
+    premises::Cgroup,
 };
 use serde_json::json;
 use session::Session;
 use std::{cell::RefCell, collections::BTreeMap, fs, path::PathBuf, rc::Rc, time::Duration};
 use tokio::{sync::Mutex, time::sleep};
 
-/// A member of a VMM's cgroup that has not become a VMM by then never will: between fork and exec
-/// lie a few system calls.
+/// A member of a cgroup that has not become what is looked for by then never will: between fork and
+/// exec lie a few system calls.
 const BECOMING_LIMIT: u32 = 50;
 const BECOMING_STEP: Duration = Duration::from_millis(10);
 
@@ -38,6 +42,8 @@ pub struct QemuConfig {
     pub binary: PathBuf,
     /// What starts the kernel: qboot takes a fifth of a second less than SeaBIOS.
     pub firmware: Firmware,
+    /// vhost-device-vsock, for VMs whose channel is hybrid vsock.
+    pub vsock_backend: PathBuf,
 }
 
 impl Default for QemuConfig {
@@ -45,6 +51,7 @@ impl Default for QemuConfig {
         Self {
             binary: "/usr/bin/qemu-system-x86_64".into(),
             firmware: Firmware("qboot.rom".into()),
+            vsock_backend: "/usr/libexec/vhost-device-vsock".into(),
         }
     }
 }
@@ -83,24 +90,30 @@ impl Qemu {
     }
 
     async fn start(self, plan: LaunchPlan) -> Result<HostProcess, Error> {
+        check(&plan).map_err(Error::Spec)?;
         let vm = self.vm(plan.spec.uid);
         let _starting = vm.starting.lock().await;
-        let config = (*self.config).clone();
-        let of = plan.clone();
-        let spawn = move || spawn::spawn(&of, &config.binary, &config.firmware);
-        let spawned = tokio::task::spawn_blocking(spawn).await;
-        let pid = match spawned {
-            Ok(pid) => pid?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        let carrier = Carrier::start(&plan, &self.config.vsock_backend).await?;
+        let held = match self.start_vmm(&plan).await {
+            Ok(held) => held,
+            Err(why) => {
+                carrier.end(&Layout::of(&plan.spec)).await;
+                return Err(why);
+            }
         };
-        let held = Held::child(pid).map_err(|source| Error::Watch {
-            process: HostProcess { pid, start_time: 0 },
-            source,
-        })?;
         let process = held.process();
-        let session = Session::begin(&plan, held);
+        let session = Session::begin(&plan, held, carrier);
         vm.session.replace(Some((plan.spec.machine, session)));
         Ok(process)
+    }
+
+    async fn start_vmm(&self, plan: &LaunchPlan) -> Result<Held, Error> {
+        let (of, config) = (plan.clone(), (*self.config).clone());
+        let pid = blocking(move || spawn::vmm(&of, &config.binary, &config.firmware)).await?;
+        Held::child(pid).map_err(|source| Error::Watch {
+            process: HostProcess { pid, start_time: 0 },
+            source,
+        })
     }
 
     async fn look(
@@ -117,11 +130,12 @@ impl Qemu {
             Some(process) => {
                 Held::find(process).map_err(|source| Error::Watch { process, source })?
             }
-            None => member(&plan).await?,
+            None => member(&plan.spec.cgroup, &name_of(plan.spec.uid)).await?,
         };
+        let carrier = Carrier::find(&plan).await?;
         let session = match held {
-            Some(held) => Session::begin(&plan, held),
-            None => Session::vanished(&plan).await,
+            Some(held) => Session::begin(&plan, held, carrier),
+            None => Session::vanished(&plan, carrier).await,
         };
         let process = session.process();
         vm.session.replace(Some((plan.spec.machine, session)));
@@ -331,18 +345,27 @@ fn hotpluggable(machine: MachineType, device: &str) -> Result<(), Error> {
     }
 }
 
-/// The VMM of this plan among the members of its cgroup: started, but never recorded.
-async fn member(plan: &LaunchPlan) -> Result<Option<Held>, Error> {
-    let name = name_of(plan.spec.uid);
+/// Runs what blocks beside everything else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// The member of a cgroup that has this argument: started, and perhaps never recorded.
+async fn member(cgroup: &Cgroup, argument: &str) -> Result<Option<Held>, Error> {
     for _ in 0..BECOMING_LIMIT {
-        let members = cgroup::members(&plan.spec.cgroup)?;
+        let members = cgroup::members(cgroup)?;
         for pid in &members {
-            if !is_named(*pid, &name) {
+            if !is_named(*pid, argument) {
                 continue;
             }
             let held = Held::child(*pid);
             // It may have ended just now; whose pid it is was checked while it was held.
-            if let Some(held) = held.ok().filter(|_| is_named(*pid, &name)) {
+            if let Some(held) = held.ok().filter(|_| is_named(*pid, argument)) {
                 return Ok(Some(held));
             }
         }

@@ -1,8 +1,8 @@
 //! One QEMU process that lives or has lived: its watch, and the conversation with it.
 //!
 //! The watch owns the process: it keeps the conversation open, notes why the guest went down,
-//! takes the exit status and keeps the logs small. Everybody else looks at levels: is there a
-//! conversation, has it ended.
+//! takes the exit status and keeps the logs small; what carries the channel ends with it, and it
+//! with that. Everybody else looks at levels: is there a conversation, has it ended.
 
 use crate::{
     console,
@@ -10,7 +10,10 @@ use crate::{
     layout::Layout,
     port::{Exit, ExitHow, LaunchPlan},
     process::{Held, Status},
-    qemu::qmp::{Event, Qmp},
+    qemu::{
+        backend::Carrier,
+        qmp::{Event, Qmp},
+    },
 };
 use qapi::qmp::{DEVICE_DELETED, QmpCommand, SHUTDOWN, ShutdownCause};
 use runtime_core::{hypervisor::Accelerator, ids::HostProcess, kit};
@@ -60,8 +63,8 @@ struct Released {
 }
 
 impl Session {
-    /// Begins to watch a live process.
-    pub fn begin(plan: &LaunchPlan, held: Held) -> Self {
+    /// Begins to watch a live process, and what carries its channel.
+    pub fn begin(plan: &LaunchPlan, held: Held, carrier: Carrier) -> Self {
         let held = Rc::new(held);
         let (send_qmp, qmp) = watch::channel(None);
         let (send_exit, exit) = watch::channel(None);
@@ -80,6 +83,7 @@ impl Session {
             qmp: send_qmp,
             released: session.released.clone(),
             shutdown: None,
+            channel: Channel::Carried(carrier),
         };
         kit::detach(async move {
             let exit = watch.run().await;
@@ -89,9 +93,11 @@ impl Session {
         session
     }
 
-    /// A VMM that was gone before anyone looked; what it left in its logs is still there.
-    pub async fn vanished(plan: &LaunchPlan) -> Self {
+    /// A VMM that was gone before anyone looked; what it left in its logs is still there, and so may
+    /// be what carried its channel: that ends now.
+    pub async fn vanished(plan: &LaunchPlan, carrier: Carrier) -> Self {
         let layout = Layout::of(&plan.spec);
+        carrier.end(&layout).await;
         let exit = last_words(&layout, ExitHow::Unknown).await;
         Self {
             layout,
@@ -228,6 +234,22 @@ struct Watch {
     qmp: watch::Sender<Option<Qmp>>,
     released: Rc<Released>,
     shutdown: Option<ShutdownCause>,
+    channel: Channel,
+}
+
+enum Channel {
+    Carried(Carrier),
+    /// The VMM is being killed for it.
+    Lost(Carrier),
+}
+
+impl Channel {
+    async fn lost(&self) {
+        match self {
+            Self::Carried(carrier) => carrier.lost().await,
+            Self::Lost(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Watch {
@@ -242,7 +264,8 @@ impl Watch {
                 // A watch that fails has lost the reactor: the daemon is going down.
                 _ = held.ended() => break,
                 // The driver forgot the VM: its conversation is free for another.
-                () = self.qmp.closed() => break,
+                () = self.qmp.closed() => return last_words(&self.layout, ExitHow::Unknown).await,
+                () = self.channel.lost() => self.channel_lost(),
                 news = next(&self.layout, self.answer_limit, &mut events) => self.note(news),
                 _ = logs.tick() => keep_small(&self.layout).await,
             }
@@ -256,8 +279,24 @@ impl Watch {
             // What it said before it ended has arrived, or never will.
             let _ = timeout(LAST_WORDS_LIMIT, rest).await;
         }
-        let how = how(self.shutdown, held.reap());
+        let status = held.reap();
+        let (how, carrier) = match &self.channel {
+            Channel::Carried(carrier) => (how(self.shutdown, status), carrier),
+            Channel::Lost(carrier) => (ExitHow::ChannelLost, carrier),
+        };
+        carrier.end(&self.layout).await;
         last_words(&self.layout, how).await
+    }
+
+    /// The guest runs, and nobody can talk to it any more.
+    fn channel_lost(&mut self) {
+        if let Channel::Carried(carrier) = &self.channel {
+            self.channel = Channel::Lost(carrier.clone());
+        }
+        if let Err(error) = self.held.kill() {
+            // Whoever stops the VM is told.
+            tracing::warn!(%error, "cannot kill a vmm that lost its channel");
+        }
     }
 
     fn note(&mut self, news: News) {
@@ -327,7 +366,16 @@ fn how(shutdown: Option<ShutdownCause>, status: Status) -> ExitHow {
 }
 
 async fn last_words(layout: &Layout, how: ExitHow) -> Exit {
-    let (console, stderr) = (layout.console(), layout.stderr());
+    let stderr = match how {
+        ExitHow::ChannelLost => layout.vsock_log(),
+        ExitHow::PoweredOff
+        | ExitHow::Reset
+        | ExitHow::Panicked
+        | ExitHow::Code(_)
+        | ExitHow::Signal(_)
+        | ExitHow::Unknown => layout.stderr(),
+    };
+    let console = layout.console();
     let read = move || (console::tail(&console), console::tail(&stderr));
     let (console, stderr) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
     Exit {
@@ -338,7 +386,7 @@ async fn last_words(layout: &Layout, how: ExitHow) -> Exit {
 }
 
 async fn keep_small(layout: &Layout) {
-    let logs = [layout.console(), layout.stderr()];
+    let logs = layout.logs();
     let cut = move || logs.iter().try_for_each(|log| console::keep_small(log));
     if let Ok(Err(error)) = tokio::task::spawn_blocking(cut).await {
         tracing::warn!(%error, "cannot keep a log small");

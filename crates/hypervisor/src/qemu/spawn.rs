@@ -1,28 +1,23 @@
-//! Starting a VMM so that it outlives the daemon and is never lost: inside its cgroup before it
-//! is itself, in its own session, with nothing inherited but what it was given.
+//! Starting a VMM, and what carries its channel, so that they outlive the daemon and are never lost:
+//! each inside its cgroup before it is itself, in its own session, with nothing inherited but what
+//! it was given.
 
 use crate::{
     error::Error,
     qemu::{
         block::Backing,
         cgroup,
-        command_line::{Firmware, Found, SerialFds, check, command_line},
+        command_line::{Firmware, Found, SerialFds, command_line},
     },
 };
 use crate::{error::InvalidSpec, layout::Layout, port::LaunchPlan};
+use proc::berth::{self, Berth};
 use runtime_core::hypervisor::{BlockSpec, ChannelKind};
-use rustix::{
-    fs::Mode,
-    io::FdFlags,
-    process::{Resource, Rlimit, setrlimit, setsid, umask},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
-};
 use std::{
     fs::{self, File, OpenOptions},
-    io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{fs::FileTypeExt, fs::OpenOptionsExt, net::UnixListener, process::CommandExt},
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::FileTypeExt, fs::OpenOptionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -35,103 +30,77 @@ const LOG_MODE: u32 = 0o600;
 ///
 /// # Errors
 /// Nothing was started, and the sockets made for it are gone again.
-pub fn spawn(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u32, Error> {
-    check(plan).map_err(Error::Spec)?;
+pub fn vmm(plan: &LaunchPlan, binary: &Path, firmware: &Firmware) -> Result<u32, Error> {
     let spec = &plan.spec;
     let layout = Layout::of(spec);
     let cgroup = cgroup::open(&spec.cgroup)?;
     let netns = spec.netns.as_deref().map(open_netns).transpose()?;
     let backings = spec.blocks.iter().map(backing).collect::<Result<_, _>>()?;
-    let stderr = log(&layout.stderr())?;
     // Made by us with our mode, so that a console can be read before its first byte.
     log(&layout.console())?;
+    let mut command = command(binary, layout.folder(), &layout.stderr())?;
     let sockets = Sockets::make(plan)?;
     let found = sockets.found(backings);
-    let args = command_line(plan, firmware, &found).map_err(Error::Spec)?;
-    let mut command = Command::new(binary);
-    command
-        .args(args)
-        .env_clear()
-        .current_dir(layout.folder())
-        .stdin(Stdio::null())
-        .stdout(clone(&stderr, &layout.stderr())?)
-        .stderr(stderr);
-    let made = sockets.paths.clone();
-    let child = Child {
+    command.args(command_line(plan, firmware, &found).map_err(Error::Spec)?);
+    let berth = Berth {
         cgroup,
         netns,
         inherited: sockets.listening,
     };
-    arrange(&mut command, child);
+    let started = start(command, berth);
+    if started.is_err() {
+        forget(&sockets.paths);
+    }
+    started
+}
+
+/// Starts what carries a hybrid vsock for the guest with this context id; its pid.
+///
+/// # Errors
+/// Nothing was started.
+pub fn backend(plan: &LaunchPlan, binary: &Path, cid: u32) -> Result<u32, Error> {
+    let layout = Layout::of(&plan.spec);
+    let cgroup = match &plan.spec.channel {
+        ChannelKind::HybridVsock { backend, .. } => cgroup::open(backend)?,
+        ChannelKind::Serial | ChannelKind::Vsock { .. } => Vec::new(),
+    };
+    let mut command = command(binary, layout.folder(), &layout.vsock_log())?;
+    let (vmm, hosts) = (layout.vsock_backend(), layout.vsock());
+    command
+        .args(["--guest-cid", &cid.to_string()])
+        .arg("--socket")
+        .arg(&vmm)
+        .arg("--uds-path")
+        .arg(&hosts);
+    // Left over from an earlier VM of this sandbox: one that exists is one that is listened on.
+    forget(&[vmm, hosts]);
+    let berth = Berth {
+        cgroup,
+        ..Berth::default()
+    };
+    start(command, berth)
+}
+
+/// A program of a sandbox: what it says goes to `log`, and it knows nothing of our environment.
+fn command(binary: &Path, folder: &Path, log_path: &Path) -> Result<Command, Error> {
+    let stderr = log(log_path)?;
+    let mut command = Command::new(binary);
+    command
+        .env_clear()
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(clone(&stderr, log_path)?)
+        .stderr(stderr);
+    Ok(command)
+}
+
+fn start(mut command: Command, berth: Berth) -> Result<u32, Error> {
+    berth::arrange(&mut command, berth);
     let spawned = command.spawn().map_err(|source| Error::Spawn {
-        binary: binary.to_owned(),
+        binary: command.get_program().into(),
         source,
     });
-    if spawned.is_err() {
-        forget(&made);
-    }
     spawned.map(|child| child.id())
-}
-
-/// What the child does between fork and exec.
-struct Child {
-    cgroup: Vec<File>,
-    netns: Option<File>,
-    inherited: Vec<OwnedFd>,
-}
-
-impl Child {
-    /// Async-signal-safe: system calls only, no memory is allocated.
-    fn become_a_vmm(&self) -> io::Result<()> {
-        // First of all: from here on whoever reads the record finds us.
-        for hierarchy in &self.cgroup {
-            rustix::io::write(hierarchy, b"0")?;
-        }
-        setsid()?;
-        umask(Mode::RWXG | Mode::RWXO);
-        nix::sys::signal::SigSet::empty().thread_set_mask()?;
-        // A core file would hold the guest's memory.
-        let none = Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        };
-        setrlimit(Resource::Core, none)?;
-        if let Some(netns) = &self.netns {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-        }
-        close_the_rest_on_exec();
-        for fd in &self.inherited {
-            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
-        }
-        Ok(())
-    }
-}
-
-/// Marks every descriptor but stdio as closed on exec: ours are already, a library's may not be.
-/// A kernel before 5.11 does not know how, and then ours have to do.
-#[allow(unsafe_code)]
-fn close_the_rest_on_exec() {
-    const FIRST_AFTER_STDIO: libc::c_uint = 3;
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
-    // SAFETY: the call takes three integers and touches no memory; it closes nothing now, so no
-    // descriptor that is in use becomes invalid.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            FIRST_AFTER_STDIO,
-            libc::c_uint::MAX,
-            CLOSE_RANGE_CLOEXEC,
-        );
-    }
-}
-
-#[allow(unsafe_code)]
-fn arrange(command: &mut Command, child: Child) {
-    // SAFETY: the closure runs in a forked child of a process with threads; it makes system calls
-    // on descriptors it owns, and neither allocates, locks nor panics.
-    unsafe {
-        command.pre_exec(move || child.become_a_vmm());
-    }
 }
 
 /// The sockets that a VMM listens on, made before it: so they can be connected to at once.
@@ -186,7 +155,7 @@ fn listen(path: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Best effort: what remains is in the sandbox's folder, which is removed as a whole.
-fn forget(paths: &[PathBuf]) {
+pub fn forget(paths: &[PathBuf]) {
     for path in paths {
         let _ = fs::remove_file(path);
     }

@@ -207,6 +207,8 @@ pub(super) fn exit_text(exit: &VmExit) -> String {
             format!("its vmm died ({status})")
         }
         VmExit::Crashed { status, stderr } => format!("its vmm died ({status}): {stderr}"),
+        VmExit::ChannelLost { said } if said.is_empty() => "its vsock backend died".to_owned(),
+        VmExit::ChannelLost { said } => format!("its vsock backend died: {said}"),
         VmExit::HostRestarted => "the host was restarted".to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 //! Stories of the guest itself: what can only be proven inside one.
 
 use crate::{
-    e2e::world::{BOOT_LIMIT, SOON, World},
+    e2e::world::{BOOT_LIMIT, Outcome, SOON, World},
     image,
 };
 use anyhow::{Context, Result, ensure};
@@ -9,20 +9,8 @@ use std::{fs, path::Path};
 
 /// AF_VSOCK is on no host that we can count on; in a guest its loopback is.
 pub fn the_vsock_driver_keeps_the_channels_contract(world: &World<'_>) -> Result<()> {
-    let bundle = world.bundle(&["/bin/vsock_contract"])?;
-    let contract = &world.fixtures().vsock_contract;
-    let rootfs = bundle.join("rootfs");
-    put(contract, &rootfs.join("bin/vsock_contract"))?;
-    for library in image::libraries(contract)? {
-        let inside = library.strip_prefix("/").unwrap_or(&library);
-        put(&library, &rootfs.join(inside))?;
-    }
-    let mut command = world.hutch(&["run", "--bundle"]);
-    command.arg(bundle).arg("contract");
+    let outcome = run_inside(world, &world.fixtures().examples.vsock_contract)?;
 
-    let outcome = world.run(&mut command, BOOT_LIMIT)?;
-
-    ensure!(outcome.code() == Some(0), "exit code: {outcome:?}");
     ensure!(
         outcome.stdout.matches(": kept").count() == 2,
         "both wires: {outcome:?}"
@@ -47,6 +35,32 @@ pub fn twenty_containers_exit_and_their_guest_lives(world: &World<'_>) -> Result
         );
     }
     super::lifecycle::succeeds(&house.finish(SOON)?)
+}
+
+/// What a process's output travels through where the channel is vsock.
+pub fn a_relay_keeps_every_byte_over_vsock(world: &World<'_>) -> Result<()> {
+    let outcome = run_inside(world, &world.fixtures().examples.vsock_stream)?;
+
+    ensure!(
+        outcome.stdout == "bytes and exit code: kept\nnobody listens: said\n",
+        "output: {outcome:?}"
+    );
+    Ok(())
+}
+
+fn run_inside(world: &World<'_>, program: &Path) -> Result<Outcome> {
+    let bundle = world.bundle(&["/bin/inside"])?;
+    let rootfs = bundle.join("rootfs");
+    put(program, &rootfs.join("bin/inside"))?;
+    for library in image::libraries(program)? {
+        let inside = library.strip_prefix("/").unwrap_or(&library);
+        put(&library, &rootfs.join(inside))?;
+    }
+    let mut command = world.hutch(&["run", "--bundle"]);
+    command.arg(bundle).arg("inside");
+    let outcome = world.run(&mut command, BOOT_LIMIT)?;
+    ensure!(outcome.code() == Some(0), "exit code: {outcome:?}");
+    Ok(outcome)
 }
 
 fn put(file: &Path, into: &Path) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The stories, by subject.
 
 mod again;
+mod channel;
 mod daemon;
 mod guest;
 mod lifecycle;
@@ -38,6 +39,7 @@ pub const ALL: &[Story] = stories![
     terminal::a_terminal_comes_back_from_sudden_ends,
     guest::twenty_containers_exit_and_their_guest_lives,
     guest::the_vsock_driver_keeps_the_channels_contract,
+    guest::a_relay_keeps_every_byte_over_vsock,
     lifecycle::a_container_goes_through_its_states_and_is_gone_at_the_end,
     lifecycle::of_two_creates_with_one_id_one_wins_and_the_other_says_so,
     lifecycle::a_daemon_killed_during_create_leaves_all_or_nothing,
@@ -51,6 +53,12 @@ pub const ALL: &[Story] = stories![
     daemon::a_crashed_agent_ends_its_container_with_a_reason,
     daemon::a_daemon_killed_as_its_vm_begins_orphans_nothing,
     daemon::a_killed_relay_takes_its_process_along,
+    channel::a_container_over_hybrid_vsock_has_output_exit_code_and_execs,
+    channel::a_killed_daemon_costs_no_byte_over_hybrid_vsock,
+    channel::a_killed_vsock_backend_ends_its_container_with_a_reason,
+    channel::a_vsock_backend_killed_while_no_daemon_lives_ends_its_container_too,
+    channel::a_daemon_killed_as_its_vsock_backend_begins_orphans_nothing,
+    channel::a_vsock_backend_that_does_not_start_is_said_and_leaves_nothing,
     again::a_create_whose_daemon_is_killed_ends_well,
     again::a_start_whose_daemon_is_killed_ends_well,
     again::an_exec_or_a_signal_whose_daemon_is_killed_is_done_once,

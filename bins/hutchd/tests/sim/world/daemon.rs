@@ -139,6 +139,7 @@ impl World {
             root: ROOT.into(),
             config: config(),
             accelerator: Accelerator::Tcg,
+            channel: self.channel,
         };
         let (entropy, agents, agents_life) = (self.dice.fork(), self.clone(), life.clone());
         Ports {

@@ -37,7 +37,8 @@ impl Guests {
     }
 }
 
-/// A VMM is a process of the premises, with a guest in it and a virtiofsd beside it.
+/// A VMM is a process of the premises, with a guest in it, and a virtiofsd and perhaps a vsock
+/// backend beside it.
 pub struct VmmGround {
     pub premises: FakePremises,
     pub guests: Guests,
@@ -50,6 +51,15 @@ impl VmmsGround for VmmGround {
         let process = spawned.map_err(io::Error::other)?;
         self.guests.of(plan.spec.uid).boot(BOOT);
         Ok(process)
+    }
+
+    fn spawn_backend(&self, cgroup: &Cgroup) -> io::Result<HostProcess> {
+        self.premises.spawn(cgroup).map_err(io::Error::other)
+    }
+
+    fn backend_ended(&self, uid: SandboxUid, process: HostProcess) {
+        self.premises.exit(process);
+        self.guests.of(uid).cut();
     }
 
     fn ended(&self, uid: SandboxUid, process: HostProcess) {

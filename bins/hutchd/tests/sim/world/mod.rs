@@ -1,7 +1,7 @@
 //! A host in memory with everything that Hutch needs of one, and the production daemon on it.
 //!
 //! The fakes are joined: a VMM and a virtiofsd are processes of the premises in their recorded
-//! cgroups, clearing a cgroup kills them, a guest lives exactly as long as its VMM, a mount or a
+//! cgroups, as is what carries a channel, clearing a cgroup kills them, a guest lives exactly as long as its VMM, a mount or a
 //! namespace goes with its folder, and a reboot leaves nothing but the disk. Runs on one thread
 //! under tokio's paused clock; all chance comes from a seed.
 
@@ -24,6 +24,7 @@ use devices::{fake::FakeShares, plan::Nature};
 use dice::Dice;
 use fate::{Fates, Life};
 use host::fake::FakePremises;
+use hutchd::channel::Channel;
 use hypervisor::{
     fake::{FakeHost, FakeVmm},
     port::ExitHow,
@@ -80,6 +81,8 @@ pub struct World {
     pub vms: FakeHost,
     pub shares: FakeShares,
     pub namespaces: FakeNamespaces,
+    /// Of every guest here.
+    channel: Channel,
     guests: Guests,
     disk: RefCell<FakeDisk>,
     boots: Cell<u32>,
@@ -95,6 +98,8 @@ impl World {
     /// An empty host; nobody started a daemon yet. Within a runtime.
     pub fn new(seed: u64, weather: Weather) -> Rc<Self> {
         let (dice, log) = (Dice::new(seed), Log::new());
+        let channel = *dice.pick(&[Channel::Serial, Channel::Serial, Channel::HybridVsock]);
+        log.say(format_args!("channel: {}", channel.name()));
         let premises = FakePremises::new(ROOT.into());
         let guests = Guests::default();
         let shares = FakeShares::new(Rc::new(joints::ShareGround(premises.clone())));
@@ -118,6 +123,7 @@ impl World {
             vms,
             shares,
             namespaces,
+            channel,
             guests,
             disk: RefCell::default(),
             boots: Cell::new(1),
@@ -174,8 +180,18 @@ impl World {
     /// Somebody kills what serves a sandbox its files.
     pub fn kill_virtiofsd(&self, uid: SandboxUid) {
         let helpers = Cgroup(format!("/hutch/{uid}/helpers"));
+        let backend = self.vms.backend(uid);
         for process in self.premises.members(&helpers) {
-            self.premises.exit(process);
+            if Some(process) != backend {
+                self.premises.exit(process);
+            }
+        }
+    }
+
+    /// Somebody kills what carries the channel of a sandbox; of some nothing does.
+    pub fn kill_backend(&self, uid: SandboxUid) {
+        if let Some(backend) = self.vms.backend(uid) {
+            self.premises.exit(backend);
         }
     }
 
@@ -288,15 +304,17 @@ impl World {
         let has_mounts = self
             .premises
             .is_mounted(&record.spec.premises.folder.join("share"));
+        let carried = self.vms.backend(uid).is_some();
+        let is_carried = self.channel == Channel::HybridVsock;
         let lives = match (&record.phase, &record.vm) {
-            (Phase::Ready, Some(vm)) => vmms == [vm.vmm] && has_mounts,
-            (Phase::Stopped(_), _) => vmms.is_empty() && !has_mounts,
+            (Phase::Ready, Some(vm)) => vmms == [vm.vmm] && has_mounts && carried == is_carried,
+            (Phase::Stopped(_), _) => vmms.is_empty() && !has_mounts && !carried,
             (Phase::Creating | Phase::Stopping(_) | Phase::Ready, _) => false,
         };
         if !lives {
             let phase = &record.phase;
             self.violated(format_args!(
-                "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}"
+                "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}, carried: {carried}"
             ));
         }
     }

@@ -61,6 +61,11 @@ fn files() -> Vec<Row> {
             "[hypervisor]\naccelerator = \"warp\"\n",
             "line 2: unknown variant `warp`",
         ),
+        file!(
+            "a channel that nobody knows",
+            "[guest]\nchannel = \"pigeon\"\n",
+            "line 2: unknown variant `pigeon`",
+        ),
     ]
 }
 
@@ -102,6 +107,11 @@ fn values() -> Vec<Row> {
             "an initrd that is a folder",
             "[guest]\ninitrd = \"/etc\"\n",
             "guest.initrd: /etc is not a file",
+        ),
+        value!(
+            "a channel without what carries it",
+            "[guest]\nchannel = \"hybrid-vsock\"\n[hypervisor]\nvsock_backend = \"/nonexistent/v\"\n",
+            "hypervisor.vsock_backend: /nonexistent/v is not a file",
         ),
         value!(
             "a level that is none",
