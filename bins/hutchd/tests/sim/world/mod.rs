@@ -328,7 +328,9 @@ impl World {
         let agrees = match record.state {
             ContainerState::Creating => false,
             ContainerState::Created | ContainerState::Running => known,
-            ContainerState::Stopped(_) => known || !ready,
+            // A deletion that failed half way, and that nobody asked for again: the guest may have
+            // forgotten it already.
+            ContainerState::Stopped(_) => true,
         };
         if !agrees {
             let state = &record.state;
