@@ -1,7 +1,8 @@
 //! One suite for every driver of the port `Vmm`: what holds of the fake holds of QEMU.
 //!
-//! The fake always runs. QEMU runs with `HUTCH_GUEST_TESTS=1` and a guest kernel (an ELF vmlinux)
-//! at `$HUTCH_ASSETS/kernel`, vhost-device-vsock beside it; the guest is a busybox.
+//! The fake always runs. QEMU runs with `HUTCH_GUEST_TESTS=1`, a guest kernel (an ELF vmlinux) at
+//! `$HUTCH_GUEST_KERNEL` and vhost-device-vsock at `$HUTCH_GUEST_VSOCK_BACKEND`; the guest is a
+//! busybox.
 
 #![allow(clippy::unwrap_used)]
 
@@ -458,10 +459,8 @@ impl Stage for InMemory {
     }
 }
 
-fn assets() -> PathBuf {
-    std::env::var_os("HUTCH_ASSETS")
-        .expect("HUTCH_ASSETS")
-        .into()
+fn given(name: &str) -> PathBuf {
+    std::env::var_os(name).expect(name).into()
 }
 
 /// QEMU's stage: a folder, a cgroup, a real guest.
@@ -493,7 +492,7 @@ impl OnThisHost {
 impl Stage for OnThisHost {
     fn vmm(&self) -> Rc<dyn Vmm> {
         Rc::new(Qemu::new(QemuConfig {
-            vsock_backend: assets().join("vhost-device-vsock"),
+            vsock_backend: given("HUTCH_GUEST_VSOCK_BACKEND"),
             ..QemuConfig::default()
         }))
     }
@@ -503,7 +502,7 @@ impl Stage for OnThisHost {
     }
 
     fn plan(&self) -> LaunchPlan {
-        let kernel = assets().join("kernel");
+        let kernel = given("HUTCH_GUEST_KERNEL");
         let folder = self.folder.path().to_owned();
         let initrd = folder.join("initrd");
         plan(folder, kernel, initrd, self.cgroup.path.clone())

@@ -65,25 +65,28 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     Ok(side_by_side::tell(&chosen))
 }
 
-/// The tests of the agent, and of what speaks to it, with a guest that no daemon drives.
+/// Tests that need a guest, or what stands beside one, and that no daemon drives: of the agent, of what speaks to it, and
+/// the contracts that real drivers keep as their fakes do.
 pub fn guest_tests(workspace: &Workspace) -> Result<Counts> {
-    let assets = assets::ensure(workspace)?;
-    let mut sum = Counts::default();
-    for package in ["hutch-agent", "agent-client"] {
-        sum += test::cargo_tests(
-            workspace
-                .cargo()
-                .args(["test", "--package", package, "--all-features"])
-                .args(["--locked", "--no-fail-fast", "--test", "guest"])
-                // Each boots a machine; two at a time is what two cores carry.
-                .args(["--", "--test-threads=2"])
-                .env("HUTCH_GUEST_TESTS", "1")
-                .env("HUTCH_GUEST_KERNEL", assets.folder.join("vmlinux"))
-                .env("HUTCH_GUEST_INITRD", assets.folder.join("initrd.img"))
-                .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd")),
-        )?;
-    }
-    Ok(sum + engine::in_guest(workspace, &assets)?)
+    let assets = assets::ensure_for_stories(workspace)?;
+    let tests = |name: &str| {
+        let mut cargo = workspace.cargo();
+        cargo
+            .args(["test", "--workspace", "--all-features", "--locked"])
+            .args(["--no-fail-fast", "--test", name])
+            // Each boots a machine; two at a time is what two cores carry.
+            .args(["--", "--test-threads=2"])
+            .env("HUTCH_GUEST_TESTS", "1")
+            .env("HUTCH_GUEST_KERNEL", assets.folder.join("vmlinux"))
+            .env("HUTCH_GUEST_INITRD", assets.folder.join("initrd.img"))
+            .env("HUTCH_GUEST_VIRTIOFSD", assets.folder.join("virtiofsd"))
+            .env(
+                "HUTCH_GUEST_VSOCK_BACKEND",
+                assets.folder.join("vhost-device-vsock"),
+            );
+        test::cargo_tests(&mut cargo)
+    };
+    Ok(tests("guest")? + tests("contract")? + engine::in_guest(workspace, &assets)?)
 }
 
 /// Alone on this machine for as long as the answer is held, in namespaces of our own, and leaving nothing when interrupted.

@@ -5,10 +5,12 @@
 //!
 //! - `containers`: create, start, remove.
 //! - `processes`: exec, signals, waiting, stdio.
+//! - `streams`: which stream carries which process.
 //! - `wish`: what the host may ask for.
 
 mod containers;
 mod processes;
+mod streams;
 mod wish;
 
 pub use wish::{Io, NewContainer, NewExec, SignalTo};
@@ -31,6 +33,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
+use streams::Streams;
 use tokio::sync::{RwLock, watch};
 
 pub struct Agent {
@@ -38,6 +41,7 @@ pub struct Agent {
     reactor: Arc<Reactor>,
     vsock_peer: VsockPeer,
     state: Mutex<State>,
+    streams: Streams,
     /// Counts changes of the table.
     changes: watch::Sender<u64>,
     /// Numbers the folders of containers.
@@ -101,6 +105,7 @@ impl Agent {
             reactor,
             vsock_peer: options.vsock_peer,
             state: Mutex::default(),
+            streams: Streams::default(),
             changes: watch::Sender::new(0),
             folders: AtomicU64::new(0),
             mounts: Mounts::default(),

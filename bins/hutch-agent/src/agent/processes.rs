@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     exits::Exit,
     id::{Id, Name, Which},
-    stdio::{self, Carrier, Kill, Output, Prepared, Pulled, Terminal, Wire},
+    stdio::{self, Carrier, Endpoint, Kill, Output, Prepared, Pulled, Terminal, Wire},
     table::{Denied, State as ProcessState},
 };
 use std::{fs, os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -20,7 +20,7 @@ const DRAIN: usize = 4096;
 
 /// Who will be at the agent's end of a process's stdio.
 pub(super) enum Waiting {
-    Stream(Prepared, Wire),
+    Stream(Endpoint, Prepared, Wire),
     Pulled(Prepared),
     /// A terminal must be read even if nobody looks, or its process hangs.
     Drained(Prepared),
@@ -84,9 +84,10 @@ impl Agent {
     ) -> Result<(ProcessIo, Waiting), Error> {
         match (io, terminal) {
             (Io::Stream(endpoint), _) => {
-                let wire = Wire::open(endpoint, self.vsock_peer, &self.reactor).await?;
+                self.streams.free(&endpoint).await;
+                let wire = Wire::open(&endpoint, self.vsock_peer, &self.reactor).await?;
                 let (far, prepared) = stdio::prepare(terminal)?;
-                Ok((far, Waiting::Stream(prepared, wire)))
+                Ok((far, Waiting::Stream(endpoint, prepared, wire)))
             }
             (Io::Pulled, _) => {
                 let (far, prepared) = stdio::prepare(terminal)?;
@@ -129,9 +130,9 @@ impl Agent {
         exit: &watch::Sender<Option<u32>>,
     ) -> Result<Option<Arc<Pulled>>, Error> {
         match waiting {
-            Waiting::Stream(prepared, wire) => {
+            Waiting::Stream(endpoint, prepared, wire) => {
                 let carrier = Carrier::new(prepared.near(console)?, wire, self.killer(name));
-                self.carry(name.clone(), carrier, exit.subscribe());
+                self.carry(name.clone(), endpoint, carrier, exit.subscribe());
                 Ok(None)
             }
             Waiting::Pulled(prepared) => {
@@ -147,7 +148,13 @@ impl Agent {
         }
     }
 
-    fn carry(&self, name: Name, carrier: Carrier, exit: watch::Receiver<Option<u32>>) {
+    fn carry(
+        &self,
+        name: Name,
+        endpoint: Endpoint,
+        carrier: Carrier,
+        exit: watch::Receiver<Option<u32>>,
+    ) {
         let stop = {
             let state = self.state();
             let place = state.places.get(&name.container);
@@ -156,7 +163,7 @@ impl Agent {
                 .stop
                 .subscribe()
         };
-        tokio::spawn(async move {
+        self.streams.carry(endpoint, exit.clone(), async move {
             if let Err(error) = carrier.carry(exit, stop).await {
                 crate::error!("stdio of {name}: {error}");
             }

@@ -11,7 +11,7 @@ use tokio::select;
 use tokio_vsock::{VsockListener, VsockStream};
 
 /// Where the host wants the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {
     /// Name of a virtio-serial port.
     Serial(String),
@@ -67,17 +67,17 @@ impl Wire {
     /// # Errors
     /// The endpoint is not there, or taken.
     pub async fn open(
-        endpoint: Endpoint,
+        endpoint: &Endpoint,
         peer: VsockPeer,
         reactor: &Arc<Reactor>,
     ) -> Result<Self, Error> {
         match endpoint {
             Endpoint::Serial(name) => {
-                let port = ports::open(&name, reactor).await?;
+                let port = ports::open(name, reactor).await?;
                 Ok(Self::Serial(Flow::new(port)))
             }
             Endpoint::Vsock(port) => Ok(Self::Vsock {
-                listener: vsock::listen(port)?,
+                listener: vsock::listen(*port)?,
                 peer,
                 reactor: reactor.clone(),
                 flow: None,

@@ -23,9 +23,8 @@ pub fn a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory(
     world: &World<'_>,
 ) -> Result<()> {
     const MIBS: u64 = 1024;
-    super::lifecycle::succeeds(&world.verb(&["list"])?)?;
-    let daemon_before = peak_kib(world.daemon()?)?;
-    let mut run = world.hutch_run("flood", "exec cat")?;
+    const UP: &[u8] = b"up\n";
+    let mut run = world.hutch_run("flood", "echo up; exec cat")?;
     let mut run = Ended(
         run.stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -35,6 +34,10 @@ pub fn a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory(
     let pid = Pid::from_raw(run.0.id().cast_signed());
     let stdin = run.0.stdin.take().context("stdin is piped")?;
     let mut stdout = run.0.stdout.take().context("stdout is piped")?;
+    let mut up = [0; UP.len()];
+    stdout.read_exact(&mut up).context("read that it is up")?;
+    ensure!(up == UP, "it printed {up:?}");
+    let daemon_before = peak_kib(world.daemon()?)?;
 
     let written = thread::spawn(move || write_noise(stdin, MIBS));
     let read = thread::spawn(move || -> Result<_> {
