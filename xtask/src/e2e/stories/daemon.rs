@@ -20,7 +20,7 @@ use std::{fs, time::Instant};
 const VM_LOST: i32 = 255;
 
 pub fn a_killed_daemon_costs_no_output_and_no_exit_code(world: &World<'_>) -> Result<()> {
-    const COUNT: u32 = 200;
+    const COUNT: u32 = 60;
     let script =
         format!("i=0; while [ $i -lt {COUNT} ]; do echo $i; i=$((i+1)); sleep 0.02; done; exit 3");
     let counter = world.start(&mut world.hutch_run("counter", &script)?)?;
