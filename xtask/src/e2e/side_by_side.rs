@@ -7,19 +7,23 @@ use super::{
     cgroups::Subtree,
     leave_nothing_on_signals,
     stories::{self, Story},
+    world::Running,
 };
 use crate::{counts::Counts, workspace::Workspace};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::{
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// A guest that boots keeps one processor busy, and most of a story is waiting; more would make boots slow.
 const AT_ONCE: usize = 2;
+
+/// Every wait within a story has a limit of its own, and together they are shorter: what takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// A story as it is asked of a process of its own.
 #[derive(Args)]
@@ -82,20 +86,20 @@ pub fn clear_interrupted() -> Result<()> {
 
 fn tell_one(story: &Story, worker: usize) -> Result<()> {
     let subtree = Subtree::make(&subtree_name(worker))?;
-    let output = Command::new(std::env::current_exe().context("find xtask")?)
+    let mut command = Command::new(std::env::current_exe().context("find xtask")?);
+    command
         .args(["e2e-story", "--cgroup", subtree.name()])
-        .arg(story.name)
-        .stdin(Stdio::null())
-        .output()
-        .context("start the story")?;
-    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        .arg(story.name);
+    let outcome = Running::start(&mut command).and_then(|running| running.finish(LIMIT));
+    // Whatever it did not end itself ends with it.
     subtree.clear()?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let outcome = outcome?;
+    eprint!("{}", outcome.stderr);
     ensure!(
-        output.status.success(),
+        outcome.status.success(),
         "{}",
-        match said.trim_end() {
-            "" => format!("it said nothing, and ended with {}", output.status),
+        match outcome.stdout.trim_end() {
+            "" => format!("it said nothing, and ended with {}", outcome.status),
             said => said.to_owned(),
         }
     );

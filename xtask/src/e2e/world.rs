@@ -221,7 +221,7 @@ pub struct Running {
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
+    pub fn start(command: &mut Command) -> Result<Self> {
         let line = command::line(command);
         let mut child = command
             .stdin(Stdio::piped())
