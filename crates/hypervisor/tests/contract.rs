@@ -19,6 +19,10 @@ use runtime_core::{
     ids::{HostProcess, SandboxUid},
     premises::Cgroup,
 };
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use std::{fs, path::PathBuf, rc::Rc, time::Duration};
 use support::{TestCgroup, write_initrd, write_mute_vmm};
 use tokio::{
@@ -30,6 +34,12 @@ use tokio::{
 
 /// A guest under emulation on a loaded machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(120);
+
+/// A killed process gives its memory back first.
+const DEATH_LIMIT: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
 
 /// A story boots at most one guest.
 const STORY_LIMIT: Duration = Duration::from_secs(180);
@@ -569,10 +579,15 @@ impl Stage for OnThisHost {
     }
 }
 
+/// kill -9; they are dead when it returns, reaped or not.
 fn kill_all(pids: Vec<i32>) {
     for pid in pids {
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let pid = Pid::from_raw(pid).unwrap();
+        let held = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        pidfd_send_signal(&held, Signal::KILL).unwrap();
+        // A pidfd is readable when its process has ended. pidfd_open(2).
+        let mut ended = [PollFd::new(&held, PollFlags::IN)];
+        assert_eq!(poll(&mut ended, Some(&DEATH_LIMIT)), Ok(1));
     }
 }
 
