@@ -19,17 +19,24 @@ use std::{
 
 const KIND: &str = "dependencies";
 /// Goes up with every change of what is kept.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// Every change of a manifest makes an entry, of about a gigabyte.
 const KEPT: usize = 2;
 /// Of a profile's folder, what has one entry per crate; the rest is ours, or made by it.
-const PARTS: &[&str] = &[".fingerprint", "build", "deps"];
+const PARTS: &[&str] = &[".fingerprint", "build", RESULTS];
+const RESULTS: &str = "deps";
 /// Says which entry a target folder was filled from.
 const MARK: &str = "dependencies-from";
 
 /// Fills a target folder that was not filled yet with what the cache has: what was made of the same manifests, or else
-/// the newest.
-pub fn lend(workspace: &Workspace) -> Result<()> {
+/// the newest. What cannot be taken is compiled.
+pub fn lend(workspace: &Workspace) {
+    if let Err(error) = fill(workspace) {
+        eprintln!("the dependencies are not taken from the cache: {error:#}");
+    }
+}
+
+fn fill(workspace: &Workspace) -> Result<()> {
     let (cache, target) = (Cache::open()?, workspace.target());
     let mark = target.join(MARK);
     if mark.exists() {
@@ -50,11 +57,12 @@ pub fn lend(workspace: &Workspace) -> Result<()> {
 pub fn keep(workspace: &Workspace) -> Result<()> {
     let cache = Cache::open()?;
     cache.obtain(KIND, &key(workspace)?, |site| {
-        let ours = ours(workspace)?;
+        let ours = Ours::of(workspace)?;
         for profile in profiles(&workspace.target()) {
             for part in PARTS {
                 let from = workspace.target().join(&profile).join(part);
-                keep_part(&from, &site.out.join(&profile).join(part), &ours)?;
+                let to = site.out.join(&profile).join(part);
+                keep_part(part, &from, &to, &ours)?;
             }
         }
         Ok(())
@@ -81,41 +89,69 @@ fn profiles(target: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn keep_part(from: &Path, to: &Path, ours: &BTreeSet<String>) -> Result<()> {
+fn keep_part(part: &str, from: &Path, to: &Path, ours: &Ours) -> Result<()> {
     let theirs = fs::read_dir(from)
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| !ours.contains(crate_of(&entry.file_name().to_string_lossy())));
+        .filter(|entry| !ours.made(part, &entry.file_name().to_string_lossy()));
     for entry in theirs {
         copy(&entry.path(), &to.join(entry.file_name()))?;
     }
     Ok(())
 }
 
-/// cargo's names end in a hash, before the extension; libraries have a prefix.
-fn crate_of(name: &str) -> &str {
-    let stem = name.split('.').next().unwrap_or(name);
-    let stem = stem.strip_prefix("lib").unwrap_or(stem);
-    stem.rsplit_once('-').map_or(stem, |(name, _)| name)
+/// Names of what is built of our packages, in both spellings. Others may have a library of the name that a test of ours
+/// has.
+struct Ours {
+    /// Packages and libraries.
+    libraries: BTreeSet<String>,
+    /// Programs, tests and examples.
+    programs: BTreeSet<String>,
 }
 
-/// The names of our packages and of all that is built of them, in both spellings.
-fn ours(workspace: &Workspace) -> Result<BTreeSet<String>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
-    let metadata: Value =
-        serde_json::from_str(&command::read(&mut cargo)?).context("read cargo's metadata")?;
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut names = BTreeSet::new();
-    for package in list(&metadata["packages"]) {
-        let targets = list(&package["targets"]);
-        let named = targets.iter().chain([&package]);
-        for name in named.filter_map(|named| named["name"].as_str()) {
-            names.extend([name.to_owned(), name.replace('-', "_")]);
+impl Ours {
+    fn of(workspace: &Workspace) -> Result<Self> {
+        let mut cargo = workspace.cargo();
+        cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
+        let metadata: Value =
+            serde_json::from_str(&command::read(&mut cargo)?).context("read cargo's metadata")?;
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let name = |named: &Value| {
+            let name = named["name"].as_str().unwrap_or_default().to_owned();
+            [name.replace('-', "_"), name]
+        };
+        let mut ours = Self {
+            libraries: BTreeSet::new(),
+            programs: BTreeSet::new(),
+        };
+        for package in list(&metadata["packages"]) {
+            ours.libraries.extend(name(&package));
+            for target in list(&package["targets"]) {
+                let is_library = list(&target["kind"]).iter().any(|kind| kind == "lib");
+                match is_library {
+                    true => ours.libraries.extend(name(&target)),
+                    false => ours.programs.extend(name(&target)),
+                }
+            }
+        }
+        Ok(ours)
+    }
+
+    /// cargo's names end in a hash, before the extension. Results have a prefix where they are libraries and no
+    /// extension where they are programs; elsewhere folders are called as packages.
+    fn made(&self, part: &str, name: &str) -> bool {
+        let (stem, extension) = name.split_once('.').unwrap_or((name, ""));
+        let named = stem.rsplit_once('-').map_or(stem, |(named, _)| named);
+        match (part, extension) {
+            (RESULTS, "") => self.programs.contains(named),
+            (RESULTS, "d") => self.libraries.contains(named) || self.programs.contains(named),
+            (RESULTS, _) => self
+                .libraries
+                .contains(named.strip_prefix("lib").unwrap_or(named)),
+            _ => self.libraries.contains(named),
         }
     }
-    Ok(names)
 }
 
 /// Times stay, since cargo compares them; what is there is replaced and not written into, since it may be in use.
@@ -160,15 +196,35 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
 
+    fn ours() -> Ours {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Ours {
+            libraries: names(&["runtime-core", "runtime_core"]),
+            programs: names(&["contract", "log"]),
+        }
+    }
+
     #[test]
-    fn a_crates_name_is_read_off_what_cargo_made_of_it() {
-        for (name, expected) in [
-            ("libserde_json-0123456789abcdef.rlib", "serde_json"),
-            ("serde_json-0123456789abcdef.d", "serde_json"),
-            ("serde-json-0123456789abcdef", "serde-json"),
-            ("hutch-agent-0123456789abcdef", "hutch-agent"),
+    fn what_cargo_made_of_ours_is_told_from_what_it_made_of_others() {
+        let ours = ours();
+
+        for (part, made) in [
+            (RESULTS, "libruntime_core-01.rlib"),
+            (RESULTS, "runtime_core-01.d"),
+            (RESULTS, "contract-03"),
+            (RESULTS, "log-04"),
+            (".fingerprint", "runtime-core-01"),
         ] {
-            assert_eq!(crate_of(name), expected, "{name}");
+            assert!(ours.made(part, made), "{part}/{made}");
+        }
+        for (part, theirs) in [
+            (RESULTS, "libserde-01.rlib"),
+            (RESULTS, "serde-01.d"),
+            (RESULTS, "liblog-02.rmeta"),
+            (".fingerprint", "log-02"),
+            ("build", "serde-02"),
+        ] {
+            assert!(!ours.made(part, theirs), "{part}/{theirs}");
         }
     }
 
@@ -181,11 +237,11 @@ mod tests {
         for name in ["libserde-01.rlib", "libruntime_core-02.rlib", "contract-03"] {
             fs::write(deps.join(name), name).unwrap();
         }
-        let ours = ours(&Workspace::find()).unwrap();
+        let ours = Ours::of(&Workspace::find()).unwrap();
         let kept = scratch.path().join("kept");
 
         let profiles = profiles(scratch.path());
-        keep_part(&deps, &kept, &ours).unwrap();
+        keep_part(RESULTS, &deps, &kept, &ours).unwrap();
 
         assert_eq!(profiles, [Path::new("x86/release")]);
         let names: Vec<_> = fs::read_dir(&kept)
