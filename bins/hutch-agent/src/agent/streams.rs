@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::{select, sync::watch};
 
-/// Entries are as many as the host has streams: 128 ports at most.
+/// Entries of streams that closed go when the next one opens.
 #[derive(Default)]
 pub(super) struct Streams(Mutex<BTreeMap<Endpoint, Carried>>);
 
@@ -33,7 +33,11 @@ impl Streams {
     ) {
         let (hold, mut held) = watch::channel(());
         let (opened, open) = watch::channel(());
-        self.all().insert(endpoint, Carried { exit, hold, open });
+        let mut all = self.all();
+        // One whose other end is gone has closed.
+        all.retain(|_, carried| carried.open.has_changed().is_ok());
+        all.insert(endpoint, Carried { exit, hold, open });
+        drop(all);
         tokio::spawn(async move {
             select! {
                 biased;
@@ -117,7 +121,9 @@ mod tests {
         let (streams, exit) = (Streams::default(), watch::Sender::new(Some(0)));
         streams.carry(port(), exit.subscribe(), async {});
         tokio::task::yield_now().await;
+        streams.carry(Endpoint::Vsock(7), exit.subscribe(), pending());
 
+        assert_eq!(streams.all().len(), 1, "what closed is forgotten");
         streams.free(&port()).await;
     }
 }
