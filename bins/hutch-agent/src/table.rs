@@ -12,6 +12,7 @@
 //! Invariants:
 //! - An exit of ours is in `exits` from the moment it is known until the host has recorded it,
 //!   whatever becomes of its container. An exit of a stock host waits in its process.
+//! - So is a kill for want of memory in a container of ours.
 //! - Processes that live and exits that are kept are bounded together: there is always room for
 //!   the exit of what was let in.
 
@@ -159,6 +160,17 @@ impl Table {
             Host::Stock => {}
         }
         Some(name)
+    }
+
+    /// The kernel killed so many more processes of a container for want of memory. A stock host
+    /// hears of that by another way.
+    pub fn killed(&mut self, container: &Id, count: u64, at_ms: u64) {
+        match self.processes.get(&Name::init(container.clone())) {
+            Some(init) if init.host == Host::Ours => {
+                self.exits.killed(container.clone(), count, at_ms);
+            }
+            Some(_) | None => {}
+        }
     }
 
     /// Whose child that is, while it lives.

@@ -2,14 +2,13 @@
 
 use super::{
     Agent, Goods, Place, blocking, denied, engine_failed,
-    wish::{NewContainer, terminal_of_config},
+    wish::{Made, NewContainer, terminal_of_config},
 };
 use crate::{
     engine::{CreatePlan, Created, ProcessIo},
     error::Error,
     guest::{loopback, storage::Wanted},
     id::{Id, Name},
-    oom,
     rootfs::{self, Rootfs, Source},
     table::{Denied, State as ProcessState},
 };
@@ -33,11 +32,11 @@ struct Plot {
 }
 
 impl Agent {
-    /// Makes a container whose init waits for its start; gives the pid.
+    /// Makes a container whose init waits for its start.
     ///
     /// # Errors
     /// Whatever it could not be given; nothing of it is left then.
-    pub async fn create(self: Arc<Self>, wish: NewContainer) -> Result<u32, Error> {
+    pub async fn create(self: Arc<Self>, wish: NewContainer) -> Result<Made, Error> {
         let name = Name::init(wish.id.clone());
         let place = Place::new();
         let busy = place.busy.clone().write_owned().await;
@@ -58,7 +57,7 @@ impl Agent {
         made
     }
 
-    async fn make(self: &Arc<Self>, name: &Name, wish: NewContainer) -> Result<u32, Error> {
+    async fn make(self: &Arc<Self>, name: &Name, wish: NewContainer) -> Result<Made, Error> {
         let terminal = terminal_of_config(&wish.config_json)?;
         let (far, near) = self.prepare(wish.io, terminal).await?;
         let disk = match &wish.rootfs {
@@ -74,10 +73,10 @@ impl Agent {
         };
         let build = move || agent.build(&wish.id, wish.config_json, plot, far);
         let (goods, created) = blocking(build).await?;
-        for warning in &created.warnings {
+        let (pid, warnings) = (created.pid, created.warnings.clone());
+        for warning in &warnings {
             crate::note!("container {id}: {warning}");
         }
-        let pid = created.pid;
         if let Some(place) = self.state().places.get_mut(&id) {
             place.goods = Some(goods);
         }
@@ -86,7 +85,7 @@ impl Agent {
             return Err(error);
         }
         self.watch_memory(&id);
-        Ok(pid)
+        Ok(Made { pid, warnings })
     }
 
     fn build(
@@ -146,22 +145,6 @@ impl Agent {
         }
     }
 
-    fn watch_memory(self: &Arc<Self>, id: &Id) {
-        let Ok(file) = self.engine.oom_watch(id.as_str()) else {
-            return;
-        };
-        let (agent, id, mut before) = (Arc::downgrade(self), id.clone(), 0);
-        tokio::spawn(oom::on_change(file, move || {
-            let Some(agent) = agent.upgrade() else {
-                return;
-            };
-            let kills = agent.engine.oom_kills(id.as_str()).unwrap_or(before);
-            if kills > std::mem::replace(&mut before, kills) {
-                agent.oom.push(id.clone());
-            }
-        }));
-    }
-
     /// Lets the init run its program. One that runs already is left alone.
     ///
     /// # Errors
@@ -204,10 +187,12 @@ impl Agent {
         }
         let (agent, gone) = (self.clone(), id.clone());
         let removed = blocking(move || agent.engine.remove(gone.as_str())).await;
-        removed.map_err(engine_failed(|| format!("remove {name}")))?;
+        let kills = removed.map_err(engine_failed(|| format!("remove {name}")))?;
         self.all_ended(&id).await?;
         let place = {
             let mut state = self.state();
+            // The last: nothing is left that could be killed, and no file that tells.
+            self.tell_kills(&mut state, &id, kills);
             state.table.removed(&id);
             state.places.remove(&id)
         };
@@ -231,42 +216,5 @@ impl Agent {
                 seconds: REAP_LIMIT.as_secs(),
             }),
         }
-    }
-
-    /// Freezes every process of a container.
-    ///
-    /// # Errors
-    /// There is none, or the kernel refuses.
-    pub async fn pause(self: Arc<Self>, id: Id) -> Result<(), Error> {
-        let busy = self.busy(&id)?;
-        let _busy = busy.write().await;
-        let (agent, name) = (self.clone(), id.clone());
-        let paused = blocking(move || agent.engine.pause(name.as_str())).await;
-        paused.map_err(engine_failed(|| format!("pause container {id}")))
-    }
-
-    /// # Errors
-    /// There is none, or the kernel refuses.
-    pub async fn resume(self: Arc<Self>, id: Id) -> Result<(), Error> {
-        let busy = self.busy(&id)?;
-        let _busy = busy.write().await;
-        let (agent, name) = (self.clone(), id.clone());
-        let resumed = blocking(move || agent.engine.resume(name.as_str())).await;
-        resumed.map_err(engine_failed(|| format!("resume container {id}")))
-    }
-
-    /// Changes the limits of a container: an OCI `linux.resources` object.
-    ///
-    /// # Errors
-    /// There is none, or a limit is refused.
-    pub async fn update(self: Arc<Self>, id: Id, resources_json: Vec<u8>) -> Result<(), Error> {
-        let busy = self.busy(&id)?;
-        let _busy = busy.write().await;
-        let (agent, name) = (self.clone(), id.clone());
-        let updated = blocking(move || agent.engine.update(name.as_str(), &resources_json)).await;
-        for warning in updated.map_err(engine_failed(|| format!("update container {id}")))? {
-            crate::note!("container {id}: {warning}");
-        }
-        Ok(())
     }
 }

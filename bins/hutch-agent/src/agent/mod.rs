@@ -4,16 +4,18 @@
 //! meanwhile: the services see to that. What is decided is decided by `Table`; here it is done.
 //!
 //! - `containers`: create, start, remove.
+//! - `resources`: freezing, limits, numbers, kills for want of memory.
 //! - `processes`: exec, signals, waiting, stdio.
 //! - `streams`: which stream carries which process.
 //! - `wish`: what the host may ask for.
 
 mod containers;
 mod processes;
+mod resources;
 mod streams;
 mod wish;
 
-pub use wish::{Io, NewContainer, NewExec, SignalTo};
+pub use wish::{Io, Made, NewContainer, NewExec, SignalTo};
 
 use crate::{
     cmdline::{Options, VsockPeer},
@@ -68,8 +70,16 @@ struct Place {
     processes: BTreeMap<Which, Live>,
     /// Dropped with the container: ends its streams.
     stop: watch::Sender<()>,
-    /// What the engine last counted.
-    oom_kills: u64,
+    kills: Kills,
+}
+
+/// Of a container's kills for want of memory: counts of the kernel's.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kills {
+    /// Told to the host.
+    told: u64,
+    /// Known to be behind the exits of processes of ours.
+    claimed: u64,
 }
 
 /// What was mounted for a container; dropped with it.
@@ -93,7 +103,7 @@ impl Place {
             goods: None,
             processes: BTreeMap::new(),
             stop: watch::Sender::new(()),
-            oom_kills: 0,
+            kills: Kills::default(),
         }
     }
 }
@@ -151,7 +161,7 @@ impl Agent {
         if ended.reason == Reason::Signaled
             && ended.code == 128 + libc::SIGKILL.cast_unsigned()
             && let Some(name) = state.table.name(pid).cloned()
-            && self.was_oom(&mut state, &name.container)
+            && self.claim_kill(&mut state, &name.container)
         {
             ended.reason = Reason::Oom;
         }
@@ -160,16 +170,6 @@ impl Agent {
             drop(state);
             self.changed();
         }
-    }
-
-    fn was_oom(&self, state: &mut State, container: &Id) -> bool {
-        let Some(place) = state.places.get_mut(container) else {
-            return false;
-        };
-        let kills = self.engine.oom_kills(container.as_str());
-        // A group that is gone cannot be asked, and its processes were killed by us.
-        let kills = kills.unwrap_or(place.oom_kills);
-        std::mem::replace(&mut place.oom_kills, kills) < kills
     }
 
     fn changed(&self) {

@@ -2,12 +2,12 @@
 
 use super::{
     Agent, Live, blocking, denied, engine_failed,
-    wish::{Io, NewExec, SignalTo, target, terminal_of_process},
+    wish::{Io, Made, NewExec, SignalTo, target, terminal_of_process},
 };
 use crate::{
     engine::{self, Created, ExecPlan, ProcessIo},
     error::Error,
-    exits::Exit,
+    exits::Entry,
     id::{Id, Name, Which},
     stdio::{self, Carrier, Endpoint, Kill, Output, Prepared, Pulled, Terminal, Wire},
     table::{Denied, State as ProcessState},
@@ -28,11 +28,11 @@ pub(super) enum Waiting {
 }
 
 impl Agent {
-    /// Starts a further process in a container; gives the pid.
+    /// Starts a further process in a container.
     ///
     /// # Errors
     /// Whatever it could not be given; nothing of it is left then.
-    pub async fn exec(self: Arc<Self>, wish: NewExec) -> Result<u32, Error> {
+    pub async fn exec(self: Arc<Self>, wish: NewExec) -> Result<Made, Error> {
         let name = Name {
             container: wish.container,
             process: Which::Exec(wish.exec.clone()),
@@ -58,22 +58,22 @@ impl Agent {
         name: &Name,
         plan: ExecPlan,
         io: Io,
-    ) -> Result<u32, Error> {
+    ) -> Result<Made, Error> {
         let terminal = terminal_of_process(&plan.process_json)?;
         let (far, near) = self.prepare(io, terminal).await?;
         let (agent, id) = (self.clone(), name.container.clone());
         let created = blocking(move || agent.engine.exec(id.as_str(), plan, far)).await;
         let created = created.map_err(engine_failed(|| format!("start {name}")))?;
-        for warning in &created.warnings {
+        let (pid, warnings) = (created.pid, created.warnings.clone());
+        for warning in &warnings {
             crate::note!("{name}: {warning}");
         }
-        let pid = created.pid;
         if let Err(error) = self.settle(name, near, created) {
             // It may have ended of itself.
             let _ = self.kill(name, libc::SIGKILL.cast_unsigned());
             return Err(error);
         }
-        Ok(pid)
+        Ok(Made { pid, warnings })
     }
 
     /// The ends of a new process's stdio.
@@ -258,8 +258,8 @@ impl Agent {
         all.map(|(name, state)| (name.clone(), state)).collect()
     }
 
-    /// Exits with a number above that; waits for the first so long.
-    pub async fn next_exits(&self, after: u64, limit: Duration) -> Vec<Exit> {
+    /// Exits and kills with a number above that; waits for the first so long.
+    pub async fn next_exits(&self, after: u64, limit: Duration) -> Vec<Entry> {
         let mut changes = self.changes.subscribe();
         // Not the last number given: what was acknowledged is no news.
         let more = changes.wait_for(|_| self.state().table.exits().after(after).next().is_some());
@@ -273,7 +273,7 @@ impl Agent {
         state.table.exits().after(after).cloned().collect()
     }
 
-    /// The host has recorded every exit up to that number.
+    /// The host has recorded every exit and kill up to that number.
     pub fn acknowledge(&self, up_to: u64) {
         let forgotten = self.state().table.acknowledge(up_to);
         for name in forgotten {

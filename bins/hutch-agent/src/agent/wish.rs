@@ -32,6 +32,15 @@ pub struct NewExec {
     pub io: Io,
 }
 
+/// A process that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// In the guest.
+    pub pid: u32,
+    /// What was asked for and cannot be honoured, each named.
+    pub warnings: Vec<String>,
+}
+
 /// Who is at the other end of a process's stdio.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Io {

@@ -3,8 +3,8 @@
 use super::{
     api::{CreatePlan, Created, ExecPlan, ProcessIo, Roots, Target},
     bpf,
-    cgroup::{self, Cgroup, Rule},
-    container::{Container, Freezer},
+    cgroup::{self, Before, Cgroup, Rule},
+    container::Container,
     error::{Doing, Error, Result},
     lower::{self, Lowered},
     plan::{ExecSteps, Plan},
@@ -29,8 +29,6 @@ use std::{
 /// Killed processes go within milliseconds; one that waits for a file system of the host goes
 /// when that answers or is taken away.
 const DEATH_LIMIT: Duration = Duration::from_secs(30);
-/// A process is frozen when it next returns to user space.
-const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 /// From linux/signal.h: the last real-time signal.
 const SIGNAL_MAX: u32 = 64;
 /// Containers of one guest have one or two sets of rules; the oldest goes first.
@@ -40,7 +38,7 @@ type DeviceProgram = (Vec<Rule>, Arc<OwnedFd>);
 
 #[derive(Debug)]
 pub struct Engine {
-    roots: Roots,
+    pub(super) roots: Roots,
     spawner: OwnedFd,
     containers: Mutex<BTreeMap<String, Slot>>,
     cgroups_made: AtomicU64,
@@ -184,94 +182,21 @@ impl Engine {
         self.find(id)?.cgroup.pids()
     }
 
-    /// Freezes every process; returns once they are.
-    ///
-    /// # Errors
-    /// When there is no such container, or the kernel does not get there in time.
-    pub fn pause(&self, id: &str) -> Result<()> {
-        let container = self.find(id)?;
-        // First, so that no exec starts in between and waits for the thaw.
-        container.set_freezer(Freezer::Frozen);
-        let frozen = container.cgroup.freeze(true, FREEZE_LIMIT);
-        if frozen.is_err() {
-            // Half frozen is worse than not: the caller hears of the failure, not of this.
-            let _ = container.cgroup.freeze(false, FREEZE_LIMIT);
-            container.set_freezer(Freezer::Thawed);
-        }
-        frozen
-    }
-
-    /// # Errors
-    /// When there is no such container.
-    pub fn resume(&self, id: &str) -> Result<()> {
-        let container = self.find(id)?;
-        container.cgroup.freeze(false, FREEZE_LIMIT)?;
-        container.set_freezer(Freezer::Thawed);
-        Ok(())
-    }
-
-    /// Changes the limits of a container: an OCI `linux.resources` object. Gives warnings.
-    ///
-    /// # Errors
-    /// When a limit is not valid or the kernel refuses it.
-    pub fn update(&self, id: &str, resources_json: &[u8]) -> Result<Vec<String>> {
-        let container = self.find(id)?;
-        let mut warnings = Vec::new();
-        let resources = spec::parse_resources(resources_json, &mut warnings)?;
-        if resources
-            .devices()
-            .as_ref()
-            .is_some_and(|rules| !rules.is_empty())
-        {
-            warnings.push("resources: devices cannot be changed, ignored".to_owned());
-        }
-        let writes = cgroup::lower_limits(&resources, &mut warnings)?;
-        container.cgroup.apply(&writes)?;
-        Ok(warnings)
-    }
-
-    /// How often the kernel killed a process of the container for want of memory. Ask before
-    /// `remove`: an exit by SIGKILL with this above the last answer was such a kill.
-    ///
-    /// # Errors
-    /// When there is no such container.
-    pub fn oom_kills(&self, id: &str) -> Result<u64> {
-        self.find(id)?.cgroup.oom_kills()
-    }
-
-    /// The container's memory.events: POLLPRI on it says that `oom_kills` may have changed.
-    ///
-    /// # Errors
-    /// When there is no such container.
-    pub fn oom_watch(&self, id: &str) -> Result<OwnedFd> {
-        self.find(id)?.cgroup.open_memory_events()
-    }
-
-    /// A file of the container's cgroup, such as cpu.stat.
-    ///
-    /// # Errors
-    /// When there is no such container or file.
-    pub fn cgroup_file(&self, id: &str, file: &str) -> Result<String> {
-        self.find(id)?
-            .cgroup
-            .read(file)
-            .doing(|| format!("read {file} of container {id:?}"))
-    }
-
-    /// Kills what is left of the container, waits until it is gone, removes its cgroup.
+    /// Kills what is left of the container, waits until it is gone, removes its cgroup. Gives how
+    /// often the kernel killed a process of it for want of memory, in all.
     ///
     /// # Errors
     /// When there is no such container, or its processes do not die in time; it can be called
     /// again then.
-    pub fn remove(&self, id: &str) -> Result<()> {
+    pub fn remove(&self, id: &str) -> Result<u64> {
         let container = self.find(id)?;
         self.containers().insert(id.to_owned(), Slot::Removing);
         let discarded = discard(&container.cgroup);
         let mut containers = self.containers();
         match discarded {
-            Ok(()) => {
+            Ok(kills) => {
                 containers.remove(id);
-                Ok(())
+                Ok(kills)
             }
             Err(error) => {
                 containers.insert(id.to_owned(), Slot::Made(container));
@@ -290,7 +215,7 @@ impl Engine {
         }
     }
 
-    fn find(&self, id: &str) -> Result<Arc<Container>> {
+    pub(super) fn find(&self, id: &str) -> Result<Arc<Container>> {
         let state = match self.containers().get(id) {
             None => return Err(Error::NoContainer { id: id.to_owned() }),
             Some(Slot::Made(container)) => return Ok(Arc::clone(container)),
@@ -306,7 +231,8 @@ impl Engine {
         let config = spec::parse_config(&asked.config_json, &mut warnings)?;
         let terminal = matches!(io, ProcessIo::Terminal);
         let lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
-        let limits = cgroup::lower_limits(&lowered.resources, &mut warnings)?;
+        let before = Before::of_new(&lowered.resources, &self.roots.cgroup)?;
+        let limits = cgroup::lower_limits(&lowered.resources, &before, &mut warnings)?;
         let devices = self.device_program(&lowered.resources)?;
         // A counter, since an id may be longer than the name of a folder.
         let number = self.cgroups_made.fetch_add(1, Ordering::Relaxed);
@@ -458,10 +384,14 @@ fn open_pipes(io: ProcessIo) -> Result<Vec<OwnedFd>> {
         .collect()
 }
 
-fn discard(cgroup: &Cgroup) -> Result<()> {
+/// Gives how often the kernel killed for want of memory: once it is empty, that is the last word.
+fn discard(cgroup: &Cgroup) -> Result<u64> {
     cgroup.kill()?;
     cgroup.wait_empty(DEATH_LIMIT)?;
-    cgroup.remove()
+    // Without the controller nothing is killed.
+    let kills = cgroup.oom_kills().unwrap_or(0);
+    cgroup.remove()?;
+    Ok(kills)
 }
 
 fn told_of_memory(error: Error, cgroup: &Cgroup) -> Error {

@@ -32,6 +32,13 @@ pub enum Error {
     /// Asked for something that can never be done as it stands.
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },
+    /// A limit below what is in use: runc and its callers know it by the words at the end.
+    #[error("{what}: {limit} is below the current use of {in_use} bytes: device or resource busy")]
+    Busy {
+        what: &'static str,
+        limit: u64,
+        in_use: u64,
+    },
     /// Asked for something that this guest cannot give.
     #[error("{what}: not supported in the guest")]
     Unsupported { what: String },
@@ -96,7 +103,7 @@ impl Error {
         match self {
             Self::ContainerExists { .. } | Self::ProcessExists { .. } => Kind::AlreadyExists,
             Self::NoContainer { .. } | Self::NoProcess { .. } => Kind::NotFound,
-            Self::State { .. } | Self::ProcessEnded { .. } => Kind::Denied,
+            Self::State { .. } | Self::ProcessEnded { .. } | Self::Busy { .. } => Kind::Denied,
             Self::Parse { .. } | Self::Invalid { .. } | Self::Program(_) => Kind::Invalid,
             Self::Unsupported { .. } => Kind::Unsupported,
             Self::Timeout { .. } => Kind::Timeout,

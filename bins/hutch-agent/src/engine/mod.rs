@@ -20,6 +20,7 @@ mod engine;
 mod error;
 mod lower;
 mod plan;
+mod resources;
 mod spawn;
 mod spawner;
 mod spec;
@@ -29,5 +30,6 @@ mod wire;
 pub use api::{
     CreatePlan, Created, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo, Roots, Target,
 };
+pub use cgroup::Stats;
 pub use engine::Engine;
 pub use error::{Cause, Error, Kind, ProgramFault, Result};

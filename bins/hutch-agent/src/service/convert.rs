@@ -3,9 +3,9 @@
 pub mod oci;
 
 use crate::{
-    agent::{Io, NewContainer, NewExec},
+    agent::{Io, Made, NewContainer, NewExec},
     error::Error,
-    exits::{Exit, Reason},
+    exits::{Entry, Exit, Reason},
     id::{Id, Name},
     ports,
     rootfs::{Access, Block, BlockKind, Source},
@@ -14,9 +14,14 @@ use crate::{
 };
 use protocols::asynchronous::hutch_agent::{
     self as messages, ContainerStatus, CreateRequest, ExecRequest, ExitReason, ListResponse,
-    ProcessState, ProcessStatus, Rootfs, StreamEndpoint, rootfs, stream_endpoint,
+    NextExitsResponse, ProcessCreated, ProcessState, ProcessStatus, Rootfs, StreamEndpoint, rootfs,
+    stream_endpoint,
 };
 use std::path::PathBuf;
+
+/// What one answer carries of warnings; a config.json has a few, or it is made to be a burden.
+const WARNINGS_MAX: usize = 64;
+const WARNING_BYTES_MAX: usize = 1024;
 
 pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
     let id = Id::parse("container", request.container_id)?;
@@ -129,7 +134,44 @@ fn process(name: &Name, state: State) -> ProcessStatus {
     }
 }
 
-pub fn exit(exit: Exit) -> messages::Exit {
+pub fn created(made: Made) -> ProcessCreated {
+    ProcessCreated {
+        pid: made.pid,
+        warnings: warnings(made.warnings),
+        ..ProcessCreated::default()
+    }
+}
+
+/// As many and as long as an answer may carry; that there are more is the last of them.
+pub fn warnings(mut warnings: Vec<String>) -> Vec<String> {
+    if warnings.len() > WARNINGS_MAX {
+        let more = warnings.len() - (WARNINGS_MAX - 1);
+        warnings.truncate(WARNINGS_MAX - 1);
+        warnings.push(format!("{more} more warnings"));
+    }
+    for warning in &mut warnings {
+        warning.truncate(warning.floor_char_boundary(WARNING_BYTES_MAX));
+    }
+    warnings
+}
+
+pub fn exits(entries: Vec<Entry>) -> NextExitsResponse {
+    let mut answer = NextExitsResponse::new();
+    for entry in entries {
+        match entry {
+            Entry::Exit(one) => answer.exits.push(exit(one)),
+            Entry::Kill(kill) => answer.ooms.push(messages::Oom {
+                seq: kill.seq,
+                container_id: kill.container.as_str().to_owned(),
+                at_ms: kill.at_ms,
+                ..messages::Oom::default()
+            }),
+        }
+    }
+    answer
+}
+
+fn exit(exit: Exit) -> messages::Exit {
     let reason = match exit.ended.reason {
         Reason::Exited => ExitReason::EXIT_REASON_EXITED,
         Reason::Signaled => ExitReason::EXIT_REASON_SIGNALED,
@@ -205,6 +247,16 @@ mod tests {
             io(endpoint(Some(serial("hutch.stream.1")))).unwrap(),
             Io::Stream(Endpoint::Serial("hutch.stream.1".to_owned()))
         );
+    }
+
+    #[test]
+    fn warnings_are_bounded_and_say_so() {
+        let few = warnings(vec!["é".repeat(600)]);
+        let many = warnings(vec!["w".to_owned(); 100]);
+
+        assert_eq!(few, ["é".repeat(512)]);
+        assert_eq!(many.len(), WARNINGS_MAX);
+        assert_eq!(many.last().unwrap(), "37 more warnings");
     }
 
     #[test]

@@ -9,10 +9,11 @@ use crate::{
 use async_trait::async_trait;
 use protocols::asynchronous::{
     hutch_agent::{
-        AckExitsRequest, AckExitsResponse, CreateRequest, ExecRequest, ListRequest, ListResponse,
-        NextExitsRequest, NextExitsResponse, PidEntry, PidsRequest, PidsResponse, ProcessCreated,
-        RemoveRequest, RemoveResponse, SetClockRequest, SetClockResponse, SignalRequest,
-        SignalResponse, StartRequest, StartResponse,
+        AckExitsRequest, AckExitsResponse, CreateRequest, ExecRequest, FreezeRequest,
+        FreezeResponse, ListRequest, ListResponse, NextExitsRequest, NextExitsResponse, PidEntry,
+        PidsRequest, PidsResponse, ProcessCreated, RemoveRequest, RemoveResponse, SetClockRequest,
+        SetClockResponse, SignalRequest, SignalResponse, StartRequest, StartResponse, StatsRequest,
+        StatsResponse, UpdateRequest, UpdateResponse,
     },
     hutch_agent_ttrpc,
 };
@@ -32,8 +33,8 @@ impl hutch_agent_ttrpc::Agent for Hutch {
         request: CreateRequest,
     ) -> ttrpc::Result<ProcessCreated> {
         let wish = convert::new_container(request)?;
-        let pid = whole(self.0.clone().create(wish)).await?;
-        Ok(created(pid))
+        let made = whole(self.0.clone().create(wish)).await?;
+        Ok(convert::created(made))
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
@@ -44,8 +45,8 @@ impl hutch_agent_ttrpc::Agent for Hutch {
 
     async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ProcessCreated> {
         let wish = convert::new_exec(request)?;
-        let pid = whole(self.0.clone().exec(wish)).await?;
-        Ok(created(pid))
+        let made = whole(self.0.clone().exec(wish)).await?;
+        Ok(convert::created(made))
     }
 
     async fn signal(
@@ -85,11 +86,9 @@ impl hutch_agent_ttrpc::Agent for Hutch {
         request: NextExitsRequest,
     ) -> ttrpc::Result<NextExitsResponse> {
         let limit = Duration::from_millis(request.wait_ms.into()).min(WAIT_MAX);
-        let exits = self.0.next_exits(request.after, limit).await;
-        Ok(NextExitsResponse {
-            exits: exits.into_iter().map(convert::exit).collect(),
-            ..NextExitsResponse::default()
-        })
+        Ok(convert::exits(
+            self.0.next_exits(request.after, limit).await,
+        ))
     }
 
     async fn ack_exits(
@@ -115,6 +114,42 @@ impl hutch_agent_ttrpc::Agent for Hutch {
         })
     }
 
+    async fn freeze(
+        &self,
+        _: &TtrpcContext,
+        request: FreezeRequest,
+    ) -> ttrpc::Result<FreezeResponse> {
+        let id = Id::parse("container", request.container_id)?;
+        match request.frozen {
+            true => whole(self.0.clone().pause(id)).await?,
+            false => whole(self.0.clone().resume(id)).await?,
+        }
+        Ok(FreezeResponse::new())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateRequest,
+    ) -> ttrpc::Result<UpdateResponse> {
+        let id = Id::parse("container", request.container_id)?;
+        let warnings = whole(self.0.clone().update(id, request.resources_json)).await?;
+        Ok(UpdateResponse {
+            warnings: convert::warnings(warnings),
+            ..UpdateResponse::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let id = Id::parse("container", request.container_id)?;
+        let stats = whole(self.0.clone().stats(id)).await?;
+        Ok(StatsResponse {
+            files: stats.into_iter().collect(),
+            at_ms: clock::now_ms(),
+            ..StatsResponse::default()
+        })
+    }
+
     async fn set_clock(
         &self,
         _: &TtrpcContext,
@@ -123,12 +158,5 @@ impl hutch_agent_ttrpc::Agent for Hutch {
         clock::set(request.sec, request.nsec)?;
         clock::stir(&request.entropy)?;
         Ok(SetClockResponse::new())
-    }
-}
-
-fn created(pid: u32) -> ProcessCreated {
-    ProcessCreated {
-        pid,
-        ..ProcessCreated::default()
     }
 }

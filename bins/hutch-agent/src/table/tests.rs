@@ -1,7 +1,7 @@
 //! The table against its invariants.
 
 use super::*;
-use crate::exits::Reason;
+use crate::exits::{Entry, Reason};
 
 const ENDED: Ended = Ended {
     code: 7,
@@ -23,10 +23,12 @@ fn running() -> Table {
 }
 
 fn seqs(table: &Table) -> Vec<(u64, String)> {
-    let exits = table.exits().after(0);
-    exits
-        .map(|exit| (exit.seq, exit.name.exec_id().to_owned()))
-        .collect()
+    let entries = table.exits().after(0);
+    let exits = entries.filter_map(|entry| match entry {
+        Entry::Exit(exit) => Some((exit.seq, exit.name.exec_id().to_owned())),
+        Entry::Kill(_) => None,
+    });
+    exits.collect()
 }
 
 #[test]
@@ -211,4 +213,25 @@ fn names_that_begin_alike_are_kept_apart() {
     assert_eq!(table.of(&name("web", "").container).count(), 1);
     table.removed(&name("web", "").container);
     assert_eq!(table.all().count(), 2);
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_kept_for_our_host_only() {
+    let mut table = running();
+    let stock = name("stock", "");
+    table.reserve(&stock, Host::Stock).unwrap();
+    table.made(&stock, 20);
+
+    table.killed(&name("web", "").container, 2, 5);
+    table.killed(&stock.container, 1, 5);
+    table.killed(&name("gone", "").container, 1, 5);
+
+    let kills: Vec<_> = table.exits().after(0).cloned().collect();
+    assert_eq!(kills.len(), 2);
+    assert!(
+        kills
+            .iter()
+            .all(|entry| matches!(entry, Entry::Kill(kill) if kill.container.as_str() == "web"))
+    );
+    assert_eq!(table.exits().count(), 0, "they take no place of an exit");
 }

@@ -15,7 +15,7 @@ use std::{
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::{Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 
@@ -103,8 +103,14 @@ pub struct Outcome {
 pub struct Running {
     pub created: Created,
     pub stdin: PipeWriter,
-    out: thread::JoinHandle<String>,
-    err: thread::JoinHandle<String>,
+    out: Said,
+    err: Said,
+}
+
+/// What a stream has said so far, read by a thread of its own.
+struct Said {
+    text: Arc<(Mutex<String>, Condvar)>,
+    reader: thread::JoinHandle<()>,
 }
 
 impl Bed {
@@ -201,8 +207,17 @@ impl Running {
         let code = wait(&self.created);
         Outcome {
             code,
-            out: self.out.join().unwrap(),
-            err: self.err.join().unwrap(),
+            out: self.out.all(),
+            err: self.err.all(),
+        }
+    }
+
+    /// Waits until that was said on stdout.
+    pub fn expect(&self, wanted: &str) {
+        let (text, more) = &*self.out.text;
+        let mut text = text.lock().unwrap();
+        while !text.contains(wanted) {
+            text = more.wait(text).unwrap();
         }
     }
 }
@@ -250,12 +265,30 @@ pub fn no_streams() -> ProcessIo {
     }
 }
 
-fn read_all(mut from: PipeReader) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut text = String::new();
-        from.read_to_string(&mut text).unwrap();
-        text
-    })
+fn read_all(mut from: PipeReader) -> Said {
+    let text = Arc::new((Mutex::new(String::new()), Condvar::new()));
+    let said = Arc::clone(&text);
+    let reader = thread::spawn(move || {
+        let mut piece = [0; 4096];
+        loop {
+            let length = from.read(&mut piece).unwrap();
+            if length == 0 {
+                return;
+            }
+            let piece = std::str::from_utf8(&piece[..length]).expect("cases speak ascii");
+            said.0.lock().unwrap().push_str(piece);
+            said.1.notify_all();
+        }
+    });
+    Said { text, reader }
+}
+
+impl Said {
+    /// To the end.
+    fn all(self) -> String {
+        self.reader.join().unwrap();
+        std::mem::take(&mut *self.text.0.lock().unwrap())
+    }
 }
 
 /// Exit codes by pid, as the agent's reaper would keep them: nobody else reaps. A process that is

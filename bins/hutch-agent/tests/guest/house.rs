@@ -12,6 +12,7 @@ use protocols::asynchronous::hutch_agent::{
     RemoveRequest, Rootfs, SignalRequest, StartRequest, StreamEndpoint, rootfs, stream_endpoint,
 };
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use stream::Padding;
 
 pub struct House {
@@ -38,7 +39,7 @@ impl House {
     }
 
     /// A new port and what names it.
-    pub fn port(&mut self) -> (String, std::path::PathBuf) {
+    pub fn port(&mut self) -> (String, PathBuf) {
         self.ports += 1;
         let name = format!("hutch.stream.{}", self.ports);
         let path = self.vm.plug_port(&name);
@@ -53,11 +54,15 @@ impl House {
     }
 
     pub async fn start(&self, id: &str) {
+        self.try_start(id).await.unwrap();
+    }
+
+    pub async fn try_start(&self, id: &str) -> ttrpc::Result<()> {
         let request = StartRequest {
             container_id: id.to_owned(),
             ..StartRequest::default()
         };
-        self.link.agent.start(deadline(), &request).await.unwrap();
+        self.link.agent.start(deadline(), &request).await.map(drop)
     }
 
     /// Creates and starts a container that runs `script`.
@@ -70,6 +75,17 @@ impl House {
     }
 
     pub async fn exec(&mut self, id: &str, exec: &str, process: Value) -> Peer {
+        let path = self.try_exec(id, exec, process).await.unwrap();
+        Peer::connect(&path).await
+    }
+
+    /// Gives where its stdio is.
+    pub async fn try_exec(
+        &mut self,
+        id: &str,
+        exec: &str,
+        process: Value,
+    ) -> ttrpc::Result<PathBuf> {
         let (name, path) = self.port();
         let request = ExecRequest {
             container_id: id.to_owned(),
@@ -78,8 +94,8 @@ impl House {
             stream: Some(serial(name)).into(),
             ..ExecRequest::default()
         };
-        self.link.agent.exec(deadline(), &request).await.unwrap();
-        Peer::connect(&path).await
+        self.link.agent.exec(deadline(), &request).await?;
+        Ok(path)
     }
 
     pub async fn signal(&self, id: &str, exec: &str, signal: u32) -> ttrpc::Result<()> {

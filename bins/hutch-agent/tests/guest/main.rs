@@ -13,5 +13,6 @@ mod house;
 mod kata;
 mod link;
 mod peer;
+mod resources;
 mod stdio;
 mod vm;

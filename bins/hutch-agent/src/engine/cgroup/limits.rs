@@ -3,6 +3,7 @@
 //! OCI has the words of the first version. Where the second has no such thing, the caller is
 //! told, and where it has another scale, the value is converted.
 
+use super::{Before, list};
 use crate::engine::{
     error::{Error, Result},
     spec::Warnings,
@@ -11,6 +12,7 @@ use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxRdma, LinuxResources,
     LinuxThrottleDevice,
 };
+use std::collections::BTreeSet;
 
 const SHARES_MIN: u64 = 2;
 const SHARES_MAX: u64 = 262_144;
@@ -28,14 +30,18 @@ pub struct Write {
 }
 
 /// # Errors
-/// A limit that makes no sense.
-pub fn lower_limits(resources: &LinuxResources, warnings: &mut Warnings) -> Result<Vec<Write>> {
+/// A limit that makes no sense, or one for what the guest does not have.
+pub fn lower_limits(
+    resources: &LinuxResources,
+    before: &Before,
+    warnings: &mut Warnings,
+) -> Result<Vec<Write>> {
     let mut writes = Writes::default();
     if let Some(memory) = resources.memory() {
-        writes.memory(memory, warnings)?;
+        writes.memory(memory, before, warnings)?;
     }
     if let Some(cpu) = resources.cpu() {
-        writes.cpu(cpu, warnings)?;
+        writes.cpu(cpu, before, warnings)?;
     }
     if let Some(pids) = resources.pids() {
         writes.pids(pids);
@@ -63,6 +69,8 @@ pub fn lower_limits(resources: &LinuxResources, warnings: &mut Warnings) -> Resu
             writes.unified(file, value)?;
         }
     }
+    // Last: a set that was empty cannot be empty again, so nothing should fail after it.
+    writes.0.sort_by_key(|one| one.file.starts_with("cpuset."));
     Ok(writes.0)
 }
 
@@ -86,13 +94,23 @@ impl Writes {
         });
     }
 
-    fn memory(&mut self, memory: &LinuxMemory, warnings: &mut Warnings) -> Result<()> {
+    fn memory(
+        &mut self,
+        memory: &LinuxMemory,
+        before: &Before,
+        warnings: &mut Warnings,
+    ) -> Result<()> {
         let limit = memory.limit().filter(|limit| *limit != 0);
-        let swap = memory.swap().filter(|swap| *swap != 0);
+        let swap = match memory.swap().filter(|swap| *swap != 0) {
+            // Whoever lifts the one limit, of old lifts the other.
+            None if limit == Some(-1) => Some(-1),
+            swap => swap,
+        };
+        let beside = limit.or_else(|| before.memory.and_then(|bytes| i64::try_from(bytes).ok()));
         // OCI counts memory and swap together, the kernel swap alone. Swap goes first when both
         // rise and last when both fall; the kernel accepts either order, since they are apart.
         if let Some(swap) = swap {
-            let alone = match (swap, limit) {
+            let alone = match (swap, beside) {
                 (-1, _) => "max".to_owned(),
                 (_, None | Some(-1)) => {
                     return invalid("memory.swap", "needs a limit of memory");
@@ -131,7 +149,7 @@ impl Writes {
         Ok(())
     }
 
-    fn cpu(&mut self, cpu: &LinuxCpu, warnings: &mut Warnings) -> Result<()> {
+    fn cpu(&mut self, cpu: &LinuxCpu, before: &Before, warnings: &mut Warnings) -> Result<()> {
         // Before the weight: a group that is idle has none.
         if let Some(idle) = cpu.idle() {
             self.set("cpu.idle", idle);
@@ -139,26 +157,15 @@ impl Writes {
         if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
             self.set("cpu.weight", weight_of_shares(shares));
         }
-        let period = cpu.period().filter(|period| *period != 0);
-        match (cpu.quota().filter(|quota| *quota != 0), period) {
-            (Some(quota), period) => {
-                let period = period.unwrap_or(PERIOD_DEFAULT);
-                self.set("cpu.max", format!("{} {period}", or_max(quota)));
-            }
-            (None, Some(period)) => self.set("cpu.max", format!("max {period}")),
-            (None, None) => {}
-        }
-        // After the quota, which it may not exceed.
-        if let Some(burst) = cpu.burst() {
-            self.set("cpu.max.burst", burst);
-        }
-        for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
+        self.bandwidth(cpu, before);
+        for (file, name, list, known) in [
+            ("cpuset.cpus", "cpu", cpu.cpus(), &before.cpus),
+            ("cpuset.mems", "memory node", cpu.mems(), &before.mems),
+        ] {
             if let Some(list) = list
                 && !list.is_empty()
             {
-                if list.contains(['\n', '\0']) {
-                    return invalid(file, format!("{list:?} is no list"));
-                }
+                check_list(&file.replace("cpuset", "cpu"), name, list, known.as_ref())?;
                 self.set(file, list);
             }
         }
@@ -170,6 +177,24 @@ impl Writes {
             );
         }
         Ok(())
+    }
+
+    fn bandwidth(&mut self, cpu: &LinuxCpu, before: &Before) {
+        let quota = cpu.quota().filter(|quota| *quota != 0);
+        let period = cpu.period().filter(|period| *period != 0);
+        // It may not exceed the quota, neither the old one nor the new.
+        if quota.is_some() && cpu.burst().is_some() && before.burst > 0 {
+            self.set("cpu.max.burst", 0);
+        }
+        if quota.is_some() || period.is_some() {
+            let held = before.quota.map_or("max".to_owned(), |us| us.to_string());
+            let quota = quota.map_or(held, or_max);
+            let period = period.or(before.period).unwrap_or(PERIOD_DEFAULT);
+            self.set("cpu.max", format!("{quota} {period}"));
+        }
+        if let Some(burst) = cpu.burst() {
+            self.set("cpu.max.burst", burst);
+        }
     }
 
     fn pids(&mut self, pids: &LinuxPids) {
@@ -264,6 +289,25 @@ impl Writes {
     }
 }
 
+/// What the kernel would refuse with a bare number, or take and never use.
+fn check_list(file: &str, name: &str, wanted: &str, known: Option<&BTreeSet<u32>>) -> Result<()> {
+    if wanted.contains(['\n', '\0']) {
+        return invalid(file, format!("{wanted:?} is no list"));
+    }
+    let (Some(all), Some(known)) = (list::parse(wanted), known) else {
+        return Ok(());
+    };
+    let unknown: BTreeSet<u32> = all.difference(known).copied().collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let (unknown, known) = (list::show(&unknown), list::show(known));
+    invalid(
+        file,
+        format!("{wanted:?}: the guest has no {name} {unknown}, it has {known}"),
+    )
+}
+
 fn or_max(limit: i64) -> String {
     if limit < 0 {
         "max".to_owned()
@@ -306,9 +350,13 @@ mod tests {
     use super::*;
 
     fn lower(json: &str) -> (Result<Vec<(String, String)>>, Warnings) {
+        lower_after(json, &Before::default())
+    }
+
+    fn lower_after(json: &str, before: &Before) -> (Result<Vec<(String, String)>>, Warnings) {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let mut warnings = Warnings::new();
-        let writes = lower_limits(&resources, &mut warnings);
+        let writes = lower_limits(&resources, before, &mut warnings);
         let pairs = |writes: Vec<Write>| {
             writes
                 .into_iter()
@@ -383,6 +431,66 @@ mod tests {
             writes(r#"{"cpu":{"quota":-1,"period":20000}}"#),
             pairs(&[("cpu.max", "max 20000")])
         );
+    }
+
+    #[test]
+    fn what_an_update_leaves_out_stays() {
+        let before = Before {
+            memory: Some(1000),
+            quota: Some(30_000),
+            period: Some(50_000),
+            burst: 500,
+            ..Before::default()
+        };
+        let after = |json| lower_after(json, &before).0.unwrap();
+
+        assert_eq!(
+            after(r#"{"cpu":{"period":60000}}"#),
+            pairs(&[("cpu.max", "30000 60000")])
+        );
+        assert_eq!(
+            after(r#"{"cpu":{"quota":10000,"burst":200}}"#),
+            pairs(&[
+                ("cpu.max.burst", "0"),
+                ("cpu.max", "10000 50000"),
+                ("cpu.max.burst", "200"),
+            ])
+        );
+        assert_eq!(
+            after(r#"{"memory":{"swap":1500}}"#),
+            pairs(&[("memory.swap.max", "500")])
+        );
+        assert_eq!(after(r#"{"cpu":{"shares":0}}"#), pairs(&[]));
+    }
+
+    #[test]
+    fn who_lifts_the_limit_of_memory_lifts_that_of_swap() {
+        assert_eq!(
+            writes(r#"{"memory":{"limit":-1}}"#),
+            pairs(&[("memory.swap.max", "max"), ("memory.max", "max")])
+        );
+        let (refused, _) = lower(r#"{"memory":{"swap":5}}"#);
+        assert!(refused.is_err(), "there is no limit to count it from");
+    }
+
+    #[test]
+    fn cpus_that_the_guest_does_not_have_are_named() {
+        let before = Before {
+            cpus: list::parse("0-1"),
+            mems: list::parse("0"),
+            ..Before::default()
+        };
+        let refusal = |json| lower_after(json, &before).0.unwrap_err().to_string();
+
+        assert_eq!(
+            refusal(r#"{"cpu":{"cpus":"0-3,7"}}"#),
+            r#"linux.resources.cpu.cpus: "0-3,7": the guest has no cpu 2-3,7, it has 0-1"#
+        );
+        assert_eq!(
+            refusal(r#"{"cpu":{"mems":"1"}}"#),
+            r#"linux.resources.cpu.mems: "1": the guest has no memory node 1, it has 0"#
+        );
+        assert!(lower_after(r#"{"cpu":{"cpus":"1"}}"#, &before).0.is_ok());
     }
 
     #[test]

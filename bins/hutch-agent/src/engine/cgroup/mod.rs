@@ -2,11 +2,17 @@
 //!
 //! What a limit becomes is decided in `limits` and `devices`, which touch nothing.
 
+mod before;
+mod change;
 mod devices;
 mod limits;
+mod list;
+mod stats;
 
+pub use before::Before;
 pub use devices::{Rule, compile as compile_devices, lower_rules};
 pub use limits::{Write, lower_limits};
+pub use stats::Stats;
 
 use super::{
     bpf,

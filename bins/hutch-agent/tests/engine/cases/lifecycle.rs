@@ -260,9 +260,12 @@ fn a_paused_container_stands_still() {
     bed.engine.resume("c").unwrap();
     let outcome = running.finish();
 
+    let ended = bed.engine.pause("c").unwrap_err();
+
     assert_eq!(exec.to_string(), r#"container "c" is paused"#);
     assert!(frozen.contains("frozen 1"), "{frozen}");
     assert_eq!((outcome.code, outcome.out.as_str()), (0, "through"));
+    assert_eq!(ended.to_string(), r#"container "c" is stopped"#);
     bed.engine.remove("c").unwrap();
     let running = bed.create("d", &config(&["/bin/cat"])).unwrap();
     bed.engine.start("d").unwrap();

@@ -1,13 +1,22 @@
 //! Limits that need controllers: these cases run in a guest only, and say so elsewhere.
 
-use crate::bed::{Bed, config, process, wait, with};
+use crate::bed::{BUSYBOX, Bed, chain, config, process, wait, with};
 use hutch_agent::engine::Error;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 super::cases![
     limits_are_written_where_the_kernel_looks,
     limits_can_be_changed,
+    what_an_update_leaves_out_stays,
+    an_update_that_fails_changes_nothing,
+    a_limit_below_what_is_in_use_is_refused_and_kills_nobody,
+    what_can_be_given_back_is_no_obstacle_to_a_lower_limit,
+    what_a_container_uses_can_be_read,
     a_process_that_takes_too_much_memory_is_known,
     more_processes_than_allowed_are_refused,
     devices_that_are_not_allowed_cannot_be_opened,
@@ -101,14 +110,243 @@ fn limits_can_be_changed() {
         "50331648\n"
     );
     assert_eq!(bed.engine.cgroup_file("c", "pids.max").unwrap(), "7\n");
-    assert!(
-        refused
-            .to_string()
-            .starts_with("set cpuset.cpus to \"999\""),
-        "{refused}"
+    assert_eq!(
+        refused.to_string(),
+        r#"linux.resources.cpu.cpus: "999": the guest has no cpu 999, it has 0"#
     );
     assert_eq!(running.finish().code, 0);
     bed.engine.remove("c").unwrap();
+}
+
+fn settings(bed: &Bed) -> Vec<String> {
+    let files = [
+        "memory.max",
+        "memory.low",
+        "cpu.max",
+        "cpu.max.burst",
+        "cpu.weight",
+        "cpuset.cpus",
+        "pids.max",
+        "io.max",
+    ];
+    let read = |file: &&str| bed.engine.cgroup_file("c", file).unwrap();
+    files.iter().map(read).collect()
+}
+
+fn what_an_update_leaves_out_stays() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let resources = json!({
+        "memory": {"limit": 67_108_864},
+        "cpu": {"shares": 2048, "quota": 50_000, "period": 200_000, "cpus": "0"},
+        "pids": {"limit": 99},
+    });
+    let running = bed.create("c", &limited("read x", resources)).unwrap();
+    bed.engine.start("c").unwrap();
+    let before = settings(&bed);
+
+    bed.engine.update("c", b"{}").unwrap();
+    let nothing = settings(&bed);
+    bed.engine
+        .update("c", br#"{"cpu":{"period":100000}}"#)
+        .unwrap();
+    let period = bed.engine.cgroup_file("c", "cpu.max").unwrap();
+    bed.engine
+        .update("c", br#"{"cpu":{"quota":30000,"burst":1000}}"#)
+        .unwrap();
+    bed.engine
+        .update("c", br#"{"cpu":{"quota":2000,"burst":1500}}"#)
+        .unwrap();
+
+    assert_eq!(nothing, before);
+    assert_eq!(period, "50000 100000\n");
+    let now = settings(&bed);
+    assert_eq!(
+        (now[2].as_str(), now[3].as_str()),
+        ("2000 100000\n", "1500\n")
+    );
+    assert_eq!((&now[0], &now[4..]), (&before[0], &before[4..]));
+    assert_eq!(running.finish().code, 1);
+    bed.engine.remove("c").unwrap();
+}
+
+fn an_update_that_fails_changes_nothing() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let resources = json!({"memory": {"limit": 67_108_864}, "cpu": {"quota": 50_000}});
+    let running = bed.create("c", &limited("read x", resources)).unwrap();
+    bed.engine.start("c").unwrap();
+    let before = settings(&bed);
+    let wishes = |last: Value| {
+        json!({
+            "memory": {"limit": 50_331_648, "reservation": 4096},
+            "cpu": {"quota": 20_000, "period": 40_000, "shares": 9, "cpus": "0"},
+            "pids": {"limit": 3},
+            "unified": last,
+        })
+        .to_string()
+    };
+
+    for (last, refusal) in [
+        (
+            json!({"pids.max": "shoes"}),
+            r#"set pids.max to "shoes": invalid argument"#,
+        ),
+        (
+            json!({"shoes.max": "1"}),
+            r#"set shoes.max to "1": no such file or directory"#,
+        ),
+    ] {
+        let refused = bed.engine.update("c", wishes(last).as_bytes()).unwrap_err();
+
+        assert_eq!(chain(&refused), refusal);
+        assert_eq!(settings(&bed), before);
+    }
+    assert_eq!(running.finish().code, 1);
+    bed.engine.remove("c").unwrap();
+}
+
+fn a_limit_below_what_is_in_use_is_refused_and_kills_nobody() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let line = "mkdir -p /tmp/m; mount -t tmpfs m /tmp/m; \
+                dd if=/dev/zero of=/tmp/m/x bs=1M count=16 2>/dev/null; echo up; read x; echo alive";
+    let list = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+    let config = with(
+        config(&["/bin/sh", "-c", line]),
+        "/process/capabilities",
+        json!({"bounding": list, "effective": list, "permitted": list}),
+    );
+    let running = bed.create("c", &config).unwrap();
+    bed.engine.start("c").unwrap();
+    running.expect("up\n");
+
+    let refused = bed
+        .engine
+        .update("c", br#"{"memory":{"limit":4194304},"pids":{"limit":3}}"#)
+        .unwrap_err();
+
+    assert!(
+        matches!(refused, Error::Busy { limit: 4_194_304, in_use, .. } if in_use > 16 << 20),
+        "{refused:?}"
+    );
+    assert!(
+        refused.to_string().ends_with("device or resource busy"),
+        "{refused}"
+    );
+    assert_eq!(bed.engine.cgroup_file("c", "memory.max").unwrap(), "max\n");
+    assert_eq!(bed.engine.cgroup_file("c", "pids.max").unwrap(), "max\n");
+    assert_eq!(bed.engine.oom_kills("c").unwrap(), 0);
+    let outcome = running.finish();
+    assert_eq!(outcome.out, "up\nalive\n", "{outcome:?}");
+    bed.engine.remove("c").unwrap();
+}
+
+/// Pages of a file on a disk, which the kernel keeps until somebody wants them.
+fn what_can_be_given_back_is_no_obstacle_to_a_lower_limit() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let disk = disk_with_a_file_of_8_mib(&bed.outside());
+    let config = with(
+        config(&["/bin/sh", "-c", "cat /disk/x | wc -c; read x; echo alive"]),
+        "/mounts/-",
+        json!({"destination": "/disk", "source": disk, "options": ["bind", "ro"]}),
+    );
+    let running = bed.create("c", &config).unwrap();
+    bed.engine.start("c").unwrap();
+    running.expect("8388608\n");
+    let used = || -> u64 {
+        let text = bed.engine.cgroup_file("c", "memory.current").unwrap();
+        text.trim().parse().unwrap()
+    };
+    let before = used();
+
+    bed.engine
+        .update("c", br#"{"memory":{"limit":4194304}}"#)
+        .unwrap();
+
+    assert!(before > 8 << 20, "{before}");
+    assert!(used() <= 4 << 20, "{}", used());
+    assert_eq!(bed.engine.oom_kills("c").unwrap(), 0);
+    assert_eq!(running.finish().out, "8388608\nalive\n");
+    bed.engine.remove("c").unwrap();
+}
+
+fn disk_with_a_file_of_8_mib(folder: &Path) -> PathBuf {
+    let (image, disk) = (folder.join("image"), folder.join("disk"));
+    File::create(&image).unwrap().set_len(24 << 20).unwrap();
+    fs::create_dir(&disk).unwrap();
+    for words in [
+        vec!["mke2fs", "-F"],
+        vec!["mount", "-t", "ext2", "-o", "loop"],
+    ] {
+        let mut command = Command::new(BUSYBOX);
+        command.args(&words).arg(&image);
+        if words[0] == "mount" {
+            command.arg(&disk);
+        }
+        let done = command.stdout(Stdio::null()).status().unwrap();
+        assert!(done.success(), "{words:?}");
+    }
+    fs::write(disk.join("x"), vec![7; 8 << 20]).unwrap();
+    rustix::fs::sync();
+    // Whoever reads them first has them on account, and that is to be the container.
+    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    disk
+}
+
+fn what_a_container_uses_can_be_read() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
+    bed.engine.start("c").unwrap();
+
+    let stats = bed.engine.stats("c").unwrap();
+
+    for file in [
+        "cpu.stat",
+        "memory.current",
+        "memory.max",
+        "memory.peak",
+        "memory.stat",
+        "memory.events",
+        "memory.swap.current",
+        "memory.swap.max",
+        "pids.current",
+        "pids.max",
+        "io.stat",
+        "hugetlb.2MB.current",
+        "hugetlb.2MB.events",
+        "cpu.pressure",
+        "memory.pressure",
+        "io.pressure",
+    ] {
+        assert!(stats.contains_key(file), "{file}: {:?}", stats.keys());
+    }
+    assert!(stats.keys().all(|file| !file.starts_with("cgroup.")));
+    assert_eq!(stats["pids.current"], "1\n");
+    assert!(stats["cpu.stat"].starts_with("usage_usec "));
+    assert!(stats["memory.current"].trim().parse::<u64>().unwrap() > 0);
+    assert_eq!(running.finish().code, 0);
+    assert!(
+        bed.engine.stats("c").is_ok(),
+        "what it used is known until it is removed"
+    );
+    bed.engine.remove("c").unwrap();
+    assert!(matches!(
+        bed.engine.stats("c"),
+        Err(Error::NoContainer { .. })
+    ));
 }
 
 fn a_process_that_takes_too_much_memory_is_known() {
@@ -141,7 +379,7 @@ fn a_process_that_takes_too_much_memory_is_known() {
     assert_eq!((code, told), (137, 1));
     assert_eq!(bed.engine.oom_kills("c").unwrap(), 1);
     assert_eq!(running.finish().code, 1);
-    bed.engine.remove("c").unwrap();
+    assert_eq!(bed.engine.remove("c").unwrap(), 1, "known to the last");
 }
 
 fn more_processes_than_allowed_are_refused() {

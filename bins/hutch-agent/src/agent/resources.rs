@@ -1,0 +1,107 @@
+//! What containers may use and do use: freezing, limits, numbers, kills for want of memory.
+
+use super::{Agent, State, blocking, engine_failed};
+use crate::{engine::Stats, error::Error, guest::clock, id::Id, oom};
+use std::{mem, sync::Arc};
+
+impl Agent {
+    /// Freezes every process of a container; already so is fine.
+    ///
+    /// # Errors
+    /// There is none, its init has ended, or the kernel does not get there in time.
+    pub async fn pause(self: Arc<Self>, id: Id) -> Result<(), Error> {
+        let busy = self.busy(&id)?;
+        let _busy = busy.write().await;
+        let (agent, name) = (self.clone(), id.clone());
+        let paused = blocking(move || agent.engine.pause(name.as_str())).await;
+        paused.map_err(engine_failed(|| format!("pause container {id}")))
+    }
+
+    /// Thaws them; already so is fine.
+    ///
+    /// # Errors
+    /// There is none, or the kernel does not get there in time.
+    pub async fn resume(self: Arc<Self>, id: Id) -> Result<(), Error> {
+        let busy = self.busy(&id)?;
+        let _busy = busy.write().await;
+        let (agent, name) = (self.clone(), id.clone());
+        let resumed = blocking(move || agent.engine.resume(name.as_str())).await;
+        resumed.map_err(engine_failed(|| format!("resume container {id}")))
+    }
+
+    /// Changes the limits of a container: an OCI `linux.resources` object. Gives warnings.
+    ///
+    /// # Errors
+    /// There is none, or a limit is refused; then all are as they were.
+    pub async fn update(
+        self: Arc<Self>,
+        id: Id,
+        resources_json: Vec<u8>,
+    ) -> Result<Vec<String>, Error> {
+        let busy = self.busy(&id)?;
+        let _busy = busy.write().await;
+        let (agent, name) = (self.clone(), id.clone());
+        let updated = blocking(move || agent.engine.update(name.as_str(), &resources_json)).await;
+        let warnings = updated.map_err(engine_failed(|| format!("update container {id}")))?;
+        for warning in &warnings {
+            crate::note!("container {id}: {warning}");
+        }
+        Ok(warnings)
+    }
+
+    /// What the kernel counts of a container. Waits for nobody who changes it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn stats(self: Arc<Self>, id: Id) -> Result<Stats, Error> {
+        drop(self.busy(&id)?);
+        let (agent, name) = (self.clone(), id.clone());
+        let stats = blocking(move || agent.engine.stats(name.as_str())).await;
+        stats.map_err(engine_failed(|| format!("count container {id}")))
+    }
+
+    /// Tells of kills for want of memory as they happen, for as long as there is the container.
+    pub(super) fn watch_memory(self: &Arc<Self>, id: &Id) {
+        let Ok(file) = self.engine.oom_watch(id.as_str()) else {
+            return;
+        };
+        let (agent, id) = (Arc::downgrade(self), id.clone());
+        tokio::spawn(oom::on_change(file, move || {
+            if let Some(agent) = agent.upgrade() {
+                agent.look_for_kills(&mut agent.state(), &id);
+            }
+        }));
+    }
+
+    /// Whether such a kill is behind an exit by SIGKILL that is being told; it is told before it.
+    pub(super) fn claim_kill(&self, state: &mut State, container: &Id) -> bool {
+        self.look_for_kills(state, container);
+        let Some(place) = state.places.get_mut(container) else {
+            return false;
+        };
+        let told = place.kills.told;
+        mem::replace(&mut place.kills.claimed, told) < told
+    }
+
+    fn look_for_kills(&self, state: &mut State, container: &Id) {
+        // A group that is gone was looked at when it went.
+        if let Ok(kills) = self.engine.oom_kills(container.as_str()) {
+            self.tell_kills(state, container, kills);
+        }
+    }
+
+    /// The kernel has counted so many in all.
+    pub(super) fn tell_kills(&self, state: &mut State, container: &Id, kills: u64) {
+        let Some(place) = state.places.get_mut(container) else {
+            return;
+        };
+        let new = kills.saturating_sub(place.kills.told);
+        if new == 0 {
+            return;
+        }
+        place.kills.told = kills;
+        state.table.killed(container, new, clock::now_ms());
+        self.oom.push(container.clone());
+        self.changed();
+    }
+}
