@@ -14,9 +14,11 @@ use protocols::asynchronous::{
         AttachRequest, AttachResponse, ContainerInfo, CreateRequest, CreateResponse, DeleteRequest,
         DeleteResponse, DoctorRequest, DoctorResponse, ExecRequest, ExecResponse, ExitedRequest,
         ExitedResponse, InspectSandboxRequest, InspectSandboxResponse, KillRequest, KillResponse,
-        ListRequest, ListResponse, ListSandboxesRequest, ListSandboxesResponse, ProcessRef,
-        PsRequest, PsResponse, StartRequest, StartResponse, StateRequest, VersionRequest,
-        VersionResponse, WaitRequest, WaitResponse,
+        ListRequest, ListResponse, ListSandboxesRequest, ListSandboxesResponse, NextOomsRequest,
+        NextOomsResponse, PauseRequest, PauseResponse, ProcessRef, PsRequest, PsResponse,
+        ResumeRequest, ResumeResponse, StartRequest, StartResponse, StateRequest, StatsRequest,
+        StatsResponse, UpdateRequest, UpdateResponse, VersionRequest, VersionResponse, WaitRequest,
+        WaitResponse,
     },
     hutch_ttrpc::Runtime,
 };
@@ -61,16 +63,16 @@ pub fn now() -> EpochMs {
     EpochMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn parsed<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, Fault> {
+pub(crate) fn parsed<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, Fault> {
     parsed.map_err(|why| Fault::new(Kind::Invalid, why.to_string()))
 }
 
-fn asked<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {
+pub(crate) fn asked<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {
     let gone = "its room is being rebuilt; ask again";
     answer.map_err(|_| Fault::new(Kind::Unavailable, gone))
 }
 
-fn key_of(key: &str) -> Result<Option<RequestKey>, Fault> {
+pub(crate) fn key_of(key: &str) -> Result<Option<RequestKey>, Fault> {
     match key {
         "" => Ok(None),
         key => Ok(Some(parsed(RequestKey::new(key))?)),
@@ -84,7 +86,7 @@ struct Target {
 }
 
 impl Api {
-    async fn find(&self, namespace: &str, id: &str) -> Result<Located, Fault> {
+    pub(crate) async fn find(&self, namespace: &str, id: &str) -> Result<Located, Fault> {
         let find = Find {
             namespace: parsed(Namespace::new(namespace))?,
             id: id.to_owned(),
@@ -348,6 +350,40 @@ impl Runtime for Api {
             processes: pids.iter().map(ps_entry).collect(),
             ..Default::default()
         })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Answer<PauseResponse> {
+        let outcome = self.pause_container(&request).await;
+        named(outcome, "pause container", &request.container_id)?;
+        Ok(PauseResponse::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Answer<ResumeResponse> {
+        let outcome = self.resume_container(&request).await;
+        named(outcome, "resume container", &request.container_id)?;
+        Ok(ResumeResponse::default())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> Answer<UpdateResponse> {
+        let outcome = self.update_container(&request).await;
+        named(outcome, "update container", &request.container_id)?;
+        Ok(UpdateResponse::default())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Answer<StatsResponse> {
+        let what = on("statistics of container", &request.container_id);
+        let outcome = self.container_stats(&request).await;
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
+    async fn next_ooms(
+        &self,
+        _: &TtrpcContext,
+        request: NextOomsRequest,
+    ) -> Answer<NextOomsResponse> {
+        let what = on("events of container", &request.container_id);
+        let outcome = self.container_ooms(&request).await;
+        outcome.map_err(|why| status(why.during(what)))
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Answer<WaitResponse> {

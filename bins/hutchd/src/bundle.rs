@@ -3,7 +3,7 @@
 //! What is wrong with a bundle is said here, before anything exists. Fields that only the guest
 //! can judge (its users, its programs) are judged there.
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use runtime_core::{
     container::ContainerSpec,
     devices::{BindSpec, ContainerDevices},
@@ -114,6 +114,20 @@ pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
     let process: Process =
         serde_json::from_slice(json).map_err(|why| invalid(format!("process: {why}")))?;
     check_process(&process)
+}
+
+/// # Errors
+/// `Invalid`: not an object of linux.resources.
+pub fn check_resources_json(json: &[u8]) -> Result<(), Fault> {
+    if json.len() > CONFIG_BYTES_MAX {
+        let len = json.len();
+        return Err(invalid(format!(
+            "resources have {len} bytes; at most {CONFIG_BYTES_MAX} are possible"
+        )));
+    }
+    let resources: Result<LinuxResources, _> = serde_json::from_slice(json);
+    resources.map_err(|why| invalid(format!("resources: {why}")))?;
+    Ok(())
 }
 
 fn check_version(version: &str) -> Result<(), Fault> {

@@ -1,11 +1,12 @@
 //! From what the rooms say to what the interface carries.
 
 use protocols::asynchronous::hutch::{
-    ContainerInfo, ExitInfo, Phase, PsEntry, SandboxInfo, StoreFigures, StreamAddress,
+    ContainerInfo, CpuStats, ExitInfo, HugetlbStats, IoStats, MemoryStats, NextOomsResponse, Oom,
+    Phase, PidsStats, PsEntry, SandboxInfo, StatsResponse, StoreFigures, StreamAddress,
 };
 use runtime_core::{
-    agent::{ExitStatus, GuestPid},
-    container::{ContainerState, ContainerView},
+    agent::{ContainerStats, ExitStatus, GuestPid},
+    container::{ContainerState, ContainerView, Ooms},
     host::Name,
     hypervisor::{HostEndpoint, MachineType},
     ids::SandboxUid,
@@ -45,11 +46,93 @@ pub fn ps_entry(pid: &GuestPid) -> PsEntry {
     }
 }
 
+pub fn ooms(found: &Ooms) -> NextOomsResponse {
+    let oom = |oom: &runtime_core::container::Oom| Oom {
+        number: oom.number,
+        at_ms: oom.at.0,
+        ..Default::default()
+    };
+    NextOomsResponse {
+        ooms: found.ooms.iter().map(oom).collect(),
+        over: found.over,
+        ..Default::default()
+    }
+}
+
+pub fn stats(stats: &ContainerStats) -> StatsResponse {
+    StatsResponse {
+        cpu: Some(cpu_stats(stats)).into(),
+        memory: Some(memory_stats(stats)).into(),
+        pids: Some(PidsStats {
+            current: stats.pids.current,
+            max: stats.pids.max,
+            ..Default::default()
+        })
+        .into(),
+        io: stats.io.iter().map(io_stats).collect(),
+        hugetlb: stats.hugetlb.iter().map(hugetlb_stats).collect(),
+        at_ms: stats.at.0,
+        ..Default::default()
+    }
+}
+
+fn cpu_stats(stats: &ContainerStats) -> CpuStats {
+    let cpu = &stats.cpu;
+    CpuStats {
+        usage_usec: cpu.usage_usec,
+        user_usec: cpu.user_usec,
+        system_usec: cpu.system_usec,
+        nr_periods: cpu.nr_periods,
+        nr_throttled: cpu.nr_throttled,
+        throttled_usec: cpu.throttled_usec,
+        ..Default::default()
+    }
+}
+
+fn memory_stats(stats: &ContainerStats) -> MemoryStats {
+    let memory = &stats.memory;
+    MemoryStats {
+        current: memory.current,
+        peak: memory.peak,
+        max: memory.max,
+        swap_current: memory.swap_current,
+        swap_max: memory.swap_max,
+        stat: memory.stat.clone().into_iter().collect(),
+        events_max: memory.events_max,
+        events_oom_kill: memory.events_oom_kill,
+        ..Default::default()
+    }
+}
+
+fn io_stats(io: &runtime_core::agent::IoStats) -> IoStats {
+    IoStats {
+        major: io.major,
+        minor: io.minor,
+        rbytes: io.rbytes,
+        wbytes: io.wbytes,
+        rios: io.rios,
+        wios: io.wios,
+        ..Default::default()
+    }
+}
+
+fn hugetlb_stats(stats: &runtime_core::agent::HugetlbStats) -> HugetlbStats {
+    HugetlbStats {
+        page_size: stats.page_size.clone(),
+        current: stats.current,
+        events_max: stats.events_max,
+        ..Default::default()
+    }
+}
+
 pub fn container_info(uid: SandboxUid, view: &ContainerView) -> ContainerInfo {
     let spec = &view.spec;
     let exit = match &view.state {
         ContainerState::Stopped(exit) => Some(exit_info(exit)),
-        ContainerState::Creating | ContainerState::Created | ContainerState::Running => None,
+        ContainerState::Creating
+        | ContainerState::Created
+        | ContainerState::Running
+        | ContainerState::Paused => None,
     };
     let pid = match exit {
         Some(_) => 0,

@@ -6,6 +6,7 @@ pub mod architect;
 pub mod bundle;
 pub mod channel;
 pub mod config;
+mod containers;
 mod convert;
 pub mod keys;
 pub mod logs;

@@ -168,14 +168,14 @@ impl Room for AgentActor {
                 wait,
                 deadline,
             } => {
-                let exits = port.next_exits(after, wait, deadline);
+                let exits = port.next_news(after, wait, deadline);
                 kit::complete(ctx, async move {
                     let outcome = exits.await;
                     Event::Polled { op, outcome }
                 });
             }
             World::Ack { up_to, deadline } => {
-                let ack = port.ack_exits(up_to, deadline);
+                let ack = port.ack_news(up_to, deadline);
                 kit::detach(async move {
                     if let Err(why) = ack.await {
                         tracing::debug!(%why, up_to, "the next acknowledgement covers it");
@@ -190,7 +190,7 @@ impl Room for AgentActor {
     fn announce(&mut self, notice: Notice, _: &mut Context<Self>) {
         if let Some(parent) = self.around.parent.notices.upgrade() {
             parent.do_send(match notice {
-                Notice::Exited(exit) => agent::Notice::Exited(exit),
+                Notice::News(news) => agent::Notice::News(news),
                 Notice::Lost { why } => agent::Notice::Lost { why },
             });
         }
@@ -222,11 +222,11 @@ impl Handler<agent::Open> for AgentActor {
     }
 }
 
-impl Handler<agent::ExitRecorded> for AgentActor {
+impl Handler<agent::NewsRecorded> for AgentActor {
     type Result = ();
 
-    fn handle(&mut self, told: agent::ExitRecorded, ctx: &mut Context<Self>) {
-        kit::apply(self, Event::ExitRecorded { seq: told.seq }, ctx);
+    fn handle(&mut self, told: agent::NewsRecorded, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::NewsRecorded { seq: told.seq }, ctx);
     }
 }
 
@@ -269,6 +269,25 @@ call!(
     remove_container,
     ()
 );
+call!(
+    agent::PauseContainer,
+    Call::PauseContainer,
+    pause_container,
+    ()
+);
+call!(
+    agent::ResumeContainer,
+    Call::ResumeContainer,
+    resume_container,
+    ()
+);
+call!(
+    agent::UpdateContainer,
+    Call::UpdateContainer,
+    update_container,
+    ()
+);
+call!(agent::GetStats, Call::Stats, stats, agent::ContainerStats);
 call!(
     agent::ListProcesses,
     Call::List,

@@ -12,6 +12,10 @@ pub enum Call {
     Exec,
     Signal,
     RemoveContainer,
+    PauseContainer,
+    ResumeContainer,
+    UpdateContainer,
+    Stats,
     List,
     Pids,
 }
@@ -25,10 +29,14 @@ impl Call {
             // A block device may have to appear first; a stock agent needs 1.4 s under emulation.
             Self::CreateContainer => 20,
             Self::StartContainer | Self::Exec => 10,
+            // A process in the middle of a system call is frozen at its end.
+            Self::PauseContainer | Self::ResumeContainer => 10,
+            // Shrinking memory reclaims it first.
+            Self::UpdateContainer => 10,
             // Kills and reaps what is left, unmounts, removes cgroups that may be busy for a while.
             Self::RemoveContainer => 20,
             // Nothing in the guest waits for anything here.
-            Self::Signal | Self::List | Self::Pids => 5,
+            Self::Signal | Self::Stats | Self::List | Self::Pids => 5,
         })
     }
 
@@ -46,6 +54,10 @@ impl Call {
             Self::Exec => "exec",
             Self::Signal => "signal",
             Self::RemoveContainer => "remove container",
+            Self::PauseContainer => "pause container",
+            Self::ResumeContainer => "resume container",
+            Self::UpdateContainer => "update container",
+            Self::Stats => "read statistics",
             Self::List => "list processes",
             Self::Pids => "list pids",
         }

@@ -2,12 +2,17 @@
 //!
 //! A guest is untrusted: each answer is bounded and checked here, once, and trusted afterwards.
 
+mod stats;
+
+pub use stats::stats;
+
 use crate::error::Malformed;
 use protocols::asynchronous::{agent as kata, hutch_agent as wire};
 use runtime_core::{
     agent::{
         AgentDetails, CreateContainer, Exec, ExitReason, ExitStatus, FsType, GuestExit, GuestMount,
-        GuestPid, GuestProcess, GuestProcessState, GuestRootfs, Signal, SignalTarget,
+        GuestNews, GuestOom, GuestPid, GuestProcess, GuestProcessState, GuestRootfs, Signal,
+        SignalTarget,
     },
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId},
@@ -18,7 +23,7 @@ use std::collections::BTreeSet;
 pub const HUTCH_FEATURE: &str = "hutch.agent.v1";
 
 /// The protocol promises it.
-pub const EXITS_MAX: usize = 256;
+pub const NEWS_MAX: usize = 256;
 /// A sandbox with more processes that we started than that is none of ours.
 const PROCESSES_MAX: usize = 16 * 1024;
 /// Linux's own bound without a cgroup, `/proc/sys/kernel/pid_max`.
@@ -60,24 +65,39 @@ pub fn details(answer: kata::GuestDetailsResponse) -> Result<AgentDetails, Malfo
     })
 }
 
-/// Exits must follow each other without a gap: one that is missing here would be missing for ever.
+/// News must follow each other without a gap: one that is missing here would be missing for ever.
 /// The first may be any above `after`: those before it were acknowledged by a daemon before us.
-pub fn exits(answer: wire::NextExitsResponse, after: u64) -> Result<Vec<GuestExit>, Malformed> {
-    bounded("exits", answer.exits.len(), EXITS_MAX)?;
+pub fn news(answer: wire::NextExitsResponse, after: u64) -> Result<Vec<GuestNews>, Malformed> {
+    let (exits, ooms) = (answer.exits, answer.ooms);
+    bounded("exits", exits.len().saturating_add(ooms.len()), NEWS_MAX)?;
+    let in_order = exits.is_sorted_by_key(|exit| exit.seq) && ooms.is_sorted_by_key(|oom| oom.seq);
+    if !in_order {
+        return Err(Malformed::Order { field: "exits" });
+    }
+    let exits = exits.into_iter().map(|e| exit(e).map(GuestNews::Exited));
+    let ooms = ooms.iter().map(|o| oom(o).map(GuestNews::OomKilled));
+    let mut news: Vec<GuestNews> = exits.chain(ooms).collect::<Result<_, _>>()?;
+    news.sort_by_key(GuestNews::seq);
     let mut last = None;
-    let mut exits = Vec::with_capacity(answer.exits.len());
-    for exit in answer.exits {
+    for seq in news.iter().map(GuestNews::seq) {
         let follows = match last {
-            None => exit.seq > after,
-            Some(last) => exit.seq.checked_sub(1) == Some(last),
+            None => seq > after,
+            Some(last) => seq.checked_sub(1) == Some(last),
         };
         if !follows {
             return Err(Malformed::Order { field: "exits" });
         }
-        last = Some(exit.seq);
-        exits.push(self::exit(exit)?);
+        last = Some(seq);
     }
-    Ok(exits)
+    Ok(news)
+}
+
+fn oom(oom: &wire::Oom) -> Result<GuestOom, Malformed> {
+    Ok(GuestOom {
+        seq: oom.seq,
+        container: container(&oom.container_id)?,
+        at: EpochMs(oom.at_ms),
+    })
 }
 
 fn exit(exit: wire::Exit) -> Result<GuestExit, Malformed> {

@@ -103,6 +103,8 @@ pub enum Malformed {
     Twice { field: &'static str },
     #[error("{field} do not follow each other")]
     Order { field: &'static str },
+    #[error("{field} does not read as the kernel writes it")]
+    Text { field: &'static str },
     #[error("it cannot be decoded")]
     Encoding,
 }

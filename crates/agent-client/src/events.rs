@@ -2,7 +2,7 @@
 
 use crate::call::Call;
 use runtime_core::{
-    agent::{AgentDetails, GuestExit, LinkSpec},
+    agent::{AgentDetails, GuestNews, LinkSpec},
     error::{Fault, Kind},
     ids::OpId,
     kit::Waiter,
@@ -21,8 +21,8 @@ pub enum Event {
         waiter: Waiter,
         call: Call,
     },
-    /// This exit and all before it are on the sandbox's record.
-    ExitRecorded {
+    /// This news and all before it are on the sandbox's record.
+    NewsRecorded {
         seq: u64,
     },
 
@@ -37,7 +37,7 @@ pub enum Event {
     },
     Polled {
         op: OpId,
-        outcome: Result<Vec<GuestExit>, Fault>,
+        outcome: Result<Vec<GuestNews>, Fault>,
     },
     Called {
         op: OpId,
@@ -115,7 +115,7 @@ pub enum World {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    Exited(GuestExit),
+    News(GuestNews),
     Lost { why: Fault },
 }
 

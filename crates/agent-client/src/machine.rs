@@ -27,7 +27,7 @@ use crate::{
     ready::Ready,
 };
 use runtime_core::{
-    agent::{AgentDetails, GuestExit, LinkSpec},
+    agent::{AgentDetails, GuestNews, LinkSpec},
     error::Fault,
     hypervisor::HostEndpoint,
     ids::OpId,
@@ -123,7 +123,7 @@ impl Machine for Link {
         match event {
             Event::Open { waiter, link } => self.open(waiter, link, batch)?,
             Event::Call { waiter, call } => self.call(waiter, call, batch)?,
-            Event::ExitRecorded { seq } => self.recorded(seq, batch),
+            Event::NewsRecorded { seq } => self.recorded(seq, batch),
             Event::Looked { op, console_bytes } => self.looked(op, console_bytes, batch),
             Event::Dialed { op, outcome } => self.dialed(op, outcome, batch),
             Event::RetryDue { op } => self.retry_due(op, batch),
@@ -203,7 +203,7 @@ impl Link {
             State::Awaiting { reach, .. }
             | State::Dialing { reach, .. }
             | State::Waiting { reach, .. } => {
-                reach.link.exits_recorded = reach.link.exits_recorded.max(seq);
+                reach.link.news_recorded = reach.link.news_recorded.max(seq);
             }
             State::Ready(ready) => ready.recorded(seq, &mut self.ops, batch),
             // Nobody is left who could forget it.
@@ -325,7 +325,7 @@ impl Link {
         }
     }
 
-    fn polled(&mut self, op: OpId, outcome: Result<Vec<GuestExit>, Fault>, batch: &mut Batch) {
+    fn polled(&mut self, op: OpId, outcome: Result<Vec<GuestNews>, Fault>, batch: &mut Batch) {
         match &mut self.state {
             State::Ready(ready) if ready.polls(op) => match outcome {
                 Ok(exits) => ready.polled(exits, &mut self.ops, batch),

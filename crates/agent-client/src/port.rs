@@ -3,8 +3,9 @@
 
 use runtime_core::{
     agent::{
-        AgentDetails, CreateContainer, CreateSandbox, Exec, GetPids, GuestExit, GuestPid,
-        GuestProcess, LinkSpec, ListProcesses, RemoveContainer, Signal, StartContainer,
+        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
+        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
     },
     error::Fault,
     kit::Work,
@@ -36,14 +37,21 @@ pub trait AgentPort {
 
     /// A container that the guest does not know is already removed.
     fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()>;
+
+    /// Answers when every process of the container is frozen.
+    fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()>;
+    fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()>;
+    /// All of the limits, or none.
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()>;
+    fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats>;
     fn list(&self, ask: ListProcesses, deadline: Duration) -> Answer<Vec<GuestProcess>>;
     fn pids(&self, ask: GetPids, deadline: Duration) -> Answer<Vec<GuestPid>>;
 
-    /// Exits numbered above `after`, oldest first, without gaps; waits up to `wait` for the first.
-    fn next_exits(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestExit>>;
+    /// News numbered above `after`, oldest first, without gaps; waits up to `wait` for the first.
+    fn next_news(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestNews>>;
 
-    /// The guest may forget every exit up to this number.
-    fn ack_exits(&self, up_to: u64, deadline: Duration) -> Answer<()>;
+    /// The guest may forget all news up to this number.
+    fn ack_news(&self, up_to: u64, deadline: Duration) -> Answer<()>;
 }
 
 /// Signs of life of a guest that is not yet on the link.

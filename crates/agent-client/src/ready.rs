@@ -4,7 +4,7 @@
 //!   Asked ──Polled──► Pausing ──RetryDue──► Asked …
 //!     │  told and not on record: too many
 //!     ▼
-//!   Held ──ExitRecorded──► Asked
+//!   Held ──NewsRecorded──► Asked
 //! ```
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     machine::{Batch, Ops},
 };
 use runtime_core::{
-    agent::{AgentDetails, GuestExit, LinkSpec},
+    agent::{AgentDetails, GuestNews, LinkSpec},
     error::{Fault, Kind},
     ids::OpId,
     kit::Waiter,
@@ -63,7 +63,7 @@ impl Ready {
         batch.world.push(World::Watch { op });
         let mut ready = Self {
             op,
-            told: link.exits_recorded,
+            told: link.news_recorded,
             link,
             details,
             poll: Poll::Held,
@@ -117,10 +117,10 @@ impl Ready {
     }
 
     pub(crate) fn recorded(&mut self, seq: u64, ops: &mut Ops, batch: &mut Batch) {
-        if seq <= self.link.exits_recorded {
+        if seq <= self.link.news_recorded {
             return;
         }
-        self.link.exits_recorded = seq;
+        self.link.news_recorded = seq;
         self.told = self.told.max(seq);
         self.acknowledge(batch);
         match self.poll {
@@ -133,13 +133,13 @@ impl Ready {
         self.poll == Poll::Asked { op }
     }
 
-    pub(crate) fn polled(&mut self, exits: Vec<GuestExit>, ops: &mut Ops, batch: &mut Batch) {
-        for exit in exits {
+    pub(crate) fn polled(&mut self, all: Vec<GuestNews>, ops: &mut Ops, batch: &mut Batch) {
+        for news in all {
             // The port yields only what is above what it was asked for; a record may have
             // overtaken it.
-            if exit.seq > self.told {
-                self.told = exit.seq;
-                batch.announce.push(Notice::Exited(exit));
+            if news.seq() > self.told {
+                self.told = news.seq();
+                batch.announce.push(Notice::News(news));
             }
         }
         if self.has_room() {
@@ -169,7 +169,7 @@ impl Ready {
 
     fn acknowledge(&self, batch: &mut Batch) {
         batch.world.push(World::Ack {
-            up_to: self.link.exits_recorded,
+            up_to: self.link.news_recorded,
             deadline: ACK_DEADLINE * self.link.accelerator.patience(),
         });
     }
@@ -186,6 +186,6 @@ impl Ready {
     }
 
     fn has_room(&self) -> bool {
-        self.told - self.link.exits_recorded < UNRECORDED_MAX
+        self.told - self.link.news_recorded < UNRECORDED_MAX
     }
 }

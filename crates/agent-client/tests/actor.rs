@@ -9,8 +9,8 @@ use agent_client::{
 };
 use runtime_core::{
     agent::{
-        self, Address, CreateContainer, ExitRecorded, GetPids, GuestRootfs, LinkSpec,
-        ListProcesses, Notice, Open, Parent, RoomGone, Signal, SignalTarget, StartContainer,
+        self, Address, CreateContainer, GetPids, GuestRootfs, LinkSpec, ListProcesses,
+        NewsRecorded, Notice, Open, Parent, RoomGone, Signal, SignalTarget, StartContainer,
     },
     error::{Fault, Kind},
     hypervisor::{Accelerator, HostEndpoint},
@@ -94,7 +94,7 @@ fn open(accelerator: Accelerator) -> Open {
     Open(LinkSpec {
         control: HostEndpoint::Socket("/nowhere".into()),
         accelerator,
-        exits_recorded: 0,
+        news_recorded: 0,
     })
 }
 
@@ -152,7 +152,7 @@ impl House {
         heard
             .into_iter()
             .map(|(notice, _)| match notice {
-                Notice::Exited(exit) => exit.seq,
+                Notice::News(news) => news.seq(),
                 Notice::Lost { why } => panic!("lost: {why}"),
             })
             .collect()
@@ -234,7 +234,7 @@ story! {
         assert_eq!(house.exits_heard().await, [1]);
         assert_eq!(house.guest.unacknowledged().len(), 1);
 
-        house.room.exit_recorded.do_send(ExitRecorded { seq: 1 });
+        house.room.news_recorded.do_send(NewsRecorded { seq: 1 });
         sleep(Duration::from_secs(1)).await;
         assert!(house.guest.unacknowledged().is_empty());
         assert!(house.exits_heard().await.is_empty());
@@ -419,22 +419,34 @@ mod panicking {
         fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()> {
             self.0.remove_container(ask, deadline)
         }
+        fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()> {
+            self.0.pause_container(ask, deadline)
+        }
+        fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()> {
+            self.0.resume_container(ask, deadline)
+        }
+        fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+            self.0.update_container(ask, deadline)
+        }
+        fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats> {
+            self.0.stats(ask, deadline)
+        }
         fn list(&self, _: ListProcesses, _: Duration) -> Answer<Vec<GuestProcess>> {
             Box::pin(async { panic!("a bug of ours") })
         }
         fn pids(&self, ask: GetPids, deadline: Duration) -> Answer<Vec<GuestPid>> {
             self.0.pids(ask, deadline)
         }
-        fn next_exits(
+        fn next_news(
             &self,
             after: u64,
             wait: Duration,
             deadline: Duration,
-        ) -> Answer<Vec<GuestExit>> {
-            self.0.next_exits(after, wait, deadline)
+        ) -> Answer<Vec<GuestNews>> {
+            self.0.next_news(after, wait, deadline)
         }
-        fn ack_exits(&self, up_to: u64, deadline: Duration) -> Answer<()> {
-            self.0.ack_exits(up_to, deadline)
+        fn ack_news(&self, up_to: u64, deadline: Duration) -> Answer<()> {
+            self.0.ack_news(up_to, deadline)
         }
     }
 }

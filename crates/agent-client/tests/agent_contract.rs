@@ -71,7 +71,7 @@ impl Bench for TestBench {
         LinkSpec {
             control: self.control.clone(),
             accelerator: Accelerator::Tcg,
-            exits_recorded: 0,
+            news_recorded: 0,
         }
     }
 
@@ -177,6 +177,10 @@ macro_rules! all_promises {
                 a_container_exists_once,
                 an_exec_needs_a_container_and_an_id_of_its_own,
                 pids_are_those_of_the_living,
+                a_frozen_container_stands_still_until_it_is_thawed,
+                a_frozen_container_can_be_killed,
+                statistics_count_the_living,
+                limits_must_be_an_object,
                 a_signal_under_one_key_is_delivered_once,
             ]
         );

@@ -8,14 +8,15 @@ use crate::{
 };
 use actix::{WeakRecipient, prelude::*};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where the agent is, and how patient to be with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkSpec {
     pub control: HostEndpoint,
     pub accelerator: Accelerator,
-    /// The number of the last exit that is on record; 0 for a new guest.
-    pub exits_recorded: u64,
+    /// The number of the last news that is on record; 0 for a new guest.
+    pub news_recorded: u64,
 }
 
 /// What the agent says of itself.
@@ -99,6 +100,94 @@ pub struct GuestExit {
     pub container: ContainerNumber,
     pub process: ProcessId,
     pub status: ExitStatus,
+}
+
+/// Something was killed in a container for want of memory; kept and numbered as exits are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestOom {
+    pub seq: u64,
+    pub container: ContainerNumber,
+    /// Guest clock.
+    pub at: EpochMs,
+}
+
+/// What the guest keeps until it is confirmed. All of it shares one numbering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestNews {
+    Exited(GuestExit),
+    OomKilled(GuestOom),
+}
+
+impl GuestNews {
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::Exited(exit) => exit.seq,
+            Self::OomKilled(oom) => oom.seq,
+        }
+    }
+}
+
+/// What a container's cgroup in the guest counts; the names are those of cgroup v2.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerStats {
+    pub cpu: CpuStats,
+    pub memory: MemoryStats,
+    pub pids: PidsStats,
+    pub io: Vec<IoStats>,
+    pub hugetlb: Vec<HugetlbStats>,
+    /// Guest clock.
+    pub at: EpochMs,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuStats {
+    pub usage_usec: u64,
+    pub user_usec: u64,
+    pub system_usec: u64,
+    pub nr_periods: u64,
+    pub nr_throttled: u64,
+    pub throttled_usec: u64,
+}
+
+/// Bytes, but for the events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    pub current: u64,
+    pub peak: u64,
+    /// `u64::MAX`: no limit.
+    pub max: u64,
+    pub swap_current: u64,
+    /// `u64::MAX`: no limit.
+    pub swap_max: u64,
+    /// Lines of memory.stat.
+    pub stat: BTreeMap<String, u64>,
+    pub events_max: u64,
+    pub events_oom_kill: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PidsStats {
+    pub current: u64,
+    /// 0: no limit.
+    pub max: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoStats {
+    pub major: u64,
+    pub minor: u64,
+    pub rbytes: u64,
+    pub wbytes: u64,
+    pub rios: u64,
+    pub wios: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HugetlbStats {
+    /// As the kernel names it: `2MB`.
+    pub page_size: String,
+    pub current: u64,
+    pub events_max: u64,
 }
 
 /// A process that the guest knows.
@@ -210,6 +299,36 @@ pub struct RemoveContainer {
     pub container: ContainerNumber,
 }
 
+/// Command: freeze every process of a container. One that is frozen is already so.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct PauseContainer {
+    pub container: ContainerNumber,
+}
+
+/// Command: thaw it. One that is not frozen is already so.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct ResumeContainer {
+    pub container: ContainerNumber,
+}
+
+/// Command: change limits; all of them, or on failure none.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct UpdateContainer {
+    pub container: ContainerNumber,
+    /// The OCI object linux.resources.
+    pub resources_json: Vec<u8>,
+}
+
+/// Query: what a container's cgroup counts.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<ContainerStats, Fault>")]
+pub struct GetStats {
+    pub container: ContainerNumber,
+}
+
 /// Query: everything that the guest knows.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "Result<Vec<GuestProcess>, Fault>")]
@@ -222,10 +341,10 @@ pub struct GetPids {
     pub container: ContainerNumber,
 }
 
-/// Event, told down: this exit and all before it are on record; the guest may forget them.
+/// Event, told down: this news and all before it are on record; the guest may forget them.
 #[derive(Message, Debug, Clone, Copy, PartialEq, Eq)]
 #[rtype(result = "()")]
-pub struct ExitRecorded {
+pub struct NewsRecorded {
     pub seq: u64,
 }
 
@@ -233,8 +352,8 @@ pub struct ExitRecorded {
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "()")]
 pub enum Notice {
-    /// Told again after a redial until [`ExitRecorded`] covers it.
-    Exited(GuestExit),
+    /// Told again after a redial until [`NewsRecorded`] covers it.
+    News(GuestNews),
     /// The link was lost and could not be opened again in time; the guest is given up.
     Lost { why: Fault },
 }
@@ -254,9 +373,13 @@ pub struct Address {
     pub exec: Recipient<Exec>,
     pub signal: Recipient<Signal>,
     pub remove_container: Recipient<RemoveContainer>,
+    pub pause_container: Recipient<PauseContainer>,
+    pub resume_container: Recipient<ResumeContainer>,
+    pub update_container: Recipient<UpdateContainer>,
+    pub stats: Recipient<GetStats>,
     pub list: Recipient<ListProcesses>,
     pub pids: Recipient<GetPids>,
-    pub exit_recorded: Recipient<ExitRecorded>,
+    pub news_recorded: Recipient<NewsRecorded>,
 }
 
 impl<A> From<Addr<A>> for Address
@@ -269,9 +392,13 @@ where
         + Handler<Exec>
         + Handler<Signal>
         + Handler<RemoveContainer>
+        + Handler<PauseContainer>
+        + Handler<ResumeContainer>
+        + Handler<UpdateContainer>
+        + Handler<GetStats>
         + Handler<ListProcesses>
         + Handler<GetPids>
-        + Handler<ExitRecorded>,
+        + Handler<NewsRecorded>,
 {
     fn from(room: Addr<A>) -> Self {
         Self {
@@ -282,9 +409,13 @@ where
             exec: room.clone().recipient(),
             signal: room.clone().recipient(),
             remove_container: room.clone().recipient(),
+            pause_container: room.clone().recipient(),
+            resume_container: room.clone().recipient(),
+            update_container: room.clone().recipient(),
+            stats: room.clone().recipient(),
             list: room.clone().recipient(),
             pids: room.clone().recipient(),
-            exit_recorded: room.recipient(),
+            news_recorded: room.recipient(),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::world::{
 };
 use runtime_core::{
     agent::ExitStatus,
-    container::{ContainerState, Force},
+    container::{ContainerState, Force, Freeze},
     error::{Fault, Kind},
     ids::ProcessId,
 };
@@ -43,6 +43,9 @@ pub enum Story {
     SameKey,
     WrongOrders,
     LongLife,
+    Freeze,
+    FreezeCreated,
+    Ooms,
 }
 
 pub const ALL: &[Story] = &[
@@ -56,6 +59,9 @@ pub const ALL: &[Story] = &[
     Story::SameKey,
     Story::WrongOrders,
     Story::LongLife,
+    Story::Freeze,
+    Story::FreezeCreated,
+    Story::Ooms,
 ];
 
 impl Teller {
@@ -72,6 +78,9 @@ impl Teller {
             Story::SameKey => self.same_key().await,
             Story::WrongOrders => self.wrong_orders().await,
             Story::LongLife => self.long_life().await,
+            Story::Freeze => self.freeze().await,
+            Story::FreezeCreated => self.freeze_created().await,
+            Story::Ooms => self.ooms().await,
         };
         if let (true, Err(why)) = (self.calm, told) {
             let id = &self.id;
@@ -293,6 +302,76 @@ impl Teller {
         let gone = client.kill(id, &INIT, 9).await;
         self.expect(gone.is_err(), "what is gone was killed");
         Ok(())
+    }
+
+    /// What is paused does not end, and goes on.
+    async fn freeze(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        self.running(id, "sleep 30", None).await?;
+        client.freeze(id, Freeze::Pause).await?;
+        let state = client.state(id).await?;
+        self.expect(state == ContainerState::Paused, "paused, and not so");
+        let exec = client.exec(id, "e", "true").await;
+        self.expect(exec.is_err(), "an exec began in what is paused");
+        client.update(id).await?;
+        pass(Duration::from_secs(60)).await;
+        let state = client.state(id).await?;
+        self.expect(state == ContainerState::Paused, "it did not stay paused");
+        client.freeze(id, Freeze::Resume).await?;
+        let exit = client.wait(id, &INIT).await?;
+        self.expect_code(&exit, 0);
+        let late = client.freeze(id, Freeze::Pause).await;
+        self.expect(late.is_err(), "what had stopped was paused");
+        client.delete(id, Force::No).await
+    }
+
+    /// It is created afterwards, and not running; what is paused can be killed.
+    async fn freeze_created(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let key = self.key("key");
+        let place = client.create(self.wanted(id, STAYS, None), &key).await?;
+        client.relay(id, place, INIT).await;
+        client.freeze(id, Freeze::Pause).await?;
+        let started = client.start(id).await;
+        self.expect(started.is_err(), "it was started though it is paused");
+        client.freeze(id, Freeze::Resume).await?;
+        let state = client.state(id).await?;
+        self.expect(state == ContainerState::Created, "it is not as before");
+        client.start(id).await?;
+        client.freeze(id, Freeze::Pause).await?;
+        self.moment().await;
+        client.kill(id, &INIT, 9).await?;
+        let exit = client.wait(id, &INIT).await?;
+        self.expect_code(&exit, 137);
+        client.delete(id, Force::No).await
+    }
+
+    async fn ooms(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        self.running(id, STAYS, None).await?;
+        let place = client.find(id).await?;
+        let due = self.dice.below(4);
+        for _ in 0..due {
+            self.moment().await;
+            client.world.guest(place.uid).oom(place.number);
+        }
+        let mut heard = Vec::new();
+        while (heard.len() as u64) < due {
+            let last = heard.last().copied().unwrap_or(0);
+            let (numbers, over) = client.ooms(id, last).await?;
+            heard.extend(numbers);
+            if over || !self.calm {
+                break;
+            }
+        }
+        let all: Vec<u64> = (1..=due).collect();
+        self.expect(heard == all, "kills for want of memory were lost");
+        let told_twice = heard.windows(2).any(|pair| pair[0] >= pair[1]);
+        if told_twice || heard.len() as u64 > due {
+            let world = &client.world;
+            world.violated(format_args!("{id}: {due} ooms were told as {heard:?}"));
+        }
+        client.delete(id, Force::Yes).await
     }
 
     /// It is deleted by whoever tidies up in the end.

@@ -6,9 +6,9 @@
 use crate::port::AgentPort;
 use runtime_core::{
     agent::{
-        Attempt, CreateContainer, Exec, ExitReason, GetPids, GuestExit, GuestProcess,
-        GuestProcessState, LinkSpec, ListProcesses, Once, RemoveContainer, Signal, SignalTarget,
-        StartContainer,
+        Attempt, CreateContainer, Exec, ExitReason, GetPids, GetStats, GuestExit, GuestNews,
+        GuestProcess, GuestProcessState, LinkSpec, ListProcesses, Once, PauseContainer,
+        RemoveContainer, ResumeContainer, Signal, SignalTarget, StartContainer, UpdateContainer,
     },
     error::{Fault, Kind},
     ids::{ContainerNumber, ExecId, ProcessId, RequestKey},
@@ -140,10 +140,13 @@ impl<B: Bench> Linked<'_, B> {
         let until = Instant::now() + LIMIT;
         let mut after = 0;
         while Instant::now() < until {
-            let exits = self.port.next_exits(after, EXIT_WAIT, LIMIT).await;
-            for exit in exits.expect("exits can be asked for") {
-                after = exit.seq;
-                if exit.container == container && exit.process == *process {
+            let news = self.port.next_news(after, EXIT_WAIT, LIMIT).await;
+            for news in news.expect("exits can be asked for") {
+                after = news.seq();
+                if let GuestNews::Exited(exit) = news
+                    && exit.container == container
+                    && exit.process == *process
+                {
                     return exit;
                 }
             }
@@ -156,14 +159,14 @@ impl<B: Bench> Linked<'_, B> {
         self.remove(container)
             .await
             .expect("a container can be removed");
-        let exits = self.port.next_exits(0, Duration::ZERO, LIMIT).await;
+        let exits = self.port.next_news(0, Duration::ZERO, LIMIT).await;
         if let Some(last) = exits.expect("exits can be asked for").last() {
-            self.acknowledge(last.seq).await;
+            self.acknowledge(last.seq()).await;
         }
     }
 
     async fn acknowledge(&self, up_to: u64) {
-        let acknowledged = self.port.ack_exits(up_to, LIMIT).await;
+        let acknowledged = self.port.ack_news(up_to, LIMIT).await;
         acknowledged.expect("exits can be acknowledged");
     }
 }
@@ -188,7 +191,7 @@ pub async fn an_exit_is_told_until_it_is_acknowledged(bench: &impl Bench) {
     let first = linked.exit_of(number, &ProcessId::Init).await;
     let again = linked.exit_of(number, &ProcessId::Init).await;
     linked.acknowledge(first.seq).await;
-    let after = linked.port.next_exits(0, Duration::ZERO, LIMIT).await;
+    let after = linked.port.next_news(0, Duration::ZERO, LIMIT).await;
 
     assert_eq!(
         (first.status.code, first.status.reason),
@@ -196,7 +199,7 @@ pub async fn an_exit_is_told_until_it_is_acknowledged(bench: &impl Bench) {
     );
     assert_eq!(first, again);
     let left = after.expect("exits can be asked for");
-    assert!(left.iter().all(|exit| exit.seq > first.seq), "{left:?}");
+    assert!(left.iter().all(|exit| exit.seq() > first.seq), "{left:?}");
     linked.end(number).await;
 }
 
@@ -210,13 +213,17 @@ pub async fn exits_are_numbered_in_the_order_of_their_ends(bench: &impl Bench) {
     }
 
     let mut codes = Vec::new();
-    let exits = linked.port.next_exits(0, Duration::ZERO, LIMIT).await;
+    let exits = linked.port.next_news(0, Duration::ZERO, LIMIT).await;
     let exits = exits.expect("exits can be asked for");
     for pair in exits.windows(2) {
-        assert_eq!(pair[0].seq + 1, pair[1].seq, "a gap");
+        assert_eq!(pair[0].seq() + 1, pair[1].seq(), "a gap");
     }
-    for exit in exits.iter().filter(|exit| exit.container == number) {
-        codes.push(exit.status.code);
+    for news in &exits {
+        if let GuestNews::Exited(exit) = news
+            && exit.container == number
+        {
+            codes.push(exit.status.code);
+        }
     }
 
     assert_eq!(codes, [1, 2, 3]);
@@ -228,7 +235,7 @@ pub async fn a_poll_without_an_exit_ends_when_its_wait_is_over(bench: &impl Benc
     let wait = Duration::from_millis(300);
     let begun = Instant::now();
 
-    let exits = linked.port.next_exits(u64::MAX / 2, wait, LIMIT).await;
+    let exits = linked.port.next_news(u64::MAX / 2, wait, LIMIT).await;
 
     assert_eq!(exits.expect("exits can be asked for"), []);
     assert!(begun.elapsed() >= wait);
@@ -238,18 +245,20 @@ pub async fn a_poll_answers_when_an_exit_comes(bench: &impl Bench) {
     let linked = linked(bench).await;
     let number = ContainerNumber(103);
     linked.run(number, &STAYS).await;
-    let last = linked.port.next_exits(0, Duration::ZERO, LIMIT).await;
+    let last = linked.port.next_news(0, Duration::ZERO, LIMIT).await;
     let last = last.expect("exits can be asked for");
-    let after = last.last().map_or(0, |exit| exit.seq);
+    let after = last.last().map_or(0, GuestNews::seq);
 
-    let poll = linked.port.next_exits(after, EXIT_WAIT, LIMIT);
+    let poll = linked.port.next_news(after, EXIT_WAIT, LIMIT);
     let (exits, killed) = tokio::join!(poll, linked.signal(number, SignalTarget::All));
 
     killed.expect("a container can be killed");
     let exits = exits.expect("exits can be asked for");
-    assert_eq!(exits.len(), 1, "{exits:?}");
+    let [GuestNews::Exited(exit)] = &exits[..] else {
+        panic!("{exits:?}");
+    };
     assert_eq!(
-        (exits[0].status.code, exits[0].status.reason),
+        (exit.status.code, exit.status.reason),
         (137, ExitReason::Signaled)
     );
     linked.end(number).await;
@@ -417,6 +426,94 @@ pub async fn pids_are_those_of_the_living(bench: &impl Bench) {
     linked.end(container).await;
 }
 
+/// What stands still has not ended after this, though it would have.
+const STANDS_STILL: Duration = Duration::from_millis(1500);
+
+pub async fn a_frozen_container_stands_still_until_it_is_thawed(bench: &impl Bench) {
+    let linked = linked(bench).await;
+    let container = ContainerNumber(113);
+    linked.run(container, &["/bin/sleep", "1"]).await;
+    let last = linked.port.next_news(0, Duration::ZERO, LIMIT).await;
+    let after = last.expect("exits can be asked for");
+    let after = after.last().map_or(0, GuestNews::seq);
+
+    for _ in 0..2 {
+        let frozen = linked
+            .port
+            .pause_container(PauseContainer { container }, LIMIT);
+        frozen.await.expect("a frozen container is already so");
+    }
+    let still = linked.port.next_news(after, STANDS_STILL, LIMIT).await;
+    for _ in 0..2 {
+        let thawed = linked
+            .port
+            .resume_container(ResumeContainer { container }, LIMIT);
+        thawed.await.expect("a thawed container is already so");
+    }
+
+    assert_eq!(still.expect("exits can be asked for"), []);
+    let exit = linked.exit_of(container, &ProcessId::Init).await;
+    assert_eq!(exit.status.code, 0);
+    linked.end(container).await;
+}
+
+pub async fn a_frozen_container_can_be_killed(bench: &impl Bench) {
+    let linked = linked(bench).await;
+    let container = ContainerNumber(114);
+    linked.run(container, &STAYS).await;
+    let frozen = linked
+        .port
+        .pause_container(PauseContainer { container }, LIMIT);
+    frozen.await.expect("it can be frozen");
+
+    let killed = linked.signal(container, SignalTarget::All).await;
+
+    killed.expect("a frozen container can be killed");
+    let exit = linked.exit_of(container, &ProcessId::Init).await;
+    assert_eq!(exit.status.code, 137);
+    linked.end(container).await;
+}
+
+pub async fn statistics_count_the_living(bench: &impl Bench) {
+    let linked = linked(bench).await;
+    let container = ContainerNumber(115);
+    linked.run(container, &STAYS).await;
+    linked.exec(container, "x", &STAYS).await;
+
+    let stats = linked.port.stats(GetStats { container }, LIMIT).await;
+    let unknown = GetStats {
+        container: ContainerNumber(999),
+    };
+    let unknown = linked.port.stats(unknown, LIMIT).await;
+
+    assert_eq!(stats.expect("a container has statistics").pids.current, 2);
+    assert_eq!(kind(unknown), Kind::NotFound);
+    linked.end(container).await;
+}
+
+pub async fn limits_must_be_an_object(bench: &impl Bench) {
+    let linked = linked(bench).await;
+    let container = ContainerNumber(116);
+    linked.run(container, &STAYS).await;
+    let update = |json: &str| {
+        let resources_json = json.as_bytes().to_vec();
+        let ask = UpdateContainer {
+            container,
+            resources_json,
+        };
+        linked.port.update_container(ask, LIMIT)
+    };
+
+    let good = update(r#"{"pids": {"limit": 77}}"#).await;
+    let none = update("{}").await;
+    let bad = update("[").await;
+
+    good.expect("limits can be changed");
+    none.expect("nothing to change is no error");
+    assert_eq!(kind(bad), Kind::Invalid);
+    linked.end(container).await;
+}
+
 pub async fn without_a_link_a_call_is_unavailable_at_once(bench: &impl Bench) {
     let port = bench.port();
     port.hang_up();
@@ -428,7 +525,7 @@ pub async fn without_a_link_a_call_is_unavailable_at_once(bench: &impl Bench) {
         .await
         .expect("the agent answers");
     let watch = port.hung_up();
-    let poll = port.next_exits(u64::MAX / 2, EXIT_WAIT, LIMIT);
+    let poll = port.next_news(u64::MAX / 2, EXIT_WAIT, LIMIT);
     let (cut, ()) = tokio::join!(poll, async { port.hang_up() });
     watch.await;
     let after = port.list(ListProcesses, LIMIT).await;
@@ -474,6 +571,10 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
             a_container_exists_once(bench).await;
             an_exec_needs_a_container_and_an_id_of_its_own(bench).await;
             pids_are_those_of_the_living(bench).await;
+            a_frozen_container_stands_still_until_it_is_thawed(bench).await;
+            a_frozen_container_can_be_killed(bench).await;
+            statistics_count_the_living(bench).await;
+            limits_must_be_an_object(bench).await;
             a_signal_under_one_key_is_delivered_once(bench).await;
         }
     }

@@ -19,8 +19,8 @@ use protocols::asynchronous::{
 };
 use runtime_core::{
     agent::{
-        Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, GuestExit, GuestProcessState,
-        GuestRootfs, Once, Signal, SignalTarget,
+        Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, GuestExit, GuestNews, GuestOom,
+        GuestProcessState, GuestRootfs, Once, Signal, SignalTarget, UpdateContainer,
     },
     error::Kind,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId, RequestKey},
@@ -278,9 +278,13 @@ impl Agent for HutchAgent {
         request: wire::NextExitsRequest,
     ) -> Served<wire::NextExitsResponse> {
         let wait = Duration::from_millis(request.wait_ms.into());
-        let exits = self.0.exits(request.after, wait).await;
         let mut answer = wire::NextExitsResponse::new();
-        answer.exits = exits.into_iter().map(exit).collect();
+        for news in self.0.news(request.after, wait).await {
+            match news {
+                GuestNews::Exited(exit) => answer.exits.push(self::exit(exit)),
+                GuestNews::OomKilled(oom) => answer.ooms.push(self::oom(&oom)),
+            }
+        }
         Ok(answer)
     }
 
@@ -312,6 +316,54 @@ impl Agent for HutchAgent {
             entry.command = pid.command;
             answer.pids.push(entry);
         }
+        Ok(answer)
+    }
+
+    async fn freeze(
+        &self,
+        _: &TtrpcContext,
+        request: wire::FreezeRequest,
+    ) -> Served<wire::FreezeResponse> {
+        let container = number(&request.container_id)?;
+        let done = match request.frozen {
+            true => {
+                let freeze = |world: &mut World, now| world.freeze(container, now);
+                self.act(Call::PauseContainer, freeze).await
+            }
+            false => {
+                let thaw = |world: &mut World, now| world.thaw(container, now);
+                self.act(Call::ResumeContainer, thaw).await
+            }
+        };
+        done.map(|()| wire::FreezeResponse::new())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: wire::UpdateRequest,
+    ) -> Served<wire::UpdateResponse> {
+        let ask = UpdateContainer {
+            container: number(&request.container_id)?,
+            resources_json: request.resources_json,
+        };
+        let updated = self.act(Call::UpdateContainer, |world, _| world.update(&ask));
+        done(updated.await)
+    }
+
+    async fn stats(
+        &self,
+        _: &TtrpcContext,
+        request: wire::StatsRequest,
+    ) -> Served<wire::StatsResponse> {
+        let container = number(&request.container_id)?;
+        let stats = self
+            .act(Call::Stats, |world, now| world.stats(container, now))
+            .await?;
+        let mut answer = wire::StatsResponse::new();
+        let pids = stats.pids.current.to_string();
+        answer.files.insert("pids.current".to_owned(), pids);
+        answer.at_ms = stats.at.0;
         Ok(answer)
     }
 
@@ -356,6 +408,14 @@ pub(super) fn prepare(guest: &FakeGuest, request: first::CreateSandboxRequest) -
         Ok(())
     });
     done(prepared.map_err(status))
+}
+
+fn oom(oom: &GuestOom) -> wire::Oom {
+    let mut message = wire::Oom::new();
+    message.seq = oom.seq;
+    message.container_id = oom.container.to_string();
+    message.at_ms = oom.at.0;
+    message
 }
 
 fn exit(exit: GuestExit) -> wire::Exit {

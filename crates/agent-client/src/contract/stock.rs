@@ -21,7 +21,7 @@ use protocols::asynchronous::{
     health_ttrpc::{Health, create_health},
 };
 use runtime_core::{
-    agent::{CreateContainer, Exec, GuestRootfs, Signal, SignalTarget},
+    agent::{CreateContainer, Exec, GuestNews, GuestRootfs, Signal, SignalTarget},
     error::Kind,
     ids::{ContainerNumber, EpochMs, ProcessId},
 };
@@ -220,9 +220,11 @@ impl AgentService for StockAgent {
         }
         let mut after = 0;
         loop {
-            for exit in self.guest.exits(after, Duration::from_secs(60)).await {
-                after = exit.seq;
-                if (exit.container, exit.process) == key {
+            for news in self.guest.news(after, Duration::from_secs(60)).await {
+                after = news.seq();
+                if let GuestNews::Exited(exit) = news
+                    && (exit.container, &exit.process) == (key.0, &key.1)
+                {
                     self.odd(|odd| odd.consumed.insert(key.clone()));
                     let mut answer = wire::WaitProcessResponse::new();
                     answer.status = i32::try_from(exit.status.code).unwrap_or(-1);

@@ -19,12 +19,41 @@ fn answer(exits: Vec<wire::Exit>) -> wire::NextExitsResponse {
     answer
 }
 
+fn told(answer: wire::NextExitsResponse, after: u64) -> Vec<GuestExit> {
+    let exit = |news| match news {
+        GuestNews::Exited(exit) => exit,
+        GuestNews::OomKilled(oom) => panic!("{oom:?}"),
+    };
+    news(answer, after).unwrap().into_iter().map(exit).collect()
+}
+
+#[test]
+fn kills_for_want_of_memory_stand_between_the_exits_by_their_numbers() {
+    let oom = |seq| {
+        let mut oom = wire::Oom::new();
+        (oom.seq, oom.container_id, oom.at_ms) = (seq, "3".to_owned(), 9);
+        oom
+    };
+    let mut mixed = answer(vec![good_exit(5), good_exit(7)]);
+    mixed.ooms = vec![oom(6), oom(8)];
+    let mut gap = answer(vec![good_exit(5)]);
+    gap.ooms = vec![oom(7)];
+    let mut many = answer((1..=200).map(good_exit).collect());
+    many.ooms = (201..=257).map(oom).collect();
+
+    let seqs: Vec<u64> = news(mixed, 4).unwrap().iter().map(GuestNews::seq).collect();
+
+    assert_eq!(seqs, [5, 6, 7, 8]);
+    assert!(news(gap, 4).is_err());
+    assert!(matches!(news(many, 0), Err(Malformed::TooMany { .. })));
+}
+
 #[test]
 fn exits_that_follow_the_last_one_are_taken() {
     let mut second = good_exit(6);
     second.exec_id = "shell".to_owned();
 
-    let exits = exits(answer(vec![good_exit(5), second]), 4).unwrap();
+    let exits = told(answer(vec![good_exit(5), second]), 4);
 
     assert_eq!(exits[0].seq, 5);
     assert_eq!(exits[0].container, ContainerNumber(3));
@@ -49,7 +78,7 @@ fn exits_with_a_gap_a_repeat_or_a_number_before_are_refused() {
     ] {
         let given = seqs.iter().map(|seq| good_exit(*seq)).collect();
 
-        let refused = exits(answer(given), after);
+        let refused = news(answer(given), after);
 
         let field = "exits";
         assert_eq!(refused, Err(Malformed::Order { field }), "{after} {seqs:?}");
@@ -58,7 +87,7 @@ fn exits_with_a_gap_a_repeat_or_a_number_before_are_refused() {
 
 #[test]
 fn the_first_exit_may_lie_beyond_what_a_daemon_before_us_acknowledged() {
-    let exits = exits(answer(vec![good_exit(41), good_exit(42)]), 0).unwrap();
+    let exits = told(answer(vec![good_exit(41), good_exit(42)]), 0);
 
     assert_eq!(exits[0].seq, 41);
 }
@@ -81,11 +110,11 @@ fn an_exit_with_a_foreign_id_code_or_reason_is_refused() {
         let mut exit = good_exit(1);
         spoil(&mut exit);
 
-        assert!(exits(answer(vec![exit]), 0).is_err(), "spoil {n}");
+        assert!(news(answer(vec![exit]), 0).is_err(), "spoil {n}");
     }
     let mut unspecified = good_exit(1);
     unspecified.reason = wire::ExitReason::EXIT_REASON_UNSPECIFIED.into();
-    assert!(exits(answer(vec![unspecified]), 0).is_err());
+    assert!(news(answer(vec![unspecified]), 0).is_err());
 }
 
 #[test]
@@ -94,14 +123,14 @@ fn more_exits_than_were_promised_are_refused() {
     let most = (1..=256).map(good_exit).collect();
 
     assert!(matches!(
-        exits(answer(many), 0),
+        news(answer(many), 0),
         Err(Malformed::TooMany {
             len: 257,
             max: 256,
             ..
         })
     ));
-    assert_eq!(exits(answer(most), 0).unwrap().len(), 256);
+    assert_eq!(news(answer(most), 0).unwrap().len(), 256);
 }
 
 fn listed(entries: &[(&str, &str, i32)]) -> wire::ListResponse {
@@ -215,7 +244,7 @@ proptest! {
     fn no_answer_of_a_guest_makes_us_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512), after: u64) {
         use protobuf::Message;
         if let Ok(answer) = wire::NextExitsResponse::parse_from_bytes(&bytes) {
-            let _ = exits(answer, after);
+            let _ = news(answer, after);
         }
         if let Ok(answer) = wire::ListResponse::parse_from_bytes(&bytes) {
             let _ = processes(answer);

@@ -3,7 +3,7 @@
 use super::world::{Refusal, World};
 use crate::{call::Call, port::Signs};
 use runtime_core::{
-    agent::{CreateSandbox, ExitReason, ExitStatus, GuestExit},
+    agent::{CreateSandbox, ExitReason, ExitStatus, GuestNews},
     error::Kind,
     ids::{ContainerNumber, ProcessId},
     kit::Work,
@@ -178,17 +178,27 @@ impl FakeGuest {
         });
     }
 
+    /// Something in it is killed for want of memory; `false`: there is no such container.
+    pub fn oom(&self, container: ContainerNumber) -> bool {
+        let now = Instant::now();
+        self.change(|inside| inside.world.oom(container, now).is_ok())
+    }
+
+    pub fn is_frozen(&self, container: ContainerNumber) -> bool {
+        self.look(|inside| inside.world.is_frozen(container))
+    }
+
     /// What the guest was prepared with.
     pub fn prepared_with(&self) -> Option<CreateSandbox> {
         self.look(|inside| inside.world.sandbox.clone())
     }
 
     /// Exits that nobody acknowledged yet.
-    pub fn unacknowledged(&self) -> Vec<GuestExit> {
+    pub fn unacknowledged(&self) -> Vec<GuestNews> {
         let now = Instant::now();
         self.change(|inside| {
             inside.world.settle(now);
-            inside.world.exits_above(0)
+            inside.world.news_above(0)
         })
     }
 
@@ -348,20 +358,20 @@ impl FakeGuest {
         self.change(|inside| inside.trouble.get_mut(&call)?.pop_front())
     }
 
-    /// Waits up to `wait` for an exit above `after`.
-    pub(crate) async fn exits(&self, after: u64, wait: Duration) -> Vec<GuestExit> {
+    /// Waits up to `wait` for news above `after`.
+    pub(crate) async fn news(&self, after: u64, wait: Duration) -> Vec<GuestNews> {
         let found = timeout(wait, async {
             loop {
                 let changed = self.shared.changed.notified();
                 let now = Instant::now();
-                let (exits, next) = {
+                let (news, next) = {
                     let inside = &self.shared.inside;
                     let mut inside = inside.lock().unwrap_or_else(PoisonError::into_inner);
                     inside.world.settle(now);
-                    (inside.world.exits_above(after), inside.world.next_end())
+                    (inside.world.news_above(after), inside.world.next_end())
                 };
-                match (exits.is_empty(), next) {
-                    (false, _) => return exits,
+                match (news.is_empty(), next) {
+                    (false, _) => return news,
                     (true, None) => changed.await,
                     (true, Some(at)) => {
                         tokio::select! { biased; () = changed => {}, () = sleep_until(at) => {} }

@@ -10,8 +10,9 @@ use crate::{
 };
 use runtime_core::{
     agent::{
-        AgentDetails, CreateContainer, CreateSandbox, Exec, GetPids, GuestExit, GuestPid,
-        GuestProcess, LinkSpec, ListProcesses, RemoveContainer, Signal, StartContainer,
+        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
+        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
     },
     error::{Fault, Kind},
     kit::Work,
@@ -214,6 +215,30 @@ impl AgentPort for FakeAgent {
         })
     }
 
+    fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()> {
+        self.call(Call::PauseContainer, deadline, move |world, now| {
+            world.freeze(ask.container, now)
+        })
+    }
+
+    fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()> {
+        self.call(Call::ResumeContainer, deadline, move |world, now| {
+            world.thaw(ask.container, now)
+        })
+    }
+
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+        self.call(Call::UpdateContainer, deadline, move |world, _| {
+            world.update(&ask)
+        })
+    }
+
+    fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats> {
+        self.call(Call::Stats, deadline, move |world, now| {
+            world.stats(ask.container, now)
+        })
+    }
+
     fn list(&self, _: ListProcesses, deadline: Duration) -> Answer<Vec<GuestProcess>> {
         self.call(Call::List, deadline, |world, _| Ok(world.list()))
     }
@@ -224,21 +249,21 @@ impl AgentPort for FakeAgent {
         })
     }
 
-    fn next_exits(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestExit>> {
+    fn next_news(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestNews>> {
         let attempt = self.attempt("next exits", deadline);
         Box::pin(async move {
             let work = async {
                 sleep(attempt.guest.latency()).await;
                 attempt.guest.up().await;
-                let exits = attempt.guest.exits(after, wait).await;
+                let news = attempt.guest.news(after, wait).await;
                 attempt.guest.up().await;
-                Ok(exits)
+                Ok(news)
             };
             attempt.within(work).await
         })
     }
 
-    fn ack_exits(&self, up_to: u64, deadline: Duration) -> Answer<()> {
+    fn ack_news(&self, up_to: u64, deadline: Duration) -> Answer<()> {
         let attempt = self.attempt("ack exits", deadline);
         Box::pin(async move {
             let work = attempt.perform(None, |world, _| {

@@ -1,11 +1,12 @@
 //! What is in the fake guest, and what each call does to it. No waiting here: time is given.
 
 use super::program::Program;
-use crate::convert::EXITS_MAX;
+use crate::convert::NEWS_MAX;
 use runtime_core::{
     agent::{
-        CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit, GuestPid,
-        GuestProcess, GuestProcessState, Signal, SignalTarget,
+        ContainerStats, CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit,
+        GuestNews, GuestOom, GuestPid, GuestProcess, GuestProcessState, PidsStats, Signal,
+        SignalTarget, UpdateContainer,
     },
     error::Kind,
     ids::{ContainerNumber, EpochMs, ProcessId, RequestKey},
@@ -22,6 +23,8 @@ pub struct Refusal {
 
 type Done<T> = Result<T, Refusal>;
 
+/// It ends a frozen process too.
+const SIGKILL: u32 = 9;
 /// Signals that end the fake's processes; the rest is ignored.
 const DEADLY: [u32; 6] = [1, 2, 3, 6, 9, 15];
 
@@ -30,9 +33,13 @@ pub(crate) struct World {
     /// What the guest was prepared with.
     pub sandbox: Option<CreateSandbox>,
     containers: BTreeMap<ContainerNumber, BTreeMap<ProcessId, Process>>,
-    exits: VecDeque<GuestExit>,
+    /// Containers that are frozen, and since when.
+    frozen: BTreeMap<ContainerNumber, Instant>,
+    /// Signals that wait for the thaw.
+    pending: BTreeMap<ContainerNumber, Vec<(ProcessId, u32)>>,
+    news: VecDeque<GuestNews>,
     delivered: BTreeSet<RequestKey>,
-    exits_issued: u64,
+    news_issued: u64,
     /// Whatever was acknowledged or removed since.
     ends: BTreeMap<(ContainerNumber, ProcessId), ExitStatus>,
     pids_issued: u32,
@@ -59,9 +66,11 @@ impl World {
         Self {
             sandbox: None,
             containers: BTreeMap::new(),
-            exits: VecDeque::new(),
+            frozen: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            news: VecDeque::new(),
             delivered: BTreeSet::new(),
-            exits_issued: 0,
+            news_issued: 0,
             ends: BTreeMap::new(),
             pids_issued: 1,
             clock: (EpochMs(0), now),
@@ -141,6 +150,14 @@ impl World {
         if !DEADLY.contains(&ask.signal) {
             return Ok(());
         }
+        if self.is_frozen(ask.container) && ask.signal != SIGKILL {
+            let pending = targets.into_iter().map(|t| (t, ask.signal));
+            self.pending
+                .entry(ask.container)
+                .or_default()
+                .extend(pending);
+            return Ok(());
+        }
         for process in targets {
             let code = 128 + ask.signal;
             self.end(ask.container, process, code, ExitReason::Signaled, now);
@@ -153,6 +170,8 @@ impl World {
             self.end(container, process, 137, ExitReason::Signaled, now);
         }
         self.containers.remove(&container);
+        self.frozen.remove(&container);
+        self.pending.remove(&container);
     }
 
     pub fn knows(&self, container: ContainerNumber) -> bool {
@@ -193,13 +212,79 @@ impl World {
         self.ends.get(&(container, process.clone())).cloned()
     }
 
-    pub fn exits_above(&self, after: u64) -> Vec<GuestExit> {
-        let above = self.exits.iter().filter(|exit| exit.seq > after);
-        above.take(EXITS_MAX).cloned().collect()
+    pub fn news_above(&self, after: u64) -> Vec<GuestNews> {
+        let above = self.news.iter().filter(|news| news.seq() > after);
+        above.take(NEWS_MAX).cloned().collect()
     }
 
     pub fn acknowledge(&mut self, up_to: u64) {
-        self.exits.retain(|exit| exit.seq > up_to);
+        self.news.retain(|news| news.seq() > up_to);
+    }
+
+    /// Its programs stand still until it is thawed.
+    pub fn freeze(&mut self, container: ContainerNumber, now: Instant) -> Done<()> {
+        self.processes(container)?;
+        self.frozen.entry(container).or_insert(now);
+        Ok(())
+    }
+
+    pub fn thaw(&mut self, container: ContainerNumber, now: Instant) -> Done<()> {
+        let Some(frozen) = self.frozen.remove(&container) else {
+            return self.processes(container).map(drop);
+        };
+        let stood = now.saturating_duration_since(frozen);
+        for process in self.processes(container)?.values_mut() {
+            if let Phase::Running { since } = &mut process.phase {
+                *since += stood;
+            }
+        }
+        for (process, signal) in self.pending.remove(&container).unwrap_or_default() {
+            let code = 128 + signal;
+            self.end(container, process, code, ExitReason::Signaled, now);
+        }
+        Ok(())
+    }
+
+    pub fn is_frozen(&self, container: ContainerNumber) -> bool {
+        self.frozen.contains_key(&container)
+    }
+
+    pub fn update(&mut self, ask: &UpdateContainer) -> Done<()> {
+        self.processes(ask.container)?;
+        match serde_json::from_slice::<serde_json::Value>(&ask.resources_json) {
+            Ok(json) if json.is_object() => Ok(()),
+            Ok(_) | Err(_) => refuse(Kind::Invalid, "resources are none"),
+        }
+    }
+
+    pub fn stats(&mut self, container: ContainerNumber, now: Instant) -> Done<ContainerStats> {
+        let living = self.living(container)?.len();
+        Ok(ContainerStats {
+            pids: PidsStats {
+                current: u64::try_from(living).unwrap_or(u64::MAX),
+                max: 0,
+            },
+            at: self.time(now),
+            ..ContainerStats::default()
+        })
+    }
+
+    /// The kernel killed something in this container for want of memory.
+    pub fn oom(&mut self, container: ContainerNumber, now: Instant) -> Done<()> {
+        self.processes(container)?;
+        self.news_issued += 1;
+        self.news.push_back(GuestNews::OomKilled(GuestOom {
+            seq: self.news_issued,
+            container,
+            at: self.time(now),
+        }));
+        Ok(())
+    }
+
+    fn time(&self, now: Instant) -> EpochMs {
+        let (told, then) = self.clock;
+        let since = u64::try_from(now.saturating_duration_since(then).as_millis());
+        EpochMs(told.0 + since.unwrap_or(0))
     }
 
     /// Ends every process whose time has come, in the order in which it came.
@@ -233,23 +318,21 @@ impl World {
             return;
         }
         found.phase = Phase::Exited;
-        self.exits_issued += 1;
-        let (told, then) = self.clock;
-        let since = u64::try_from(now.saturating_duration_since(then).as_millis());
+        self.news_issued += 1;
         let status = ExitStatus {
             code,
             reason,
             detail: String::new(),
-            at: EpochMs(told.0 + since.unwrap_or(0)),
+            at: self.time(now),
         };
         self.ends
             .insert((container, process.clone()), status.clone());
-        self.exits.push_back(GuestExit {
-            seq: self.exits_issued,
+        self.news.push_back(GuestNews::Exited(GuestExit {
+            seq: self.news_issued,
             container,
             process: process.clone(),
             status,
-        });
+        }));
         if process == ProcessId::Init {
             for other in self.living(container).unwrap_or_default() {
                 self.end(container, other, 137, ExitReason::Signaled, now);
@@ -259,7 +342,8 @@ impl World {
 
     fn first_to_end(&self) -> Option<(Instant, ContainerNumber, ProcessId, u32)> {
         let mut first = None;
-        for (container, processes) in &self.containers {
+        let containers = self.containers.iter();
+        for (container, processes) in containers.filter(|(c, _)| !self.frozen.contains_key(c)) {
             for (id, process) in processes {
                 if let (Phase::Running { since }, Program::Ends { after, code }) =
                     (&process.phase, process.program)

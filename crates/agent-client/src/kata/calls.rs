@@ -2,7 +2,7 @@
 
 use super::{
     ledger::{Ledger, ProcessKey},
-    spec,
+    spec, stats,
 };
 use crate::{
     call::Call,
@@ -16,8 +16,9 @@ use protocols::asynchronous::{
 };
 use runtime_core::{
     agent::{
-        Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit,
-        GuestProcess, GuestProcessState, RemoveContainer, Signal, SignalTarget, StartContainer,
+        Attempt, ContainerStats, CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus,
+        GetStats, GuestNews, GuestProcess, GuestProcessState, PauseContainer, RemoveContainer,
+        ResumeContainer, Signal, SignalTarget, StartContainer, UpdateContainer,
     },
     error::{Classify, Kind},
     ids::{EpochMs, ProcessId},
@@ -205,20 +206,57 @@ impl KataCalls {
         Ok(())
     }
 
+    pub async fn pause(&self, ask: PauseContainer, deadline: Duration) -> Result<(), Error> {
+        let mut request = wire::PauseContainerRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.pause_container(context(), &request);
+        let name = Call::PauseContainer.name();
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn resume(&self, ask: ResumeContainer, deadline: Duration) -> Result<(), Error> {
+        let mut request = wire::ResumeContainerRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.resume_container(context(), &request);
+        let name = Call::ResumeContainer.name();
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn update(&self, ask: UpdateContainer, deadline: Duration) -> Result<(), Error> {
+        let name = Call::UpdateContainer.name();
+        let mut request = wire::UpdateContainerRequest::new();
+        request.container_id = ask.container.to_string();
+        request.resources = Some(spec::limits(&ask.resources_json, name)?).into();
+        let work = self.agent.update_container(context(), &request);
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn stats(&self, ask: GetStats, deadline: Duration) -> Result<ContainerStats, Error> {
+        let mut request = wire::StatsContainerRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.stats_container(context(), &request);
+        let name = Call::Stats.name();
+        let answer = self.link.call(name, deadline, &request, work).await?;
+        Ok(stats::stats(answer, now()))
+    }
+
     pub fn list(&self) -> Vec<GuestProcess> {
         self.ledger.processes()
     }
 
     /// Exits from the ledger. When none came in time the agent is asked whether it lives: nothing
     /// else would tell that it does not.
-    pub async fn next_exits(
+    pub async fn next_news(
         &self,
         after: u64,
         wait: Duration,
         deadline: Duration,
-    ) -> Result<Vec<GuestExit>, Error> {
+    ) -> Result<Vec<GuestNews>, Error> {
         let call = "next exits";
-        let exits = tokio::time::timeout(wait, self.ledger.next_exits(after));
+        let exits = tokio::time::timeout(wait, self.ledger.next_news(after));
         let exits = tokio::select! {
             biased;
             exits = exits => exits,
@@ -233,7 +271,7 @@ impl KataCalls {
         }
     }
 
-    pub fn ack_exits(&self, up_to: u64) {
+    pub fn ack_news(&self, up_to: u64) {
         self.ledger.acknowledged(up_to);
     }
 

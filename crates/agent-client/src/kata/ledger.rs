@@ -1,9 +1,9 @@
 //! What this daemon knows of the processes in a stock guest, and their exits until they are
 //! acknowledged.
 
-use crate::convert::EXITS_MAX;
+use crate::convert::NEWS_MAX;
 use runtime_core::{
-    agent::{ExitStatus, GuestExit, GuestProcess, GuestProcessState},
+    agent::{ExitStatus, GuestExit, GuestNews, GuestProcess, GuestProcessState},
     ids::{ContainerNumber, ProcessId},
 };
 use std::{
@@ -95,14 +95,18 @@ impl Ledger {
         self.book.borrow().known.iter().map(entry).collect()
     }
 
-    fn above(&self, after: u64) -> Vec<GuestExit> {
+    fn above(&self, after: u64) -> Vec<GuestNews> {
         let book = self.book.borrow();
         let above = book.exits.iter().filter(|exit| exit.seq > after);
-        above.take(EXITS_MAX).cloned().collect()
+        above
+            .take(NEWS_MAX)
+            .cloned()
+            .map(GuestNews::Exited)
+            .collect()
     }
 
     /// Answers when there is an exit above `after`.
-    pub async fn next_exits(&self, after: u64) -> Vec<GuestExit> {
+    pub async fn next_news(&self, after: u64) -> Vec<GuestNews> {
         loop {
             // Asked for before the look, so that an exit in between is not missed.
             let changed = self.changed.notified();
@@ -146,10 +150,13 @@ mod tests {
         ledger.exited(&key(1), status(3));
         ledger.exited(&key(1), status(4));
 
-        let exits = ledger.next_exits(7).await;
+        let exits = ledger.next_news(7).await;
         assert_eq!(exits.len(), 1);
-        assert_eq!((exits[0].seq, exits[0].status.code), (8, 3));
-        assert_eq!(ledger.next_exits(7).await, exits);
+        let GuestNews::Exited(exit) = &exits[0] else {
+            panic!("{exits:?}")
+        };
+        assert_eq!((exit.seq, exit.status.code), (8, 3));
+        assert_eq!(ledger.next_news(7).await, exits);
         ledger.acknowledged(8);
         assert!(ledger.above(7).is_empty());
     }
@@ -159,12 +166,12 @@ mod tests {
         let ledger = Ledger::default();
         ledger.created(&key(1), GuestProcessState::Running);
 
-        let (exits, ()) = tokio::join!(ledger.next_exits(0), async {
+        let (exits, ()) = tokio::join!(ledger.next_news(0), async {
             tokio::task::yield_now().await;
             ledger.exited(&key(1), status(0));
         });
 
-        assert_eq!(exits[0].seq, 1);
+        assert_eq!(exits[0].seq(), 1);
     }
 
     #[test]

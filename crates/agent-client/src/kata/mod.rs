@@ -8,6 +8,7 @@ mod calls;
 mod config;
 mod ledger;
 mod spec;
+mod stats;
 
 pub use calls::{KataCalls, Share};
 pub use ledger::Ledger;

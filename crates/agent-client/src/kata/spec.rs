@@ -51,6 +51,12 @@ pub(super) fn exec_process(json: &[u8], call: &'static str) -> Result<wire::Proc
     parse(json, call, "the process").map(process)
 }
 
+/// # Errors
+/// As for [`spec`].
+pub(super) fn limits(json: &[u8], call: &'static str) -> Result<wire::LinuxResources, Error> {
+    parse(json, call, "linux.resources").map(resources)
+}
+
 fn parse<'a, T: serde::Deserialize<'a>>(
     json: &'a [u8],
     call: &'static str,

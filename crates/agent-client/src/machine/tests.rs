@@ -7,7 +7,7 @@ use crate::{
 };
 use proptest::prelude::*;
 use runtime_core::{
-    agent::{ExitReason, ExitStatus},
+    agent::{ExitReason, ExitStatus, GuestExit},
     error::Kind,
     hypervisor::Accelerator,
     ids::{ContainerNumber, EpochMs, ProcessId},
@@ -19,7 +19,7 @@ fn spec() -> LinkSpec {
     LinkSpec {
         control: HostEndpoint::Socket(SERIAL.into()),
         accelerator: Accelerator::Tcg,
-        exits_recorded: 0,
+        news_recorded: 0,
     }
 }
 
@@ -109,10 +109,10 @@ fn ready() -> (Link, Batch) {
     ready_after(0)
 }
 
-fn ready_after(exits_recorded: u64) -> (Link, Batch) {
+fn ready_after(news_recorded: u64) -> (Link, Batch) {
     let mut link = Link::new();
     let spec = LinkSpec {
-        exits_recorded,
+        news_recorded,
         ..spec()
     };
     let op = dial_op(&open(&mut link, 1, spec));
@@ -135,8 +135,8 @@ fn call(link: &mut Link, waiter: u64) -> Result<Batch, Denied> {
     Ok(batch)
 }
 
-fn exit(seq: u64) -> GuestExit {
-    GuestExit {
+fn exit(seq: u64) -> GuestNews {
+    GuestNews::Exited(GuestExit {
         seq,
         container: ContainerNumber(1),
         process: ProcessId::Init,
@@ -146,10 +146,10 @@ fn exit(seq: u64) -> GuestExit {
             detail: String::new(),
             at: EpochMs(0),
         },
-    }
+    })
 }
 
-fn exits(seqs: std::ops::RangeInclusive<u64>) -> Result<Vec<GuestExit>, Fault> {
+fn exits(seqs: std::ops::RangeInclusive<u64>) -> Result<Vec<GuestNews>, Fault> {
     Ok(seqs.map(exit).collect())
 }
 
@@ -158,7 +158,7 @@ fn told(batch: &Batch) -> Vec<u64> {
         .announce
         .iter()
         .map(|notice| match notice {
-            Notice::Exited(exit) => exit.seq,
+            Notice::News(news) => news.seq(),
             Notice::Lost { why } => panic!("lost: {why}"),
         })
         .collect()
@@ -389,7 +389,7 @@ fn a_given_up_guest_refuses_everything_and_stays_as_it_is() {
     };
     let opened = link.on(event, &mut batch);
     let called = call(&mut link, 3).map(drop);
-    drive(&mut link, Event::ExitRecorded { seq: 1 });
+    drive(&mut link, Event::NewsRecorded { seq: 1 });
 
     assert!(matches!(opened, Err(Denied::GivenUp { .. })));
     assert!(matches!(called, Err(Denied::Lost { .. })));
@@ -592,11 +592,11 @@ fn exits_are_told_and_acknowledged_only_when_they_are_on_record() {
     );
     assert_eq!(poll(&next).1, 2);
 
-    let recorded = drive(&mut link, Event::ExitRecorded { seq: 1 });
+    let recorded = drive(&mut link, Event::NewsRecorded { seq: 1 });
     let [World::Ack { up_to: 1, .. }] = recorded.world[..] else {
         panic!("{:?}", recorded.world)
     };
-    untouched(&mut link, Event::ExitRecorded { seq: 1 });
+    untouched(&mut link, Event::NewsRecorded { seq: 1 });
 }
 
 #[test]
@@ -610,10 +610,10 @@ fn what_was_told_and_not_recorded_is_told_again_after_a_redial() {
             outcome: exits(1..=3),
         },
     );
-    drive(&mut link, Event::ExitRecorded { seq: 1 });
+    drive(&mut link, Event::NewsRecorded { seq: 1 });
     let session = session_op(&begun);
     let broken = drive(&mut link, Event::HungUp { op: session });
-    drive(&mut link, Event::ExitRecorded { seq: 2 });
+    drive(&mut link, Event::NewsRecorded { seq: 2 });
 
     let retry = drive(
         &mut link,
@@ -653,7 +653,7 @@ fn a_guest_whose_exits_nobody_records_keeps_the_rest() {
     }
     assert_eq!(last, UNRECORDED_MAX);
 
-    let recorded = drive(&mut link, Event::ExitRecorded { seq: 10 });
+    let recorded = drive(&mut link, Event::NewsRecorded { seq: 10 });
 
     assert_eq!(poll(&recorded).1, last);
 }
@@ -663,7 +663,7 @@ fn an_exit_that_was_recorded_meanwhile_is_not_told_again() {
     let (mut link, begun) = ready_after(4);
     let (op, after) = poll(&begun);
     assert_eq!(after, 4);
-    drive(&mut link, Event::ExitRecorded { seq: 6 });
+    drive(&mut link, Event::NewsRecorded { seq: 6 });
 
     let batch = drive(
         &mut link,
@@ -687,7 +687,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::Open { waiter: Waiter(0), link: spec() }),
         3 => Just(Event::Call { waiter: Waiter(0), call: Call::Exec }),
-        1 => (0_u64..30).prop_map(|seq| Event::ExitRecorded { seq }),
+        1 => (0_u64..30).prop_map(|seq| Event::NewsRecorded { seq }),
         3 => op.clone().prop_map(|op| Event::RetryDue { op }),
         1 => op.clone().prop_map(|op| Event::PatienceDue { op }),
         1 => (op.clone(), 0_u64..3).prop_map(|(op, console_bytes)| Event::PatienceLooked { op, console_bytes }),
@@ -715,7 +715,7 @@ proptest! {
                 *waiter = Waiter(issued);
                 waiting.insert(*waiter);
             }
-            if let Event::ExitRecorded { seq } = event {
+            if let Event::NewsRecorded { seq } = event {
                 recorded = recorded.max(seq);
             }
             let before = link.clone();
@@ -735,7 +735,7 @@ proptest! {
                 }
             }
             let told = batch.announce.iter().filter_map(|notice| match notice {
-                Notice::Exited(exit) => Some(exit.seq),
+                Notice::News(news) => Some(news.seq()),
                 Notice::Lost { .. } => None,
             });
             let told: Vec<u64> = told.collect();

@@ -10,8 +10,9 @@ use crate::{
 };
 use runtime_core::{
     agent::{
-        AgentDetails, CreateContainer, CreateSandbox, Exec, GetPids, GuestExit, GuestPid,
-        GuestProcess, LinkSpec, ListProcesses, RemoveContainer, Signal, StartContainer,
+        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
+        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
     },
     error::fault,
     kit::Work,
@@ -75,7 +76,7 @@ impl Session {
         let left = move || until.saturating_duration_since(Instant::now());
         let io = channel::open(&spec.control).dial(deadline).await?;
         let link = Link::over(io);
-        ledger.continue_after(spec.exits_recorded);
+        ledger.continue_after(spec.news_recorded);
         let first = KataCalls::over(&link, &ledger);
         let details = convert::details(first.details(left()).await?).map_err(|source| {
             let call = "get guest details";
@@ -85,8 +86,8 @@ impl Session {
             true => {
                 let calls = HutchCalls::over(&link);
                 // The proof that this link brings exits. They are asked for again in earnest.
-                let after = spec.exits_recorded;
-                calls.next_exits(after, Duration::ZERO, left()).await?;
+                let after = spec.news_recorded;
+                calls.next_news(after, Duration::ZERO, left()).await?;
                 Extra::Hutch(calls)
             }
             false => Extra::Stock,
@@ -209,6 +210,22 @@ impl AgentPort for TtrpcAgent {
         by_either!(self, "remove container", ask, deadline, remove)
     }
 
+    fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()> {
+        by_either!(self, "pause container", ask, deadline, pause)
+    }
+
+    fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()> {
+        by_either!(self, "resume container", ask, deadline, resume)
+    }
+
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+        by_either!(self, "update container", ask, deadline, update)
+    }
+
+    fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats> {
+        by_either!(self, "read statistics", ask, deadline, stats)
+    }
+
     fn list(&self, _: ListProcesses, deadline: Duration) -> Answer<Vec<GuestProcess>> {
         self.on("list processes", move |session| async move {
             match &session.extra {
@@ -228,21 +245,21 @@ impl AgentPort for TtrpcAgent {
         })
     }
 
-    fn next_exits(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestExit>> {
+    fn next_news(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestNews>> {
         self.on("next exits", move |session| async move {
             match &session.extra {
-                Extra::Hutch(calls) => calls.next_exits(after, wait, deadline).await,
-                Extra::Stock => session.first.next_exits(after, wait, deadline).await,
+                Extra::Hutch(calls) => calls.next_news(after, wait, deadline).await,
+                Extra::Stock => session.first.next_news(after, wait, deadline).await,
             }
         })
     }
 
-    fn ack_exits(&self, up_to: u64, deadline: Duration) -> Answer<()> {
+    fn ack_news(&self, up_to: u64, deadline: Duration) -> Answer<()> {
         self.on("ack exits", move |session| async move {
             match &session.extra {
-                Extra::Hutch(calls) => calls.ack_exits(up_to, deadline).await,
+                Extra::Hutch(calls) => calls.ack_news(up_to, deadline).await,
                 Extra::Stock => {
-                    session.first.ack_exits(up_to);
+                    session.first.ack_news(up_to);
                     Ok(())
                 }
             }

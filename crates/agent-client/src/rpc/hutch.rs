@@ -9,11 +9,12 @@ use crate::{
 use protocols::asynchronous::{hutch_agent as wire, hutch_agent_ttrpc::AgentClient};
 use runtime_core::{
     agent::{
-        CreateContainer, Exec, GetPids, GuestExit, GuestPid, GuestProcess, RemoveContainer, Signal,
-        StartContainer,
+        ContainerStats, CreateContainer, Exec, GetPids, GetStats, GuestNews, GuestPid,
+        GuestProcess, PauseContainer, RemoveContainer, ResumeContainer, Signal, StartContainer,
+        UpdateContainer,
     },
     error::{Classify, Kind},
-    ids::{EpochMs, ProcessId},
+    ids::{ContainerNumber, EpochMs, ProcessId},
 };
 use std::time::Duration;
 use ttrpc::context::Context;
@@ -107,6 +108,50 @@ impl HutchCalls {
         }
     }
 
+    pub async fn pause(&self, ask: PauseContainer, deadline: Duration) -> Result<(), Error> {
+        let name = Call::PauseContainer.name();
+        self.freeze(ask.container, true, name, deadline).await
+    }
+
+    pub async fn resume(&self, ask: ResumeContainer, deadline: Duration) -> Result<(), Error> {
+        let name = Call::ResumeContainer.name();
+        self.freeze(ask.container, false, name, deadline).await
+    }
+
+    async fn freeze(
+        &self,
+        container: ContainerNumber,
+        frozen: bool,
+        name: &'static str,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let mut request = wire::FreezeRequest::new();
+        request.container_id = container.to_string();
+        request.frozen = frozen;
+        let work = self.agent.freeze(context(), &request);
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn update(&self, ask: UpdateContainer, deadline: Duration) -> Result<(), Error> {
+        let mut request = wire::UpdateRequest::new();
+        request.container_id = ask.container.to_string();
+        request.resources_json = ask.resources_json;
+        let work = self.agent.update(context(), &request);
+        let name = Call::UpdateContainer.name();
+        let call = self.link.call(name, deadline, &request, work);
+        call.await.map(drop)
+    }
+
+    pub async fn stats(&self, ask: GetStats, deadline: Duration) -> Result<ContainerStats, Error> {
+        let mut request = wire::StatsRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.stats(context(), &request);
+        let name = Call::Stats.name();
+        let answer = self.link.call(name, deadline, &request, work).await?;
+        convert::stats(answer).map_err(malformed(name))
+    }
+
     pub async fn list(&self, deadline: Duration) -> Result<Vec<GuestProcess>, Error> {
         let request = wire::ListRequest::new();
         let work = self.agent.list(context(), &request);
@@ -124,22 +169,22 @@ impl HutchCalls {
         convert::pids(answer).map_err(malformed(name))
     }
 
-    pub async fn next_exits(
+    pub async fn next_news(
         &self,
         after: u64,
         wait: Duration,
         deadline: Duration,
-    ) -> Result<Vec<GuestExit>, Error> {
+    ) -> Result<Vec<GuestNews>, Error> {
         let mut request = wire::NextExitsRequest::new();
         request.after = after;
         request.wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let work = self.agent.next_exits(context(), &request);
         let name = "next exits";
         let answer = self.link.call(name, deadline, &request, work).await?;
-        convert::exits(answer, after).map_err(malformed(name))
+        convert::news(answer, after).map_err(malformed(name))
     }
 
-    pub async fn ack_exits(&self, up_to: u64, deadline: Duration) -> Result<(), Error> {
+    pub async fn ack_news(&self, up_to: u64, deadline: Duration) -> Result<(), Error> {
         let mut request = wire::AckExitsRequest::new();
         request.up_to = up_to;
         let work = self.agent.ack_exits(context(), &request);

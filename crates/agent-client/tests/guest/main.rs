@@ -21,8 +21,8 @@ use agent_client::{
 };
 use runtime_core::{
     agent::{
-        Address, CreateContainer, CreateSandbox, GuestRootfs, LinkSpec, Notice, Open, Parent,
-        RoomGone, StartContainer,
+        Address, CreateContainer, CreateSandbox, GuestNews, GuestRootfs, LinkSpec, Notice, Open,
+        Parent, RoomGone, StartContainer,
     },
     hypervisor::{Accelerator, HostEndpoint},
     ids::{ContainerNumber, EpochMs},
@@ -98,7 +98,7 @@ fn link(control: &std::path::Path) -> LinkSpec {
     LinkSpec {
         control: HostEndpoint::Socket(control.to_owned()),
         accelerator: Accelerator::Tcg,
-        exits_recorded: 0,
+        news_recorded: 0,
     }
 }
 
@@ -240,7 +240,7 @@ async fn the_room_opens_while_the_guest_boots_and_tells_exits_and_the_end() {
         room.start_container.send(start).await.unwrap().unwrap();
 
         let exited = timeout(LIMIT, hear.recv()).await.unwrap();
-        let Some(Notice::Exited(exit)) = exited else {
+        let Some(Notice::News(GuestNews::Exited(exit))) = exited else {
             panic!("{exited:?}")
         };
         assert_eq!((exit.container, exit.status.code), (number, 7));

@@ -5,9 +5,11 @@ use super::{
     events::{Answer, Event, Notice, World},
     machine::Container,
     messages::{
-        ContainerNotice, ContainerView, Create, Exec, GetContainer, GetProcessView, GuestExited,
-        GuestGone, GuestReady, ProcessCommand, Retire, WaitProcess,
+        ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
+        GetProcessView, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms,
+        ProcessCommand, Retire, UpdateLimits, WaitProcess,
     },
+    ooms::Ooms,
     record::{ContainerRecord, ContainerSpec},
 };
 use crate::{
@@ -15,13 +17,13 @@ use crate::{
     error::{Fault, Kind},
     hypervisor::StreamLease,
     ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
-    kit::{self, Gone, Guard, Room, Shell},
+    kit::{self, Gone, Guard, Room, Shell, Waiter},
     premises::Premises,
     process::{self, ProcessActor, ProcessNotice, ProcessRecord, ProcessView},
     records::Records,
 };
 use actix::{WeakRecipient, prelude::*};
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 /// What every container of a sandbox is built with.
 #[derive(Clone)]
@@ -117,6 +119,31 @@ impl ContainerActor {
         });
     }
 
+    fn update(&self, waiter: Waiter, resources: Vec<u8>, ctx: &mut Context<Self>) {
+        let work = self.around.plant.update(self.number, resources);
+        kit::complete(ctx, async move {
+            let outcome = work.await;
+            Event::Updated { waiter, outcome }
+        });
+    }
+
+    fn freeze(&self, op: OpId, ctx: &mut Context<Self>) {
+        let work = self.around.plant.freeze(self.number);
+        kit::complete(ctx, async move {
+            let outcome = work.await;
+            Event::Frozen { op, outcome }
+        });
+    }
+
+    fn thaw(&self, op: OpId, after: Duration, ctx: &mut Context<Self>) {
+        let (plant, number) = (self.around.plant.clone(), self.number);
+        kit::complete(ctx, async move {
+            tokio::time::sleep(after).await;
+            let outcome = plant.thaw(number).await;
+            Event::Thawed { op, outcome }
+        });
+    }
+
     fn find(&self, process: &ProcessId) -> Result<Addr<ProcessActor>, Fault> {
         let known = self.processes.get(process).cloned();
         known.ok_or_else(|| {
@@ -183,6 +210,9 @@ impl Room for ContainerActor {
                 self.processes.remove(&process);
             }
             World::Remove { op } => self.remove(op, ctx),
+            World::Freeze { op } => self.freeze(op, ctx),
+            World::Thaw { op, after } => self.thaw(op, after, ctx),
+            World::Update { waiter, resources } => self.update(waiter, resources, ctx),
         }
     }
 
@@ -268,10 +298,7 @@ impl Handler<Exec> for ContainerActor {
         Box::pin(async move {
             match answer.await? {
                 Answer::Exec(lease) => lease,
-                Answer::Retired(_) | Answer::Settled => Err(Fault::new(
-                    Kind::Internal,
-                    "an exec was answered as a deletion",
-                )),
+                other => Err(mismatched(&other)),
             }
         })
     }
@@ -292,12 +319,76 @@ impl Handler<Retire> for ContainerActor {
         Box::pin(async move {
             match answer.await? {
                 Answer::Retired(outcome) => outcome,
-                Answer::Exec(_) | Answer::Settled => Err(Fault::new(
-                    Kind::Internal,
-                    "a deletion was answered as an exec",
-                )),
+                other => Err(mismatched(&other)),
             }
         })
+    }
+}
+
+fn done(answer: Answer) -> Result<(), Fault> {
+    match answer {
+        Answer::Done(outcome) => outcome,
+        other => Err(mismatched(&other)),
+    }
+}
+
+fn mismatched(answer: &Answer) -> Fault {
+    let what = format!("a command was answered as another one is: {answer:?}");
+    Fault::new(Kind::Internal, what)
+}
+
+impl Handler<FreezeContainer> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, freeze: FreezeContainer, ctx: &mut Context<Self>) -> Self::Result {
+        let FreezeContainer { key, wish } = freeze;
+        let answer = kit::command(self, |waiter| Event::Freeze { waiter, key, wish }, ctx);
+        Box::pin(async move { done(answer.await?) })
+    }
+}
+
+impl Handler<UpdateLimits> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, update: UpdateLimits, ctx: &mut Context<Self>) -> Self::Result {
+        let UpdateLimits { resources } = update;
+        let answer = kit::command(self, |waiter| Event::Update { waiter, resources }, ctx);
+        Box::pin(async move { done(answer.await?) })
+    }
+}
+
+impl Handler<NextOoms> for ContainerActor {
+    type Result = ResponseFuture<Result<Ooms, Fault>>;
+
+    fn handle(&mut self, ask: NextOoms, ctx: &mut Context<Self>) -> Self::Result {
+        let NextOoms { after, wait } = ask;
+        let mut asked = None;
+        let event = |waiter| {
+            asked = Some(waiter);
+            Event::NextOoms { waiter, after }
+        };
+        let answer = kit::command(self, event, ctx);
+        if let Some(waiter) = asked {
+            kit::complete(ctx, async move {
+                tokio::time::sleep(wait).await;
+                Event::OomWaitOver { waiter }
+            });
+        }
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Ooms(ooms) => ooms,
+                other => Err(mismatched(&other)),
+            }
+        })
+    }
+}
+
+impl Handler<GuestOomKilled> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, oom: GuestOomKilled, ctx: &mut Context<Self>) {
+        let GuestOomKilled { seq, at } = oom;
+        kit::apply(self, Event::GuestOomKilled { seq, at }, ctx);
     }
 }
 
@@ -335,7 +426,12 @@ impl Handler<ProcessCommand> for ContainerActor {
     fn handle(&mut self, command: ProcessCommand, ctx: &mut Context<Self>) -> Self::Result {
         let me = ctx.address();
         let target = match &command {
-            ProcessCommand::Begin(_) => ProcessId::Init,
+            ProcessCommand::Begin(_) => {
+                if let Err(why) = self.shell.confirmed().may_start() {
+                    return Box::pin(async move { Err(why.into()) });
+                }
+                ProcessId::Init
+            }
             ProcessCommand::Kill(process, _)
             | ProcessCommand::AttachRelay(process, _)
             | ProcessCommand::RelayDone(process) => process.clone(),

@@ -1,8 +1,10 @@
 //! What a container hears, does and says.
 
 use super::{
+    freezer::Freeze,
     machine::{EXECS_MAX, Force, Guest, RESENDS_MAX},
     messages::Exec,
+    ooms::{OOM_WAITERS_MAX, Ooms},
 };
 use crate::{
     agent::ExitStatus,
@@ -13,6 +15,7 @@ use crate::{
     kit::Waiter,
     process,
 };
+use std::time::Duration;
 
 #[derive(Debug)]
 pub enum Event {
@@ -36,8 +39,43 @@ pub enum Event {
         process: ProcessId,
         status: ExitStatus,
     },
+    /// Something in it was killed for want of memory; `seq` is the guest's number.
+    GuestOomKilled {
+        seq: u64,
+        at: EpochMs,
+    },
     GuestGone {
         status: ExitStatus,
+    },
+    Freeze {
+        waiter: Waiter,
+        key: Option<RequestKey>,
+        wish: Freeze,
+    },
+    Frozen {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    Thawed {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    /// Change its limits.
+    Update {
+        waiter: Waiter,
+        resources: Vec<u8>,
+    },
+    Updated {
+        waiter: Waiter,
+        outcome: Result<(), Fault>,
+    },
+    /// Kills for want of memory with a higher number, now or later.
+    NextOoms {
+        waiter: Waiter,
+        after: u64,
+    },
+    OomWaitOver {
+        waiter: Waiter,
     },
     Retire {
         waiter: Waiter,
@@ -79,6 +117,17 @@ pub enum World {
     CloseProcesses {
         status: ExitStatus,
     },
+    Freeze {
+        op: OpId,
+    },
+    Thaw {
+        op: OpId,
+        after: Duration,
+    },
+    Update {
+        waiter: Waiter,
+        resources: Vec<u8>,
+    },
     /// The actor of this process may go.
     Forget {
         process: ProcessId,
@@ -118,6 +167,8 @@ pub enum Notice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Settled,
+    Done(Result<(), Fault>),
+    Ooms(Result<Ooms, Fault>),
     Exec(Result<StreamLease, Fault>),
     Retired(Result<(), Fault>),
 }
@@ -126,6 +177,8 @@ pub enum Answer {
 pub enum Denied {
     Exec(Reason),
     Retire(Reason),
+    Command(Reason),
+    Ooms(Reason),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +188,10 @@ pub enum Reason {
     TooManyExecs,
     TooManyResends,
     CannotDelete { id: String, state: &'static str },
+    CannotFreeze { wish: Freeze, state: &'static str },
+    Paused,
+    CannotUpdate { state: &'static str },
+    TooManyOomWaiters,
 }
 
 impl From<Reason> for Fault {
@@ -144,6 +201,32 @@ impl From<Reason> for Fault {
             Reason::CannotExec { state } => Self::new(
                 Kind::Denied,
                 format!("cannot exec in a container in the {state} state"),
+            ),
+            Reason::CannotFreeze {
+                wish: Freeze::Pause,
+                state: "paused",
+            } => Self::new(Kind::Denied, "container is already paused"),
+            // runc's words.
+            Reason::CannotFreeze {
+                wish: Freeze::Pause,
+                ..
+            } => Self::new(Kind::Denied, "container not running or created"),
+            // runc's words.
+            Reason::CannotFreeze {
+                wish: Freeze::Resume,
+                ..
+            } => Self::new(Kind::Denied, "container not paused"),
+            // runc's words.
+            Reason::Paused => {
+                Self::new(Kind::Denied, "cannot start a container in the paused state")
+            }
+            Reason::CannotUpdate { state } => Self::new(
+                Kind::Denied,
+                format!("cannot update a container in the {state} state"),
+            ),
+            Reason::TooManyOomWaiters => Self::new(
+                Kind::Exhausted,
+                format!("{OOM_WAITERS_MAX} callers wait for its kills for want of memory already"),
             ),
             Reason::ExecExists(id) => Self::new(
                 Kind::AlreadyExists,

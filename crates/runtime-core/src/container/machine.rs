@@ -19,15 +19,17 @@
 
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
 use super::{
+    freezer::{FreezeRequest, Freezer},
     messages::Exec,
+    ooms::{Kept, OomWaiter},
     record::{ContainerRecord, ContainerSpec, ContainerState},
 };
 use crate::{
-    agent::{ExitReason, ExitStatus},
+    agent::ExitStatus,
     devices::Attached,
     error::{Fault, Kind},
     hypervisor::StreamLease,
-    ids::{ContainerNumber, EpochMs, OpId, ProcessId, RequestKey, SandboxUid},
+    ids::{ContainerNumber, OpId, ProcessId, RequestKey, SandboxUid},
     kit::{Batch, Machine, Waiter},
     process,
     records::{self, Change},
@@ -41,9 +43,6 @@ pub(super) const EXECS_MAX: usize = 4096;
 
 /// A caller that asks again has given up its earlier question, whose waiter is still there.
 pub(super) const RESENDS_MAX: usize = 64;
-
-/// 128 + SIGKILL: the exit code of what we killed.
-const KILLED: u32 = 137;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -79,7 +78,7 @@ pub enum Force {
 
 /// A process of the container, as far as the container must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Member {
+pub(super) struct Member {
     begun_by: Option<RequestKey>,
     progress: Progress,
 }
@@ -95,12 +94,17 @@ enum Progress {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
     uid: SandboxUid,
-    spec: ContainerSpec,
-    state: State,
+    pub(super) spec: ContainerSpec,
+    pub(super) state: State,
     /// What callers are told, and what is on record.
-    told: ContainerState,
+    pub(super) told: ContainerState,
     attached: Option<Attached>,
-    members: BTreeMap<ProcessId, Member>,
+    /// Created and running containers may stand still.
+    pub(super) freezer: Freezer,
+    pub(super) asked_to_freeze: Option<FreezeRequest>,
+    pub(super) ooms: Kept,
+    pub(super) oom_waiters: Vec<OomWaiter>,
+    pub(super) members: BTreeMap<ProcessId, Member>,
     ops_issued: u64,
 }
 
@@ -112,6 +116,10 @@ impl Container {
             state: State::New,
             told: ContainerState::Creating,
             attached: None,
+            freezer: Freezer::Thawed,
+            asked_to_freeze: None,
+            ooms: Kept::new(),
+            oom_waiters: Vec::new(),
             members: BTreeMap::new(),
             ops_issued: 0,
         }
@@ -123,7 +131,8 @@ impl Container {
         let state = match record.state {
             ContainerState::Creating => State::Failed,
             ContainerState::Created => State::Created,
-            ContainerState::Running => State::Running,
+            // Paused is on no record.
+            ContainerState::Running | ContainerState::Paused => State::Running,
             ContainerState::Stopped(status) => State::Stopped(status),
         };
         let member = |p: &process::ProcessRecord| Member {
@@ -136,13 +145,17 @@ impl Container {
             },
         };
         let members = processes.iter().map(|p| (p.process.clone(), member(p)));
-        Self {
+        let mut container = Self {
             state,
             told,
             attached: record.attached,
+            asked_to_freeze: record.asked_to_freeze,
+            ooms: record.ooms,
             members: members.collect(),
             ..Self::new(record.uid, record.spec)
-        }
+        };
+        container.rebuilt_freezer(&record.freezer);
+        container
     }
 
     pub fn spec(&self) -> &ContainerSpec {
@@ -163,31 +176,56 @@ impl Container {
 
     /// As the OCI runtime specification names it, and as it is on record.
     pub fn oci_state(&self) -> ContainerState {
-        self.told.clone()
+        match self.told {
+            ContainerState::Created | ContainerState::Running if self.freezer.is_paused() => {
+                ContainerState::Paused
+            }
+            _ => self.told.clone(),
+        }
     }
 
-    fn next_op(&mut self) -> OpId {
+    pub(super) fn lives(&self) -> bool {
+        matches!(self.state, State::Created | State::Running)
+    }
+
+    /// # Errors
+    /// It was created and stands still: its program would wait for the thaw. Of any other state its
+    /// init knows whether it may be started, or was by the same request.
+    pub fn may_start(&self) -> Result<(), Reason> {
+        match (&self.state, &self.freezer) {
+            (
+                State::Created,
+                Freezer::Freezing { .. } | Freezer::Frozen | Freezer::Thawing { .. },
+            ) => Err(Reason::Paused),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn next_op(&mut self) -> OpId {
         self.ops_issued += 1;
         OpId(self.ops_issued)
     }
 
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         ContainerRecord::key(self.uid, self.spec.number)
     }
 
-    fn record(&self) -> Change {
+    pub(super) fn record(&self) -> Change {
         records::put(
             self.key(),
             &ContainerRecord {
                 uid: self.uid,
                 spec: self.spec.clone(),
-                state: self.oci_state(),
+                state: self.told.clone(),
                 attached: self.attached.clone(),
+                freezer: self.freezer.record(),
+                asked_to_freeze: self.asked_to_freeze.clone(),
+                ooms: self.ooms.clone(),
             },
         )
     }
 
-    fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
+    pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
         self.state = State::Failed;
         batch.announce.push(Notice::Failed { why });
     }
@@ -208,6 +246,9 @@ impl Container {
         if !matches!(self.state, State::Created | State::Running) {
             let state = self.state_name();
             return Err(Reason::CannotExec { state });
+        }
+        if self.freezer != Freezer::Thawed {
+            return Err(Reason::CannotExec { state: "paused" });
         }
         if self.members.len() > EXECS_MAX {
             return Err(Reason::TooManyExecs);
@@ -318,112 +359,10 @@ impl Container {
         self.told = ContainerState::Stopped(status.clone());
         if matches!(self.state, State::Created | State::Running) {
             self.state = State::Stopped(status.clone());
+            self.freezer_over(batch);
             batch.records.push(self.record());
             batch.announce.push(Notice::Stopped { status });
-        }
-    }
-
-    fn retire(
-        &mut self,
-        waiter: Waiter,
-        force: Force,
-        guest: Guest,
-        at: EpochMs,
-        batch: &mut Batch<Self>,
-    ) -> Result<(), Reason> {
-        match (&self.state, force) {
-            (State::Retired, _) => {
-                batch.replies.push((waiter, Answer::Retired(Ok(()))));
-                return Ok(());
-            }
-            (State::Closing { .. } | State::Removing { .. }, _)
-            | (
-                State::New
-                | State::Attaching { .. }
-                | State::AwaitingGuest
-                | State::Making
-                | State::Running,
-                Force::No,
-            ) => {
-                return Err(Reason::CannotDelete {
-                    id: self.spec.id.to_string(),
-                    state: self.state_name(),
-                });
-            }
-            (State::Created | State::Stopped(_) | State::Failed, Force::No)
-            | (
-                State::New
-                | State::Attaching { .. }
-                | State::AwaitingGuest
-                | State::Making
-                | State::Created
-                | State::Running
-                | State::Stopped(_)
-                | State::Failed,
-                Force::Yes,
-            ) => {}
-        }
-        self.state = State::Closing { waiter, guest };
-        let status = killed(at);
-        if matches!(self.told, ContainerState::Created | ContainerState::Running) {
-            // Whatever becomes of the deletion, its processes are gone.
-            self.told = ContainerState::Stopped(status.clone());
-            batch.records.push(self.record());
-        }
-        batch.world.push(World::CloseProcesses { status });
-        self.closed(batch);
-        Ok(())
-    }
-
-    /// Goes on with a retirement once no process is left.
-    fn closed(&mut self, batch: &mut Batch<Self>) {
-        let State::Closing { waiter, guest } = self.state else {
-            return;
-        };
-        if !self.members.is_empty() {
-            return;
-        }
-        match guest {
-            Guest::Stays => {
-                let op = self.next_op();
-                self.state = State::Removing { op, waiter };
-                batch.world.push(World::Remove { op });
-            }
-            Guest::Goes => self.retired(waiter, batch),
-        }
-    }
-
-    fn retired(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
-        self.state = State::Retired;
-        batch.records.push(records::delete(self.key()));
-        batch.replies.push((waiter, Answer::Retired(Ok(()))));
-        batch.announce.push(Notice::Retired);
-    }
-
-    fn removed(&mut self, waiter: Waiter, outcome: Result<(), Fault>, batch: &mut Batch<Self>) {
-        match outcome {
-            Ok(()) => self.retired(waiter, batch),
-            Err(why) => {
-                // It stays, stopped, so that the deletion can be asked for again.
-                self.state = State::Failed;
-                batch.replies.push((waiter, Answer::Retired(Err(why))));
-            }
-        }
-    }
-
-    fn guest_gone(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        match self.state {
-            State::Attaching { .. } | State::AwaitingGuest | State::New => {
-                self.fail(Fault::new(Kind::Aborted, status.detail), batch);
-            }
-            State::Removing { waiter, .. } => self.retired(waiter, batch),
-            State::Making
-            | State::Created
-            | State::Running
-            | State::Stopped(_)
-            | State::Failed
-            | State::Closing { .. } => batch.world.push(World::TellGuestGone { status }),
-            State::Retired => {}
+            self.tell_ooms(batch);
         }
     }
 }
@@ -444,15 +383,6 @@ impl Member {
             }
         }
         Ok(())
-    }
-}
-
-fn killed(at: EpochMs) -> ExitStatus {
-    ExitStatus {
-        code: KILLED,
-        reason: ExitReason::Signaled,
-        detail: "killed when its container was deleted".to_owned(),
-        at,
     }
 }
 
@@ -520,7 +450,29 @@ impl Machine for Container {
                     false => batch.announce.push(Notice::ExitRecorded { seq }),
                 }
             }
+            (_, Event::GuestOomKilled { seq, at }) => self.oom(seq, at, batch),
             (_, Event::GuestGone { status }) => self.guest_gone(status, batch),
+            (_, Event::Freeze { waiter, key, wish }) => {
+                let frozen = self.freeze(waiter, key, wish, batch);
+                return frozen.map_err(Denied::Command);
+            }
+            (_, Event::Frozen { op, outcome }) => self.frozen(op, outcome, batch),
+            (_, Event::Thawed { op, outcome }) => self.thawed(op, outcome, batch),
+            (State::Created | State::Running, Event::Update { waiter, resources }) => {
+                batch.world.push(World::Update { waiter, resources });
+            }
+            (_, Event::Update { .. }) => {
+                let state = self.state_name();
+                return Err(Denied::Command(Reason::CannotUpdate { state }));
+            }
+            (_, Event::Updated { waiter, outcome }) => {
+                batch.replies.push((waiter, Answer::Done(outcome)));
+            }
+            (_, Event::NextOoms { waiter, after }) => {
+                let waits = self.next_ooms(waiter, after, batch);
+                return waits.map_err(Denied::Ooms);
+            }
+            (_, Event::OomWaitOver { waiter }) => self.oom_wait_over(waiter, batch),
             (
                 _,
                 Event::Retire {
@@ -544,6 +496,7 @@ impl Machine for Container {
                 let why = Fault::new(Kind::Aborted, why);
                 batch.announce.push(Notice::Failed { why });
             }
+            (State::Created | State::Running, Event::Resume) => self.resume_freezer(batch),
             // Stale completions, and news that changes nothing.
             (
                 _,
@@ -561,6 +514,8 @@ impl Machine for Container {
         match denied {
             Denied::Exec(reason) => Answer::Exec(Err(reason.into())),
             Denied::Retire(reason) => Answer::Retired(Err(reason.into())),
+            Denied::Command(reason) => Answer::Done(Err(reason.into())),
+            Denied::Ooms(reason) => Answer::Ooms(Err(reason.into())),
         }
     }
 

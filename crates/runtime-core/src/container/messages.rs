@@ -2,7 +2,9 @@
 
 use super::{
     events::Notice,
+    freezer::Freeze,
     machine::{Force, Guest},
+    ooms::Ooms,
     record::{ContainerSpec, ContainerState},
 };
 use crate::{
@@ -14,6 +16,7 @@ use crate::{
     process::{Begin, Kill, ProcessView},
 };
 use actix::prelude::*;
+use std::time::Duration;
 
 /// Command, told by the sandbox: come to be. What becomes of it is told as a notice.
 #[derive(Message, Debug)]
@@ -63,6 +66,39 @@ pub struct GuestExited {
     pub seq: u64,
     pub process: ProcessId,
     pub status: ExitStatus,
+}
+
+/// Event, from the guest: something in it was killed for want of memory.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct GuestOomKilled {
+    pub seq: u64,
+    pub at: EpochMs,
+}
+
+/// Command: freeze all its processes, or thaw them. Asked again under the same key, it is answered
+/// again.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct FreezeContainer {
+    pub key: Option<RequestKey>,
+    pub wish: Freeze,
+}
+
+/// Command: change its limits; what is left out stays. Repeating it changes nothing.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct UpdateLimits {
+    /// The OCI object linux.resources.
+    pub resources: Vec<u8>,
+}
+
+/// Query that waits: kills for want of memory with a number above `after`.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Ooms, Fault>")]
+pub struct NextOoms {
+    pub after: u64,
+    pub wait: Duration,
 }
 
 /// Event: there is no guest any more.

@@ -1,18 +1,24 @@
 //! The container room: one OCI bundle in a sandbox, and the parent of its processes.
 
 mod actor;
+mod ending;
 mod events;
+mod freezer;
 mod machine;
 mod messages;
+mod ooms;
 mod record;
 
 pub use actor::{ContainerActor, Surroundings};
 pub use events::{Answer, Denied, Event, Notice, Reason, World};
+pub use freezer::{Freeze, FreezeRequest, FreezerRecord};
 pub use machine::{Container, Force, Guest, State};
 pub use messages::{
-    ContainerNotice, ContainerView, Create, Exec, GetContainer, GetProcessView, GuestExited,
-    GuestGone, GuestReady, ProcessCommand, Retire, WaitProcess,
+    ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer, GetProcessView,
+    GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms, ProcessCommand, Retire,
+    UpdateLimits, WaitProcess,
 };
+pub use ooms::{Oom, Ooms};
 pub use record::{ContainerRecord, ContainerSpec, ContainerState};
 
 use crate::{devices::Attached, error::Fault, ids::ContainerNumber, kit::Work, process};
@@ -26,6 +32,11 @@ pub trait Plant: process::Plant {
         container: ContainerNumber,
         attached: Option<Attached>,
     ) -> Work<Result<(), Fault>>;
+    /// Freezes every process of it. One that is frozen is already so.
+    fn freeze(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    fn thaw(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    /// Changes its limits: all of them, or none.
+    fn update(&self, container: ContainerNumber, resources: Vec<u8>) -> Work<Result<(), Fault>>;
     /// Tells the plant what a container is, before its init is created.
     fn describe(&self, spec: &ContainerSpec, attached: &Attached);
 }

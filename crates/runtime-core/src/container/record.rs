@@ -1,5 +1,9 @@
 //! A container's spec, and what the store keeps of it.
 
+use super::{
+    freezer::{FreezeRequest, FreezerRecord},
+    ooms::Oom,
+};
 use crate::{
     agent::ExitStatus,
     devices::{Attached, ContainerDevices},
@@ -7,7 +11,10 @@ use crate::{
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+};
 
 /// A container to create: every wish resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +42,12 @@ pub struct ContainerRecord {
     pub spec: ContainerSpec,
     pub state: ContainerState,
     pub attached: Option<Attached>,
+    #[serde(default)]
+    pub freezer: FreezerRecord,
+    #[serde(default)]
+    pub asked_to_freeze: Option<FreezeRequest>,
+    #[serde(default)]
+    pub ooms: VecDeque<Oom>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +56,9 @@ pub enum ContainerState {
     Creating,
     Created,
     Running,
+    /// For views only: a record has what is beneath, and the freezer beside it.
+    #[serde(skip)]
+    Paused,
     Stopped(ExitStatus),
 }
 
@@ -52,6 +68,7 @@ impl ContainerState {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped(_) => "stopped",
         }
     }

@@ -37,7 +37,10 @@ impl KnownSandbox {
                 (true, _) | (_, ContainerState::Creating) => Fate::HalfMade,
                 (
                     false,
-                    ContainerState::Created | ContainerState::Running | ContainerState::Stopped(_),
+                    ContainerState::Created
+                    | ContainerState::Running
+                    | ContainerState::Paused
+                    | ContainerState::Stopped(_),
                 ) => {
                     let init = processes.iter().find(|p| p.process == ProcessId::Init);
                     let lease = init.and_then(|init| init.lease.clone());

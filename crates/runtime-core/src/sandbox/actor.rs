@@ -185,7 +185,7 @@ impl SandboxActor {
             let command = agent::Open(agent::LinkSpec {
                 control: vm.control,
                 accelerator,
-                exits_recorded: 0,
+                news_recorded: 0,
             });
             ask(room?.open, command, "reach agent", ASK_MAX).await?;
             lent.update(|open| open.reach = Reach::Linked);
@@ -460,7 +460,7 @@ impl Room for SandboxActor {
             }
             World::ConfirmExit { seq } => {
                 if let (Some(seq), Ok(room)) = (self.exits.recorded(seq), self.lent.agent()) {
-                    room.exit_recorded.do_send(agent::ExitRecorded { seq });
+                    room.news_recorded.do_send(agent::NewsRecorded { seq });
                 }
             }
             World::AwaitVmExit { share: why } => kit::complete(ctx, async move {

@@ -4,14 +4,14 @@ use super::{
     actor::SandboxActor,
     events::{Answer, Deletion, Event},
     messages::{
-        CreateContainer, DeleteContainer, ExecIn, GetPidsOf, ProcessIn, ViewContainer, ViewProcess,
-        WaitIn,
+        CreateContainer, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetStatsOf, NextOomsIn,
+        ProcessIn, UpdateIn, ViewContainer, ViewProcess, WaitIn,
     },
 };
 use crate::{
-    agent::{ExitStatus, GetPids, GuestPid},
+    agent::{ContainerStats, ExitStatus, GetPids, GetStats, GuestPid},
     container::{
-        ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView,
+        ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView, Ooms,
         ProcessCommand, WaitProcess,
     },
     error::{Fault, Kind},
@@ -121,6 +121,47 @@ impl Handler<ViewProcess> for SandboxActor {
     }
 }
 
+impl Handler<FreezeIn> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, freeze: FreezeIn, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(freeze.container);
+        Box::pin(async move { rebuilding(room?.send(freeze.freeze).await)? })
+    }
+}
+
+impl Handler<UpdateIn> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, update: UpdateIn, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(update.container);
+        Box::pin(async move { rebuilding(room?.send(update.update).await)? })
+    }
+}
+
+impl Handler<NextOomsIn> for SandboxActor {
+    type Result = ResponseFuture<Result<Ooms, Fault>>;
+
+    fn handle(&mut self, ask: NextOomsIn, _: &mut Context<Self>) -> Self::Result {
+        let room = self.container(ask.container);
+        Box::pin(async move { rebuilding(room?.send(ask.next).await)? })
+    }
+}
+
+impl Handler<GetStatsOf> for SandboxActor {
+    type Result = ResponseFuture<Result<ContainerStats, Fault>>;
+
+    fn handle(&mut self, GetStatsOf(container): GetStatsOf, _: &mut Context<Self>) -> Self::Result {
+        let known = self.container(container);
+        let room = self.lent.linked();
+        Box::pin(async move {
+            living(known?, "read the statistics").await?;
+            let (room, question) = (room.await?.stats, GetStats { container });
+            ask(room, question, "read statistics in guest", ASK_MAX).await
+        })
+    }
+}
+
 impl Handler<GetPidsOf> for SandboxActor {
     type Result = ResponseFuture<Result<Vec<GuestPid>, Fault>>;
 
@@ -128,14 +169,7 @@ impl Handler<GetPidsOf> for SandboxActor {
         let known = self.container(container);
         let room = self.lent.linked();
         Box::pin(async move {
-            let state = rebuilding(known?.send(GetContainer).await)?.state;
-            if !matches!(state, ContainerState::Created | ContainerState::Running) {
-                let state = state.name();
-                return Err(Fault::new(
-                    Kind::Denied,
-                    format!("cannot list the processes of a container in the {state} state"),
-                ));
-            }
+            living(known?, "list the processes").await?;
             ask(
                 room.await?.pids,
                 GetPids { container },
@@ -144,6 +178,18 @@ impl Handler<GetPidsOf> for SandboxActor {
             )
             .await
         })
+    }
+}
+
+/// Only a container that has processes can be looked into.
+async fn living(room: Addr<ContainerActor>, what: &str) -> Result<(), Fault> {
+    match rebuilding(room.send(GetContainer).await)?.state {
+        ContainerState::Created | ContainerState::Running | ContainerState::Paused => Ok(()),
+        state @ (ContainerState::Creating | ContainerState::Stopped(_)) => {
+            let state = state.name();
+            let why = format!("cannot {what} of a container in the {state} state");
+            Err(Fault::new(Kind::Denied, why))
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use super::{
     machine::State,
 };
 use crate::{
-    agent, container, devices, hypervisor,
+    agent::{self, GuestExit, GuestNews, GuestOom},
+    container, devices, hypervisor,
     kit::{self, Gone, Room},
     network,
 };
@@ -31,17 +32,29 @@ impl Handler<agent::Notice> for SandboxActor {
     fn handle(&mut self, notice: agent::Notice, ctx: &mut Context<Self>) {
         match notice {
             agent::Notice::Lost { why } => kit::apply(self, Event::LinkLost { why }, ctx),
-            agent::Notice::Exited(exit) => {
-                self.exits.told(exit.seq);
-                match self.containers.get(&exit.container) {
-                    Some(room) => room.do_send(container::GuestExited {
-                        seq: exit.seq,
-                        process: exit.process,
-                        status: exit.status,
-                    }),
-                    // Of a container that was deleted meanwhile.
-                    None => self.touch(World::ConfirmExit { seq: exit.seq }, ctx),
-                }
+            agent::Notice::News(news) => self.told(news, ctx),
+        }
+    }
+}
+
+impl SandboxActor {
+    fn told(&mut self, news: GuestNews, ctx: &mut Context<Self>) {
+        let seq = news.seq();
+        self.exits.told(seq);
+        let (GuestNews::Exited(GuestExit { container, .. })
+        | GuestNews::OomKilled(GuestOom { container, .. })) = &news;
+        let Some(room) = self.containers.get(container) else {
+            // Of a container that was deleted meanwhile.
+            return self.touch(World::ConfirmExit { seq }, ctx);
+        };
+        match news {
+            GuestNews::Exited(exit) => room.do_send(container::GuestExited {
+                seq,
+                process: exit.process,
+                status: exit.status,
+            }),
+            GuestNews::OomKilled(GuestOom { at, .. }) => {
+                room.do_send(container::GuestOomKilled { seq, at });
             }
         }
     }

@@ -307,6 +307,40 @@ impl container::Plant for Lent {
         })
     }
 
+    fn freeze(&self, container: ContainerNumber) -> Work<Result<(), Fault>> {
+        let room = self.linked();
+        Box::pin(async move {
+            let command = agent::PauseContainer { container };
+            let room = room.await?.pause_container;
+            ask(room, command, "freeze in guest", ASK_MAX).await
+        })
+    }
+
+    fn thaw(&self, container: ContainerNumber) -> Work<Result<(), Fault>> {
+        let room = self.linked();
+        Box::pin(async move {
+            let command = agent::ResumeContainer { container };
+            let room = room.await?.resume_container;
+            ask(room, command, "thaw in guest", ASK_MAX).await
+        })
+    }
+
+    fn update(
+        &self,
+        container: ContainerNumber,
+        resources_json: Vec<u8>,
+    ) -> Work<Result<(), Fault>> {
+        let room = self.linked();
+        Box::pin(async move {
+            let command = agent::UpdateContainer {
+                container,
+                resources_json,
+            };
+            let room = room.await?.update_container;
+            ask(room, command, "update in guest", ASK_MAX).await
+        })
+    }
+
     fn describe(&self, spec: &ContainerSpec, attached: &Attached) {
         let description = Description {
             config_json: spec.config_json.clone().into_bytes(),

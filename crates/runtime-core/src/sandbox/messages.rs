@@ -2,8 +2,11 @@
 
 use super::events::Notice;
 use crate::{
-    agent::{ExitStatus, GuestPid},
-    container::{ContainerSpec, ContainerView, Exec, Force, ProcessCommand},
+    agent::{ContainerStats, ExitStatus, GuestPid},
+    container::{
+        ContainerSpec, ContainerView, Exec, Force, FreezeContainer, NextOoms, Ooms, ProcessCommand,
+        UpdateLimits,
+    },
     error::Fault,
     hypervisor::{StreamLease, VmStatus},
     ids::{ContainerNumber, EpochMs, ProcessId, SandboxUid},
@@ -69,6 +72,35 @@ pub struct ViewProcess {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Vec<GuestPid>, Fault>")]
 pub struct GetPidsOf(pub ContainerNumber);
+
+/// Command for a container, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct FreezeIn {
+    pub container: ContainerNumber,
+    pub freeze: FreezeContainer,
+}
+
+/// Command for a container, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct UpdateIn {
+    pub container: ContainerNumber,
+    pub update: UpdateLimits,
+}
+
+/// Query for a container, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<Ooms, Fault>")]
+pub struct NextOomsIn {
+    pub container: ContainerNumber,
+    pub next: NextOoms,
+}
+
+/// Query: what a container's cgroup in the guest counts.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<ContainerStats, Fault>")]
+pub struct GetStatsOf(pub ContainerNumber);
 
 /// Query: the confirmed state of the sandbox.
 #[derive(Message, Debug)]

@@ -17,7 +17,8 @@ pub use actor::{SandboxActor, Surroundings};
 pub use events::{Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World};
 pub use machine::{Sandbox, State};
 pub use messages::{
-    CreateContainer, DeleteContainer, ExecIn, GetPidsOf, GetSandbox, PhaseTook, ProcessIn,
-    SandboxNotice, SandboxView, ViewContainer, ViewProcess, WaitIn,
+    CreateContainer, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSandbox, GetStatsOf,
+    NextOomsIn, PhaseTook, ProcessIn, SandboxNotice, SandboxView, UpdateIn, ViewContainer,
+    ViewProcess, WaitIn,
 };
 pub use record::{Phase, SandboxRecord, SandboxSpec};

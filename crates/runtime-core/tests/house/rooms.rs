@@ -3,7 +3,7 @@
 use super::pass;
 use actix::prelude::*;
 use runtime_core::{
-    agent::{self, ExitReason, ExitStatus, GuestExit},
+    agent::{self, ExitReason, ExitStatus, GuestExit, GuestNews},
     devices,
     error::{Fault as CoreFault, Kind},
     hypervisor::{self, GuestEndpoint, HostEndpoint, StreamLease, VmExit, VmStatus},
@@ -35,6 +35,9 @@ pub enum Fault {
     Lease,
     Create,
     Start,
+    Freeze,
+    Thaw,
+    Update,
     Clear,
 }
 
@@ -62,6 +65,7 @@ struct Vm {
     leased: u32,
     processes: BTreeMap<(ContainerNumber, ProcessId), bool>,
     exits: Vec<GuestExit>,
+    frozen: BTreeSet<ContainerNumber>,
 }
 
 #[derive(Clone, Default)]
@@ -152,6 +156,13 @@ impl World {
             == Some(true)
     }
 
+    /// Whether container 0 stands still.
+    pub fn is_frozen(&self, uid: SandboxUid) -> bool {
+        let state = self.state.borrow();
+        let vm = state.vms.get(&uid);
+        vm.is_some_and(|vm| vm.frozen.contains(&ContainerNumber(0)))
+    }
+
     pub fn assert_empty(&self) {
         let state = self.state.borrow();
         assert!(state.vms.is_empty(), "a vm is left");
@@ -184,7 +195,7 @@ impl World {
             (exit, state.agents.get(&uid).cloned())
         };
         if let Some(parent) = parent.and_then(|parent| parent.notices.upgrade()) {
-            parent.do_send(agent::Notice::Exited(exit));
+            parent.do_send(agent::Notice::News(GuestNews::Exited(exit)));
         }
     }
 
@@ -455,7 +466,7 @@ impl Handler<agent::Open> for Room {
             let parent = parent.and_then(|parent| parent.notices.upgrade());
             if let Some(parent) = parent {
                 for exit in untold {
-                    parent.do_send(agent::Notice::Exited(exit));
+                    parent.do_send(agent::Notice::News(GuestNews::Exited(exit)));
                 }
             }
             Ok(agent::AgentDetails {
@@ -574,10 +585,50 @@ impl Handler<agent::Signal> for Room {
     }
 }
 
-impl Handler<agent::ExitRecorded> for Room {
+scripted!(
+    agent::PauseContainer,
+    (),
+    Fault::Freeze,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.frozen.insert(command.container);
+        Ok(())
+    }
+);
+scripted!(
+    agent::ResumeContainer,
+    (),
+    Fault::Thaw,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.frozen.remove(&command.container);
+        Ok(())
+    }
+);
+scripted!(
+    agent::UpdateContainer,
+    (),
+    Fault::Update,
+    |uid, command, state| state.vms.get(&uid).map(drop).ok_or_else(lost)
+);
+scripted!(
+    agent::GetStats,
+    agent::ContainerStats,
+    Fault::Update,
+    |uid, command, state| {
+        let vm = state.vms.get(&uid).ok_or_else(lost)?;
+        let processes = vm.processes.keys();
+        let living = processes.filter(|(of, _)| *of == command.container).count();
+        let mut stats = agent::ContainerStats::default();
+        stats.pids.current = u64::try_from(living).unwrap();
+        Ok(stats)
+    }
+);
+
+impl Handler<agent::NewsRecorded> for Room {
     type Result = ();
 
-    fn handle(&mut self, agent::ExitRecorded { seq }: agent::ExitRecorded, _: &mut Context<Self>) {
+    fn handle(&mut self, agent::NewsRecorded { seq }: agent::NewsRecorded, _: &mut Context<Self>) {
         self.world.state.borrow_mut().confirmed.push(seq);
     }
 }

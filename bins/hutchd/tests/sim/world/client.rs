@@ -8,12 +8,15 @@ use actix::MailboxError;
 use hutchd::bundle;
 use runtime_core::{
     agent::ExitStatus,
-    container::{ContainerState, Exec, Force, ProcessCommand},
+    container::{
+        ContainerState, Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand,
+        UpdateLimits,
+    },
     error::{Fault, Kind},
     host::{CreateContainer, Delete, Find, List, Listed, Located, Place},
     ids::{ContainerId, ExecId, Namespace, ProcessId, RequestKey, SandboxUid},
     process::{Begin, Kill},
-    sandbox::{ExecIn, ProcessIn, ViewContainer, WaitIn},
+    sandbox::{ExecIn, FreezeIn, NextOomsIn, ProcessIn, UpdateIn, ViewContainer, WaitIn},
 };
 use serde_json::json;
 use std::{fmt, rc::Rc, time::Duration};
@@ -25,6 +28,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 const ATTEMPTS_MAX: u32 = 2_000;
 /// How long a relay waits for the daemon to hear of the exit that it has.
 const RELAY_PATIENCE: Duration = Duration::from_secs(1);
+const OOM_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Client {
@@ -218,6 +222,53 @@ impl Client {
                 },
             };
             lost(located.sandbox.send(exec).await)?.map(drop)
+        })
+        .await
+    }
+
+    pub async fn freeze(&self, id: &str, wish: Freeze) -> Result<(), Fault> {
+        let key = self.fresh_key();
+        self.ask(format!("{wish:?} {id}"), async || {
+            let located = self.find_now(id).await?;
+            let freeze = FreezeIn {
+                container: located.place.number,
+                freeze: FreezeContainer {
+                    key: request_key(&key),
+                    wish,
+                },
+            };
+            lost(located.sandbox.send(freeze).await)?
+        })
+        .await
+    }
+
+    pub async fn update(&self, id: &str) -> Result<(), Fault> {
+        self.ask(format!("update {id}"), async || {
+            let located = self.find_now(id).await?;
+            let resources = br#"{"pids": {"limit": 7}}"#.to_vec();
+            let update = UpdateIn {
+                container: located.place.number,
+                update: UpdateLimits { resources },
+            };
+            lost(located.sandbox.send(update).await)?
+        })
+        .await
+    }
+
+    /// Kills for want of memory, by their numbers.
+    pub async fn ooms(&self, id: &str, after: u64) -> Result<(Vec<u64>, bool), Fault> {
+        self.ask(format!("ooms of {id} after {after}"), async || {
+            let located = self.find_now(id).await?;
+            let next = NextOomsIn {
+                container: located.place.number,
+                next: NextOoms {
+                    after,
+                    wait: OOM_WAIT,
+                },
+            };
+            let found = lost(located.sandbox.send(next).await)??;
+            let numbers = found.ooms.iter().map(|oom| oom.number).collect();
+            Ok((numbers, found.over))
         })
         .await
     }

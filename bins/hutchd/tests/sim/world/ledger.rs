@@ -23,13 +23,15 @@ pub struct Ledger {
     deleting: RefCell<BTreeSet<Place>>,
 }
 
-/// States are passed through in this order, some perhaps unseen, none twice.
-fn rank(state: &ContainerState) -> u8 {
+/// States are passed through in this order, some perhaps unseen, none twice. What is paused is created
+/// or running beneath, and says nothing of which.
+fn rank(state: &ContainerState) -> Option<u8> {
     match state {
-        ContainerState::Creating => 0,
-        ContainerState::Created => 1,
-        ContainerState::Running => 2,
-        ContainerState::Stopped(_) => 3,
+        ContainerState::Creating => Some(0),
+        ContainerState::Created => Some(1),
+        ContainerState::Running => Some(2),
+        ContainerState::Paused => None,
+        ContainerState::Stopped(_) => Some(3),
     }
 }
 
@@ -55,13 +57,19 @@ impl Ledger {
     /// A client saw a container in this state.
     pub fn seen(&self, place: Place, state: &ContainerState) {
         let mut states = self.states.borrow_mut();
-        if let Some(before) = states.get(&place)
-            && rank(before) > rank(state)
-        {
+        let over = matches!(states.get(&place), Some(ContainerState::Stopped(_)));
+        let back = match (states.get(&place).and_then(rank), rank(state)) {
+            (_, None) => over,
+            (before, now) => before > now,
+        };
+        if back {
+            let before = &states[&place];
             let what = format!("{place:?} went from {before:?} to {state:?}");
             self.world().violated(what);
         }
-        states.insert(place, state.clone());
+        if *state != ContainerState::Paused {
+            states.insert(place, state.clone());
+        }
         drop(states);
         if let ContainerState::Stopped(exit) = state {
             self.exited(place, &ProcessId::Init, exit);

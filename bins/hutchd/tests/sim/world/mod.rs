@@ -34,7 +34,7 @@ use log::Log;
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     agent::FsType,
-    container::{ContainerRecord, ContainerState},
+    container::{ContainerRecord, ContainerState, FreezerRecord},
     host::{DeletionRecord, Drain},
     ids::{EpochMs, HostProcess, SandboxUid},
     premises::Cgroup,
@@ -327,7 +327,11 @@ impl World {
         let known = ready && self.guest(uid).knows(number);
         let agrees = match record.state {
             ContainerState::Creating => false,
-            ContainerState::Created | ContainerState::Running => known,
+            ContainerState::Created | ContainerState::Running => {
+                known && self.freezer_agrees(record)
+            }
+            // For views alone.
+            ContainerState::Paused => false,
             // A deletion that failed half way, and that nobody asked for again: the guest may have
             // forgotten it already.
             ContainerState::Stopped(_) => true,
@@ -337,6 +341,16 @@ impl World {
             self.violated(format_args!(
                 "at rest {uid}/{number} is {state:?} on record; sandbox ready: {ready}, guest knows it: {known}"
             ));
+        }
+    }
+
+    /// At rest nobody is freezing or thawing, and the guest's container stands as the record says.
+    fn freezer_agrees(&self, record: &ContainerRecord) -> bool {
+        let frozen = self.guest(record.uid).is_frozen(record.spec.number);
+        match record.freezer {
+            FreezerRecord::Thawed => !frozen,
+            FreezerRecord::Frozen => frozen,
+            FreezerRecord::Freezing | FreezerRecord::Thawing | FreezerRecord::Undoing => false,
         }
     }
 

@@ -17,8 +17,9 @@ use hypervisor::{
 use netns::{fake::FakeNamespaces, port::Namespaces};
 use runtime_core::{
     agent::{
-        AgentDetails, CreateContainer, CreateSandbox, Exec, GetPids, GuestExit, GuestPid,
-        GuestProcess, LinkSpec, ListProcesses, RemoveContainer, Signal, StartContainer,
+        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
+        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
     },
     devices::{ContainerDevices, ShareSpec},
     error::{Fault, Kind},
@@ -238,6 +239,28 @@ impl AgentPort for SimAgent {
         })
     }
 
+    fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()> {
+        self.call(Call::PauseContainer, || {
+            self.agent.pause_container(ask.clone(), deadline)
+        })
+    }
+
+    fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()> {
+        self.call(Call::ResumeContainer, || {
+            self.agent.resume_container(ask.clone(), deadline)
+        })
+    }
+
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+        self.call(Call::UpdateContainer, || {
+            self.agent.update_container(ask.clone(), deadline)
+        })
+    }
+
+    fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats> {
+        self.call(Call::Stats, || self.agent.stats(ask.clone(), deadline))
+    }
+
     fn list(&self, ask: ListProcesses, deadline: Duration) -> Answer<Vec<GuestProcess>> {
         self.call(Call::List, || self.agent.list(ask.clone(), deadline))
     }
@@ -246,14 +269,14 @@ impl AgentPort for SimAgent {
         self.call(Call::Pids, || self.agent.pids(ask.clone(), deadline))
     }
 
-    fn next_exits(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestExit>> {
+    fn next_news(&self, after: u64, wait: Duration, deadline: Duration) -> Answer<Vec<GuestNews>> {
         let name = format!("next exits after {after}");
-        self.plain(&name, || self.agent.next_exits(after, wait, deadline))
+        self.plain(&name, || self.agent.next_news(after, wait, deadline))
     }
 
-    fn ack_exits(&self, up_to: u64, deadline: Duration) -> Answer<()> {
+    fn ack_news(&self, up_to: u64, deadline: Duration) -> Answer<()> {
         let name = format!("ack exits up to {up_to}");
-        self.plain(&name, || self.agent.ack_exits(up_to, deadline))
+        self.plain(&name, || self.agent.ack_news(up_to, deadline))
     }
 }
 

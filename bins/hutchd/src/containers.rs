@@ -1,0 +1,89 @@
+//! The part of [`Api`] that changes a living container and counts what it uses.
+
+use crate::{
+    api::{Api, asked, key_of},
+    bundle,
+    convert::{ooms, stats},
+};
+use protocols::asynchronous::hutch::{
+    NextOomsRequest, NextOomsResponse, PauseRequest, ResumeRequest, StatsRequest, StatsResponse,
+    UpdateRequest,
+};
+use runtime_core::{
+    container::{Freeze, FreezeContainer, NextOoms, UpdateLimits},
+    error::Fault,
+    sandbox::{FreezeIn, GetStatsOf, NextOomsIn, UpdateIn},
+};
+use std::time::Duration;
+
+/// The protocol promises it: a caller that has gone is not waited for much longer.
+const OOM_WAIT_MAX: Duration = Duration::from_secs(30);
+
+impl Api {
+    pub(crate) async fn pause_container(&self, request: &PauseRequest) -> Result<(), Fault> {
+        let (namespace, id) = (&request.namespace, &request.container_id);
+        self.freeze(namespace, id, &request.key, Freeze::Pause)
+            .await
+    }
+
+    pub(crate) async fn resume_container(&self, request: &ResumeRequest) -> Result<(), Fault> {
+        let (namespace, id) = (&request.namespace, &request.container_id);
+        self.freeze(namespace, id, &request.key, Freeze::Resume)
+            .await
+    }
+
+    async fn freeze(
+        &self,
+        namespace: &str,
+        id: &str,
+        key: &str,
+        wish: Freeze,
+    ) -> Result<(), Fault> {
+        let key = key_of(key)?;
+        let located = self.find(namespace, id).await?;
+        let freeze = FreezeIn {
+            container: located.place.number,
+            freeze: FreezeContainer { key, wish },
+        };
+        asked(located.sandbox.send(freeze).await)?
+    }
+
+    pub(crate) async fn update_container(&self, request: &UpdateRequest) -> Result<(), Fault> {
+        key_of(&request.key)?;
+        bundle::check_resources_json(&request.resources_json)?;
+        let located = self.find(&request.namespace, &request.container_id).await?;
+        let resources = request.resources_json.clone();
+        let update = UpdateIn {
+            container: located.place.number,
+            update: UpdateLimits { resources },
+        };
+        asked(located.sandbox.send(update).await)?
+    }
+
+    pub(crate) async fn container_stats(
+        &self,
+        request: &StatsRequest,
+    ) -> Result<StatsResponse, Fault> {
+        let located = self.find(&request.namespace, &request.container_id).await?;
+        let question = GetStatsOf(located.place.number);
+        let counted = asked(located.sandbox.send(question).await)??;
+        Ok(stats(&counted))
+    }
+
+    pub(crate) async fn container_ooms(
+        &self,
+        request: &NextOomsRequest,
+    ) -> Result<NextOomsResponse, Fault> {
+        let located = self.find(&request.namespace, &request.container_id).await?;
+        let wait = Duration::from_millis(request.wait_ms.into()).min(OOM_WAIT_MAX);
+        let next = NextOomsIn {
+            container: located.place.number,
+            next: NextOoms {
+                after: request.after,
+                wait,
+            },
+        };
+        let found = asked(located.sandbox.send(next).await)??;
+        Ok(ooms(&found))
+    }
+}

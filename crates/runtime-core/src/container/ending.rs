@@ -1,0 +1,142 @@
+//! The part of [`Container`] that ends: its deletion, and the loss of its guest.
+
+use super::{
+    events::{Answer, Notice, Reason, World},
+    machine::{Container, Force, Guest, State},
+    record::ContainerState,
+};
+use crate::{
+    agent::{ExitReason, ExitStatus},
+    error::{Fault, Kind},
+    ids::EpochMs,
+    kit::{Batch, Machine, Waiter},
+    records,
+};
+
+/// 128 + SIGKILL: the exit code of what we killed.
+const KILLED: u32 = 137;
+
+impl Container {
+    pub(super) fn retire(
+        &mut self,
+        waiter: Waiter,
+        force: Force,
+        guest: Guest,
+        at: EpochMs,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Reason> {
+        match (&self.state, force) {
+            (State::Retired, _) => {
+                batch.replies.push((waiter, Answer::Retired(Ok(()))));
+                return Ok(());
+            }
+            (State::Closing { .. } | State::Removing { .. }, _)
+            | (
+                State::New
+                | State::Attaching { .. }
+                | State::AwaitingGuest
+                | State::Making
+                | State::Running,
+                Force::No,
+            ) => {
+                return Err(Reason::CannotDelete {
+                    id: self.spec.id.to_string(),
+                    state: match self.oci_state() {
+                        ContainerState::Paused => "paused",
+                        _ => self.state_name(),
+                    },
+                });
+            }
+            (State::Created | State::Stopped(_) | State::Failed, Force::No)
+            | (
+                State::New
+                | State::Attaching { .. }
+                | State::AwaitingGuest
+                | State::Making
+                | State::Created
+                | State::Running
+                | State::Stopped(_)
+                | State::Failed,
+                Force::Yes,
+            ) => {}
+        }
+        self.state = State::Closing { waiter, guest };
+        self.freezer_over(batch);
+        self.tell_ooms(batch);
+        let status = killed(at);
+        if matches!(self.told, ContainerState::Created | ContainerState::Running) {
+            // Whatever becomes of the deletion, its processes are gone.
+            self.told = ContainerState::Stopped(status.clone());
+            batch.records.push(self.record());
+        }
+        batch.world.push(World::CloseProcesses { status });
+        self.closed(batch);
+        Ok(())
+    }
+
+    /// Goes on with a retirement once no process is left.
+    pub(super) fn closed(&mut self, batch: &mut Batch<Self>) {
+        let State::Closing { waiter, guest } = self.state else {
+            return;
+        };
+        if !self.members.is_empty() {
+            return;
+        }
+        match guest {
+            Guest::Stays => {
+                let op = self.next_op();
+                self.state = State::Removing { op, waiter };
+                batch.world.push(World::Remove { op });
+            }
+            Guest::Goes => self.retired(waiter, batch),
+        }
+    }
+
+    fn retired(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
+        self.state = State::Retired;
+        batch.records.push(records::delete(self.key()));
+        batch.replies.push((waiter, Answer::Retired(Ok(()))));
+        batch.announce.push(Notice::Retired);
+    }
+
+    pub(super) fn removed(
+        &mut self,
+        waiter: Waiter,
+        outcome: Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        match outcome {
+            Ok(()) => self.retired(waiter, batch),
+            Err(why) => {
+                // It stays, stopped, so that the deletion can be asked for again.
+                self.state = State::Failed;
+                batch.replies.push((waiter, Answer::Retired(Err(why))));
+            }
+        }
+    }
+
+    pub(super) fn guest_gone(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
+        match self.state {
+            State::Attaching { .. } | State::AwaitingGuest | State::New => {
+                self.fail(Fault::new(Kind::Aborted, status.detail), batch);
+            }
+            State::Removing { waiter, .. } => self.retired(waiter, batch),
+            State::Making
+            | State::Created
+            | State::Running
+            | State::Stopped(_)
+            | State::Failed
+            | State::Closing { .. } => batch.world.push(World::TellGuestGone { status }),
+            State::Retired => {}
+        }
+    }
+}
+
+fn killed(at: EpochMs) -> ExitStatus {
+    ExitStatus {
+        code: KILLED,
+        reason: ExitReason::Signaled,
+        detail: "killed when its container was deleted".to_owned(),
+        at,
+    }
+}
