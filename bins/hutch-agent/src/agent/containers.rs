@@ -29,6 +29,8 @@ struct Plot {
     disk: Option<PathBuf>,
     storages: Vec<Wanted>,
     binds: Vec<(usize, PathBuf)>,
+    hook_programs: Vec<(usize, PathBuf)>,
+    bundle: String,
 }
 
 impl Agent {
@@ -70,6 +72,8 @@ impl Agent {
             disk,
             storages: wish.storages,
             binds: wish.binds,
+            hook_programs: wish.hook_programs,
+            bundle: wish.bundle,
         };
         let build = move || agent.build(&wish.id, wish.config_json, plot, far);
         let (goods, created) = blocking(build).await?;
@@ -96,21 +100,20 @@ impl Agent {
         io: ProcessIo,
     ) -> Result<(Goods, Created), Error> {
         loopback::ensure_up()?;
-        if matches!(plot.source, Source::Share(_)) || !plot.binds.is_empty() {
+        let shares = !plot.binds.is_empty() || !plot.hook_programs.is_empty();
+        if matches!(plot.source, Source::Share(_)) || shares {
             rootfs::mount_share()?;
         }
         let storages = self.mount(&plot.storages)?;
         let rootfs = self.root(plot.source, plot.disk.as_deref())?;
-        let mut bind_sources = BTreeMap::new();
-        for (index, path) in plot.binds {
-            bind_sources.insert(index, rootfs::in_share(&path)?);
-        }
         let plan = CreatePlan {
             id: id.as_str().to_owned(),
             config_json,
             rootfs: rootfs.path.clone(),
-            bind_sources,
+            bind_sources: in_share(plot.binds)?,
             namespaces: BTreeMap::new(),
+            hook_programs: in_share(plot.hook_programs)?,
+            bundle: plot.bundle,
         };
         let goods = Goods {
             _rootfs: rootfs,
@@ -217,4 +220,9 @@ impl Agent {
             }),
         }
     }
+}
+
+fn in_share(paths: Vec<(usize, PathBuf)>) -> Result<BTreeMap<usize, PathBuf>, Error> {
+    let place = |(index, path): (usize, PathBuf)| Ok((index, rootfs::in_share(&path)?));
+    paths.into_iter().map(place).collect()
 }

@@ -19,6 +19,10 @@ pub struct NewContainer {
     pub rootfs: Source,
     /// Sources of config.json's mounts, by index, as paths below the shared folder.
     pub binds: Vec<(usize, PathBuf)>,
+    /// Programs of hooks.createContainer, by index, as paths below the shared folder.
+    pub hook_programs: Vec<(usize, PathBuf)>,
+    /// Where the bundle is on the host.
+    pub bundle: String,
     /// Mounts that a stock host wants for it.
     pub storages: Vec<Wanted>,
     pub io: Io,

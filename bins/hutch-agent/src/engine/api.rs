@@ -24,6 +24,11 @@ pub struct CreatePlan {
     /// path of the host and refused, unless its kind is named here. The network is always the
     /// guest's, since the guest is the sandbox.
     pub namespaces: BTreeMap<NamespaceKind, NamespaceFrom>,
+    /// Guest paths for the programs of hooks.createContainer, by index. One that is not named here
+    /// is taken from the guest path that config.json names.
+    pub hook_programs: BTreeMap<usize, PathBuf>,
+    /// Where the bundle is on the host, for the state that hooks get.
+    pub bundle: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

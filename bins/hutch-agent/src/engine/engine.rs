@@ -289,6 +289,7 @@ impl Engine {
             pid_namespace_of: pid_of.as_ref().map(|one| one.init.as_fd()),
             cgroup: cgroup.fd(),
             id_maps: lowered.id_maps.as_ref(),
+            hooks_limit: lowered.plan.hooks.limit(),
         };
         let plan = Plan::Init(Box::new(lowered.plan.clone()));
         let mut spawned = spawn::spawn(self.spawner.as_fd(), &birth, &plan, &plan_fds)?;
@@ -347,6 +348,7 @@ fn run(
         cgroup: container.cgroup.fd(),
         id_maps: None,
         time_offsets: None,
+        hooks_limit: Duration::ZERO,
     };
     let spawned = spawn::spawn(spawner, &birth, &plan, &plan_fds)?;
     Ok(created(spawned, warnings))

@@ -45,6 +45,9 @@ pub enum Error {
     /// The program of a process cannot be run.
     #[error("{0}")]
     Program(ProgramFault),
+    /// A hook in the guest failed.
+    #[error("{hook}: {fault}")]
+    Hook { hook: String, fault: HookFault },
     /// The process ended before it was set up, without a word.
     #[error("process ended while it was set up{}", if *.oom { ": killed for want of memory" } else { "" })]
     Died { oom: bool },
@@ -85,6 +88,15 @@ pub enum ProgramFault {
     },
 }
 
+/// How a hook failed; the line is the last of its stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HookFault {
+    NotRun { errno: i32 },
+    Exited { code: i32, line: String },
+    Killed { signal: i32, line: String },
+    TooLong { seconds: u32, line: String },
+}
+
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -107,7 +119,7 @@ impl Error {
             Self::Parse { .. } | Self::Invalid { .. } | Self::Program(_) => Kind::Invalid,
             Self::Unsupported { .. } => Kind::Unsupported,
             Self::Timeout { .. } => Kind::Timeout,
-            Self::Died { .. } | Self::Io { .. } => Kind::Internal,
+            Self::Died { .. } | Self::Hook { .. } | Self::Io { .. } => Kind::Internal,
         }
     }
 }
@@ -124,6 +136,38 @@ impl fmt::Display for ProgramFault {
             Self::Forbidden { path } => write!(f, "exec: {path:?}: permission denied"),
             Self::Directory { path } => write!(f, "exec: {path:?}: is a directory"),
             Self::Refused { path, errno } => write!(f, "exec {path}: {}", cause(*errno)),
+        }
+    }
+}
+
+impl fmt::Display for HookFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = match self {
+            Self::NotRun { errno } => {
+                f.write_str(&cause(*errno))?;
+                // The kernel says the same of a program and of what it needs to be loaded.
+                match *errno {
+                    libc::ENOENT => ", or what loads it is not there",
+                    _ => "",
+                }
+            }
+            Self::Exited { code, line } => {
+                write!(f, "exit status {code}")?;
+                line
+            }
+            Self::Killed { signal, line } => {
+                write!(f, "killed by signal {signal}")?;
+                line
+            }
+            Self::TooLong { seconds, line } => {
+                write!(f, "ran past its timeout of {seconds} s")?;
+                line
+            }
+        };
+        match (self, line) {
+            (_, "") => Ok(()),
+            (Self::NotRun { .. }, more) => f.write_str(more),
+            (_, line) => write!(f, ": {line}"),
         }
     }
 }
@@ -172,6 +216,7 @@ impl From<Failure> for Error {
             },
             Failure::Invalid { what, why } => Self::Invalid { what, why },
             Failure::Program(fault) => Self::Program(fault),
+            Failure::Hook { hook, fault } => Self::Hook { hook, fault },
         }
     }
 }

@@ -32,4 +32,4 @@ pub use api::{
 };
 pub use cgroup::Stats;
 pub use engine::Engine;
-pub use error::{Cause, Error, Kind, ProgramFault, Result};
+pub use error::{Cause, Error, HookFault, Kind, ProgramFault, Result};

@@ -3,9 +3,10 @@
 //! A plan is made in the agent, where there is time and memory, and carried to the process,
 //! which has neither. Everything in it is checked; what is left to fail is the kernel's.
 
+pub use super::error::HookFault;
 use super::{error::ProgramFault, sys::SchedAttr};
 use serde::{Deserialize, Serialize};
-use std::ffi::CString;
+use std::{ffi::CString, time::Duration};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Plan {
@@ -29,7 +30,37 @@ pub struct InitPlan {
     pub devices: Option<Vec<DeviceNode>>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+    pub hooks: HookPlan,
     pub process: ProcessPlan,
+}
+
+/// Hooks that the init runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookPlan {
+    /// In the container's namespaces, while the root is still the guest's.
+    pub create: Vec<HookStep>,
+    /// In the container, right before the program.
+    pub start: Vec<HookStep>,
+    /// The container's state as JSON, without pid and status.
+    pub state: String,
+}
+
+impl HookPlan {
+    /// How long they may take at most, in all.
+    pub fn limit(&self) -> Duration {
+        let hooks = self.create.iter().chain(&self.start);
+        Duration::from_secs(hooks.map(|hook| u64::from(hook.limit_s)).sum())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStep {
+    /// For messages.
+    pub name: String,
+    pub program: CString,
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
+    pub limit_s: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -190,4 +221,5 @@ pub enum Failure {
     Step { step: String, errno: i32 },
     Invalid { what: String, why: String },
     Program(ProgramFault),
+    Hook { hook: String, fault: HookFault },
 }

@@ -9,7 +9,7 @@ use super::{
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::Errno,
-    net::sockopt::{Timeout, set_socket_timeout},
+    net::sockopt::{Timeout, set_socket_timeout, socket_timeout},
 };
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub struct Birth<'f> {
     pub cgroup: BorrowedFd<'f>,
     /// Texts for uid_map and gid_map.
     pub id_maps: Option<&'f (String, String)>,
+    /// How long its hooks may take, on top of its set-up and its start.
+    pub hooks_limit: Duration,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,8 @@ pub fn spawn(
 ) -> Result<Spawned> {
     let step = || "ask the spawner".to_owned();
     let (socket, theirs) = wire::pair().doing(step)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(SETUP_LIMIT)).doing(step)?;
+    let limit = SETUP_LIMIT + birth.hooks_limit;
+    set_socket_timeout(&socket, Timeout::Recv, Some(limit)).doing(step)?;
     let order = ForkOrder {
         namespaces: birth.namespaces,
         time_offsets: birth.time_offsets.map(str::to_owned),
@@ -157,9 +160,10 @@ fn next_report(socket: &OwnedFd) -> Result<Option<(Report, Option<OwnedFd>)>> {
             // Told once, when the other end closed without reading all; what it sent comes after.
             Err(Errno::CONNRESET) => {}
             Err(Errno::AGAIN) => {
+                let limit = socket_timeout(socket, Timeout::Recv).ok().flatten();
                 return Err(Error::Timeout {
                     step: "set up the process".to_owned(),
-                    seconds: SETUP_LIMIT.as_secs(),
+                    seconds: limit.unwrap_or(SETUP_LIMIT).as_secs(),
                 });
             }
             heard => return heard.doing(|| "hear from the process".to_owned()),

@@ -30,11 +30,17 @@ pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
         let path = PathBuf::from(mount.share_path);
         (mount.index as usize, path)
     });
+    let hook_programs = request.hook_programs.into_iter().map(|hook| {
+        let path = PathBuf::from(hook.share_path);
+        (hook.index as usize, path)
+    });
     Ok(NewContainer {
         host: Host::Ours,
         config_json: request.config_json,
         rootfs: source,
         binds: binds.collect(),
+        hook_programs: hook_programs.collect(),
+        bundle: request.bundle_path,
         storages: Vec::new(),
         io: io(request.stream.into_option())?,
         id,

@@ -147,6 +147,8 @@ impl Bed {
             rootfs: PathBuf::from(ROOTFS),
             bind_sources: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            hook_programs: BTreeMap::new(),
+            bundle: "/bundles/bed".to_owned(),
         }
     }
 

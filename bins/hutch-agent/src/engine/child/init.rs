@@ -4,13 +4,14 @@ use super::{
     Fds, conceal, console,
     dev::{self, Nodes},
     failure::{Doing, Outcome, expected},
+    hooks::Stage,
     identity, mounts,
     process::{self, Gate, Streams, write_file},
     resolve::{Kind, Root},
     root,
 };
 use crate::engine::{
-    plan::{Failure, InitPlan},
+    plan::{Failure, HookPlan, InitPlan},
     sys,
 };
 use rustix::{
@@ -42,6 +43,7 @@ pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Ou
     // Modes in the plan are meant as they stand.
     umask(Mode::empty());
     let access = furnish_and_enter(&plan)?;
+    let hooks = &plan.hooks;
 
     let terminal = console::open_for(&plan.process, request)?;
     if let Some(terminal) = &terminal {
@@ -51,7 +53,7 @@ pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Ou
     conceal::make_readonly(&plan.readonly_paths)?;
     conceal::mask(&plan.masked_paths)?;
     let streams = Streams { pipes, terminal };
-    process::become_program(plan.process, streams, request, Gate::Held)
+    process::become_program(plan.process, streams, request, Gate::Held(hooks))
 }
 
 fn enter_namespaces(plan: &InitPlan, fds: &mut Fds) -> Outcome<()> {
@@ -93,8 +95,17 @@ fn furnish_and_enter(plan: &InitPlan) -> Outcome<root::Access> {
         }
         furnished => furnished?,
     }
+    run_hooks(&plan.hooks)?;
     root::enter(&image)?;
     Ok(access)
+}
+
+/// Those that see the guest's root beside the container's, which is furnished.
+fn run_hooks(hooks: &HookPlan) -> Outcome<()> {
+    if hooks.create.is_empty() {
+        return Ok(());
+    }
+    Stage::set(&hooks.state, "creating", Some(c"/"))?.run(&hooks.create)
 }
 
 fn furnish(plan: &InitPlan, image: &Root) -> Outcome<()> {

@@ -7,6 +7,7 @@ mod conceal;
 mod console;
 mod dev;
 mod failure;
+mod hooks;
 mod identity;
 mod init;
 mod mounts;

@@ -3,10 +3,11 @@
 use super::{
     Fds,
     failure::{Doing, Outcome, expected},
+    hooks::Stage,
     identity, program,
 };
 use crate::engine::{
-    plan::{Failure, ProcessPlan, Report, SeccompFilter, Stdio},
+    plan::{Failure, HookPlan, ProcessPlan, Report, SeccompFilter, Stdio},
     sys, wire,
 };
 use rustix::{
@@ -28,9 +29,10 @@ const PASSWD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Whether the process waits for a word between its set-up and its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
+pub enum Gate<'h> {
     Open,
-    Held,
+    /// Then its hooks run.
+    Held(&'h HookPlan),
 }
 
 #[derive(Debug)]
@@ -84,7 +86,7 @@ pub fn become_program(
     mut process: ProcessPlan,
     streams: Streams,
     request: BorrowedFd<'_>,
-    gate: Gate,
+    gate: Gate<'_>,
 ) -> Outcome<()> {
     identity::limit(&process)?;
     schedule(&process)?;
@@ -113,7 +115,14 @@ pub fn become_program(
     umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK_DEFAULT)));
     let path = program::find(&process.args[0], &process.env)?;
 
-    if gate == Gate::Held {
+    let hooks = match gate {
+        Gate::Held(hooks) if !hooks.start.is_empty() => {
+            let stage = Stage::set(&hooks.state, "created", None)?;
+            Some((stage, &hooks.start))
+        }
+        Gate::Held(_) | Gate::Open => None,
+    };
+    if let Gate::Held(_) = gate {
         wire::send_report(request, &Report::Ready, None).doing(|| "report".to_owned())?;
         if !wire::receive_go(request).doing(|| "wait for start".to_owned())? {
             return Ok(());
@@ -127,6 +136,10 @@ pub fn become_program(
     }
     if needs_arming {
         identity::set_finally(wanted)?;
+    }
+    // Their programs are the image's, so they get no more than the image's program does.
+    if let Some((stage, hooks)) = hooks {
+        stage.run(hooks)?;
     }
     let errno = sys::execve(&path, &process.args, &process.env);
     Err(program::refused(&path, errno))

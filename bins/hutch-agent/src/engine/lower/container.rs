@@ -1,7 +1,7 @@
 //! A whole config.json.
 
 use super::{
-    c_string, devices, invalid, mounts,
+    c_string, devices, hooks, invalid, mounts,
     namespaces::{Namespaces, lower_namespaces},
     plain_path,
     process::{ExecDefaults, lower_process},
@@ -49,7 +49,7 @@ pub fn lower_container(
     };
     let none = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&none);
-    refuse_what_the_guest_has_not(spec, linux, warnings)?;
+    refuse_what_the_guest_has_not(linux, warnings)?;
     let wanted = linux.namespaces().clone().unwrap_or_default();
     let namespaces = lower_namespaces(&wanted, &asked.namespaces)?;
     let user_namespace = namespaces.enter & libc::CLONE_NEWUSER != 0;
@@ -105,6 +105,7 @@ pub fn lower_container(
             },
             masked_paths: linux.masked_paths().clone().unwrap_or_default(),
             readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
+            hooks: hooks::lower_hooks(spec, asked)?,
             process,
         },
         namespaces,
@@ -112,11 +113,7 @@ pub fn lower_container(
     })
 }
 
-fn refuse_what_the_guest_has_not(
-    spec: &Spec,
-    linux: &Linux,
-    warnings: &mut Warnings,
-) -> Result<()> {
+fn refuse_what_the_guest_has_not(linux: &Linux, warnings: &mut Warnings) -> Result<()> {
     if linux
         .net_devices()
         .as_ref()
@@ -136,21 +133,6 @@ fn refuse_what_the_guest_has_not(
         warnings.push(format!(
             "linux.mountLabel {label:?}: the guest has no such thing"
         ));
-    }
-    let hooks = spec.hooks().as_ref();
-    for (name, hooks) in [
-        (
-            "createContainer",
-            hooks.and_then(|all| all.create_container().as_ref()),
-        ),
-        (
-            "startContainer",
-            hooks.and_then(|all| all.start_container().as_ref()),
-        ),
-    ] {
-        if hooks.is_some_and(|hooks| !hooks.is_empty()) {
-            return unsupported(format!("hooks.{name}"));
-        }
     }
     Ok(())
 }

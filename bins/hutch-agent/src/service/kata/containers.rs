@@ -64,6 +64,8 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
         config_json: oci::config(&spec).to_string().into_bytes(),
         rootfs: Source::Guest(spec.Root.get_or_default().Path.as_str().into()),
         binds: Vec::new(),
+        hook_programs: Vec::new(),
+        bundle: String::new(),
         storages,
         io: Io::Pulled,
         id,

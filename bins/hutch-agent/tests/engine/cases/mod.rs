@@ -2,6 +2,7 @@
 
 mod exec;
 mod files;
+mod hooks;
 mod identity;
 mod lifecycle;
 mod limits;
@@ -20,7 +21,7 @@ macro_rules! cases {
 }
 use cases;
 
-pub const ALL: [&[Case]; 9] = [
+pub const ALL: [&[Case]; 10] = [
     lifecycle::ALL,
     identity::ALL,
     files::ALL,
@@ -30,4 +31,5 @@ pub const ALL: [&[Case]; 9] = [
     seccomp::ALL,
     limits::ALL,
     refusals::ALL,
+    hooks::ALL,
 ];
