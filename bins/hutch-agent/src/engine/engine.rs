@@ -6,6 +6,7 @@ use super::{
     cgroup::{self, Before, Cgroup, Rule},
     container::Container,
     error::{Doing, Error, Result},
+    idmap,
     lower::{self, Lowered},
     plan::{ExecSteps, Plan},
     spawn::{self, Birth, Spawned},
@@ -277,17 +278,19 @@ impl Engine {
             .iter()
             .map(|(id, _)| self.find(id))
             .collect::<Result<_>>()?;
+        let trees = idmap::trees(self.spawner.as_fd(), &lowered.plan.mounts)?;
         let pipes = open_pipes(io)?;
         let plan_fds: Vec<BorrowedFd<'_>> = pipes
             .iter()
             .map(AsFd::as_fd)
             .chain(neighbours.iter().map(|one| one.init.as_fd()))
+            .chain(trees.iter().map(AsFd::as_fd))
             .collect();
         let birth = Birth {
             namespaces: namespaces.clone,
             time_offsets: lowered.time_offsets.as_deref(),
             pid_namespace_of: pid_of.as_ref().map(|one| one.init.as_fd()),
-            cgroup: cgroup.fd(),
+            cgroup: Some(cgroup.fd()),
             id_maps: lowered.id_maps.as_ref(),
             hooks_limit: lowered.plan.hooks.limit(),
         };
@@ -345,7 +348,7 @@ fn run(
     let birth = Birth {
         namespaces: 0,
         pid_namespace_of: container.enters_pid_namespace.then_some(init),
-        cgroup: container.cgroup.fd(),
+        cgroup: Some(container.cgroup.fd()),
         id_maps: None,
         time_offsets: None,
         hooks_limit: Duration::ZERO,

@@ -18,6 +18,7 @@ mod container;
 #[expect(clippy::module_inception, reason = "the main type of the room")]
 mod engine;
 mod error;
+mod idmap;
 mod lower;
 mod plan;
 mod resources;

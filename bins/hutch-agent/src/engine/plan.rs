@@ -12,6 +12,8 @@ use std::{ffi::CString, time::Duration};
 pub enum Plan {
     Init(Box<InitPlan>),
     Exec(Box<ExecSteps>),
+    /// Is there until the agent closes its socket.
+    Hold,
 }
 
 /// Becomes the init of a container.
@@ -94,16 +96,30 @@ pub enum MountWhat {
         data: Option<CString>,
         /// The destination must be a folder of the image, not a link.
         no_links: bool,
+        /// It begins with what it covers.
+        copy_up: bool,
     },
     Bind {
         source: String,
         recursive: bool,
         attr: AttrChange,
+        /// With the plan comes the tree itself, whose ids are mapped already.
+        mapped: Option<MappedIds>,
     },
     Remount {
         flags: u32,
         data: Option<CString>,
     },
+}
+
+/// How the ids of a mount are mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedIds {
+    /// As the kernel has them in uid_map and gid_map.
+    pub uids: String,
+    pub gids: String,
+    /// What is mounted below too.
+    pub recursive: bool,
 }
 
 /// MOUNT_ATTR_* to set and to clear.

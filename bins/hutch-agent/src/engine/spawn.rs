@@ -26,7 +26,8 @@ pub struct Birth<'f> {
     pub time_offsets: Option<&'f str>,
     /// A process whose pid namespace it is born into.
     pub pid_namespace_of: Option<BorrowedFd<'f>>,
-    pub cgroup: BorrowedFd<'f>,
+    /// None: the agent's own.
+    pub cgroup: Option<BorrowedFd<'f>>,
     /// Texts for uid_map and gid_map.
     pub id_maps: Option<&'f (String, String)>,
     /// How long its hooks may take, on top of its set-up and its start.
@@ -67,12 +68,12 @@ pub fn spawn(
         namespaces: birth.namespaces,
         time_offsets: birth.time_offsets.map(str::to_owned),
         enter_pid_namespace: birth.pid_namespace_of.is_some(),
-        enter_cgroup: true,
+        enter_cgroup: birth.cgroup.is_some(),
     };
     let fds: Vec<BorrowedFd<'_>> = [theirs.as_fd()]
         .into_iter()
         .chain(birth.pid_namespace_of)
-        .chain([birth.cgroup])
+        .chain(birth.cgroup)
         .collect();
     wire::send_order(spawner, &order, &fds).doing(step)?;
     drop(theirs);

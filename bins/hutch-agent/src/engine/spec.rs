@@ -1,8 +1,10 @@
 //! Reads config.json and its parts, and names every key that nobody here knows.
 
 use super::error::{Error, Result};
-use oci_spec::runtime::{LinuxResources, Process, Spec};
-use serde::de::DeserializeOwned;
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// More unknown keys than this are not told one by one.
 const UNKNOWN_KEYS_MAX: usize = 32;
@@ -13,19 +15,73 @@ pub type Warnings = Vec<String>;
 /// # Errors
 /// When it is not the JSON of a config.json.
 pub fn parse_config(json: &[u8], warnings: &mut Warnings) -> Result<Spec> {
-    parse(json, "config.json", warnings)
+    parse_granting(json, "config.json", "/process/capabilities", warnings)
 }
 
 /// # Errors
 /// When it is not the JSON of an OCI process.
 pub fn parse_process(json: &[u8], warnings: &mut Warnings) -> Result<Process> {
-    parse(json, "process.json", warnings)
+    parse_granting(json, "process.json", "/capabilities", warnings)
 }
 
 /// # Errors
 /// When it is not the JSON of OCI resources.
 pub fn parse_resources(json: &[u8], warnings: &mut Warnings) -> Result<LinuxResources> {
     parse(json, "resources", warnings)
+}
+
+/// Capabilities that nobody knows are told and left out: the specification forbids to fail for them.
+fn parse_granting<T: DeserializeOwned>(
+    json: &[u8],
+    what: &'static str,
+    capabilities: &str,
+    warnings: &mut Warnings,
+) -> Result<T> {
+    let before = warnings.len();
+    let failed = match parse(json, what, warnings) {
+        Ok(parsed) => return Ok(parsed),
+        Err(failed) => failed,
+    };
+    // Looked for only now: hardly a config has one.
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else {
+        return Err(failed);
+    };
+    let unknown = value
+        .pointer_mut(capabilities)
+        .map(take_unknown)
+        .unwrap_or_default();
+    if unknown.is_empty() {
+        return Err(failed);
+    }
+    warnings.truncate(before);
+    let mut names = unknown
+        .iter()
+        .take(UNKNOWN_KEYS_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if unknown.len() > UNKNOWN_KEYS_MAX {
+        names += &format!(" and {} more", unknown.len() - UNKNOWN_KEYS_MAX);
+    }
+    warnings.push(format!("process: capabilities not known, ignored: {names}"));
+    parse(value.to_string().as_bytes(), what, warnings)
+}
+
+fn take_unknown(sets: &mut Value) -> BTreeSet<String> {
+    let mut unknown = BTreeSet::new();
+    for set in sets.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let Some(list) = set.as_array_mut() else {
+            continue;
+        };
+        list.retain(|one| match one {
+            Value::String(name) if Capability::deserialize(one).is_err() => {
+                unknown.insert(name.clone());
+                false
+            }
+            _ => true,
+        });
+    }
+    unknown
 }
 
 fn parse<T: DeserializeOwned>(
@@ -67,6 +123,33 @@ mod tests {
             warnings,
             ["config.json: process.?.shoes: not a known key, ignored"]
         );
+    }
+
+    #[test]
+    fn a_capability_that_nobody_knows_is_told_and_not_an_error() {
+        let mut warnings = Warnings::new();
+        let json =
+            br#"{"ociVersion":"1.2.0","shoes":1,"process":{"user":{},"cwd":"/","capabilities":
+            {"bounding":["CAP_KILL","CAP_FLY"],"permitted":["CAP_FLY"]}}}"#;
+
+        let spec = parse_config(json, &mut warnings).unwrap();
+
+        let capabilities = spec
+            .process()
+            .as_ref()
+            .unwrap()
+            .capabilities()
+            .clone()
+            .unwrap();
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
+        assert_eq!(
+            warnings,
+            [
+                "process: capabilities not known, ignored: CAP_FLY",
+                "config.json: shoes: not a known key, ignored",
+            ]
+        );
+        assert!(parse_process(br#"{"capabilities":{"bounding":[1]}}"#, &mut warnings).is_err());
     }
 
     #[test]

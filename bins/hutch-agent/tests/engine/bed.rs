@@ -14,7 +14,7 @@ use std::{
     io::{PipeReader, PipeWriter, Read, pipe},
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
 };
@@ -450,4 +450,24 @@ fn make_rootfs(root: &Path) {
         "root:x:0:\ntty:x:5:\nuser:x:1000:\n",
     )
     .unwrap();
+}
+
+/// A disk of its own, mounted; only a guest has devices for one to be made of a file.
+pub fn disk(folder: &Path) -> PathBuf {
+    let (image, disk) = (folder.join("image"), folder.join("disk"));
+    fs::File::create(&image).unwrap().set_len(24 << 20).unwrap();
+    fs::create_dir(&disk).unwrap();
+    for words in [
+        vec!["mke2fs", "-F"],
+        vec!["mount", "-t", "ext4", "-o", "loop"],
+    ] {
+        let mut command = Command::new(BUSYBOX);
+        command.args(&words).arg(&image);
+        if words[0] == "mount" {
+            command.arg(&disk);
+        }
+        let done = command.stdout(Stdio::null()).status().unwrap();
+        assert!(done.success(), "{words:?}");
+    }
+    disk
 }

@@ -42,7 +42,7 @@ pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Ou
     }
     // Modes in the plan are meant as they stand.
     umask(Mode::empty());
-    let access = furnish_and_enter(&plan)?;
+    let access = furnish_and_enter(&plan, fds)?;
     let hooks = &plan.hooks;
 
     let terminal = console::open_for(&plan.process, request)?;
@@ -84,14 +84,14 @@ fn name(plan: &InitPlan) -> Outcome<()> {
 
 /// An image that cannot be written, as one that the host gives read-only, may lack what is mounted
 /// on: then that is made in memory above it.
-fn furnish_and_enter(plan: &InitPlan) -> Outcome<root::Access> {
+fn furnish_and_enter(plan: &InitPlan, fds: &mut Fds) -> Outcome<root::Access> {
     let mut access = root::Access::AsPlanned;
     let mut image = root::prepare(&plan.root)?;
-    match furnish(plan, &image) {
+    match furnish(plan, &image, fds) {
         Err(Failure::Step { errno, .. }) if errno == Errno::ROFS.raw_os_error() => {
             image = root::cover_with_memory(&plan.root, image)?;
             access = root::Access::ReadOnly;
-            furnish(plan, &image)?;
+            furnish(plan, &image, fds)?;
         }
         furnished => furnished?,
     }
@@ -108,8 +108,8 @@ fn run_hooks(hooks: &HookPlan) -> Outcome<()> {
     Stage::set(&hooks.state, "creating", Some(c"/"))?.run(&hooks.create)
 }
 
-fn furnish(plan: &InitPlan, image: &Root) -> Outcome<()> {
-    mounts::mount_all(image, &plan.mounts)?;
+fn furnish(plan: &InitPlan, image: &Root, fds: &mut Fds) -> Outcome<()> {
+    mounts::mount_all(image, &plan.mounts, fds)?;
     if let Some(nodes) = &plan.devices {
         let how = if plan.root.user_namespace {
             Nodes::Borrowed

@@ -5,6 +5,7 @@
 
 mod conceal;
 mod console;
+mod copy;
 mod dev;
 mod failure;
 mod hooks;
@@ -60,6 +61,13 @@ fn obey(request: &OwnedFd) -> Outcome<()> {
     let mut fds = fds.into_iter();
     match plan {
         Plan::Init(plan) => init::become_init(*plan, &mut fds, request.as_fd()),
+        Plan::Hold => {
+            wire::send_report(request.as_fd(), &Report::Ready, None)
+                .doing(|| "report".to_owned())?;
+            wire::receive_go(request.as_fd())
+                .map(drop)
+                .doing(|| "wait for the end".to_owned())
+        }
         Plan::Exec(steps) => become_exec(*steps, &mut fds, request.as_fd()),
     }
 }

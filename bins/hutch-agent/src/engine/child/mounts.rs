@@ -3,7 +3,8 @@
 //! A destination is a handle, never a path: what was resolved is what is mounted on.
 
 use super::{
-    failure::{Doing, Outcome},
+    Fds, copy,
+    failure::{Doing, Outcome, expected},
     resolve::{Kind, Links, Root, kind_of},
 };
 use crate::engine::{
@@ -25,11 +26,11 @@ const RECURSIVE: i32 = libc::AT_RECURSIVE;
 
 /// # Errors
 /// The first mount that fails, by its destination.
-pub fn mount_all(root: &Root, steps: &[MountStep]) -> Outcome<()> {
+pub fn mount_all(root: &Root, steps: &[MountStep], trees: &mut Fds) -> Outcome<()> {
     for step in steps {
         match &step.what {
             MountWhat::FileSystem { .. } => mount_file_system(root, step)?,
-            MountWhat::Bind { .. } => mount_bind(root, step)?,
+            MountWhat::Bind { .. } => mount_bind(root, step, trees)?,
             MountWhat::Remount { flags, data } => {
                 let destination = find(root, step, Links::Followed)?;
                 fchdir(&destination).doing(|| about(step, "enter destination"))?;
@@ -50,6 +51,7 @@ fn mount_file_system(root: &Root, step: &MountStep) -> Outcome<()> {
         flags,
         data,
         no_links,
+        copy_up,
     } = &step.what
     else {
         return Ok(());
@@ -71,8 +73,30 @@ fn mount_file_system(root: &Root, step: &MountStep) -> Outcome<()> {
     };
     fchdir(&destination).doing(|| about(step, "enter destination"))?;
     let flags = MountFlags::from_bits_retain(*flags);
-    mount(source.as_str(), c".", kind.as_str(), flags, data.as_deref())
-        .doing(|| about(step, &format!("mount {kind}")))?;
+    let making = match copy_up {
+        true => flags.difference(MountFlags::RDONLY),
+        false => flags,
+    };
+    mount(
+        source.as_str(),
+        c".",
+        kind.as_str(),
+        making,
+        data.as_deref(),
+    )
+    .doing(|| about(step, &format!("mount {kind}")))?;
+    if *copy_up {
+        let mounted = find(root, step, Links::Followed)?;
+        copy::fill(destination.as_fd(), mounted.as_fd())
+            .doing(|| about(step, "copy what it covers"))?;
+        if flags.contains(MountFlags::RDONLY) {
+            let attr = AttrChange {
+                set: libc::MOUNT_ATTR_RDONLY,
+                clear: 0,
+            };
+            change(mounted.as_fd(), attr, 0).doing(|| about(step, "make read-only"))?;
+        }
+    }
     change_attributes(root, step)
 }
 
@@ -92,11 +116,12 @@ fn with_mode_of(
         .map_err(|_| Errno::INVAL)
 }
 
-fn mount_bind(root: &Root, step: &MountStep) -> Outcome<()> {
+fn mount_bind(root: &Root, step: &MountStep, trees: &mut Fds) -> Outcome<()> {
     let MountWhat::Bind {
         source,
         recursive,
         attr,
+        mapped,
     } = &step.what
     else {
         return Ok(());
@@ -105,8 +130,11 @@ fn mount_bind(root: &Root, step: &MountStep) -> Outcome<()> {
     if *recursive {
         how |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = open_tree(CWD, source.as_str(), how)
-        .doing(|| about(step, &format!("open source {source:?}")))?;
+    let tree = match mapped {
+        Some(_) => expected(trees.next(), "a tree with mapped ids")?,
+        None => open_tree(CWD, source.as_str(), how)
+            .doing(|| about(step, &format!("open source {source:?}")))?,
+    };
     let kind = match root.find(&step.destination, Links::Followed) {
         Err(Errno::NOENT) => kind_of(tree.as_fd()).doing(|| about(step, "look at source"))?,
         // What is there decides; the kernel refuses a folder on a file.

@@ -1,21 +1,19 @@
 //! A whole config.json.
 
 use super::{
-    c_string, devices, hooks, invalid, mounts,
+    c_string, devices, hooks, id_map, invalid, mounts,
     namespaces::{Namespaces, lower_namespaces},
     plain_path,
     process::{ExecDefaults, lower_process},
-    seccomp, unsupported,
+    seccomp,
 };
 use crate::engine::{
     api::CreatePlan,
     error::Result,
-    plan::{InitPlan, RootPlan, SeccompFilter},
+    plan::{InitPlan, ProcessPlan, RootPlan, SeccompFilter},
     spec::Warnings,
 };
-use oci_spec::runtime::{
-    Linux, LinuxIdMapping, LinuxPersonality, LinuxPersonalityDomain, LinuxResources, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxPersonality, LinuxPersonalityDomain, LinuxResources, Spec};
 use std::{collections::HashMap, fmt::Write};
 
 /// From linux/personality.h.
@@ -49,7 +47,7 @@ pub fn lower_container(
     };
     let none = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&none);
-    refuse_what_the_guest_has_not(linux, warnings)?;
+    name_what_the_guest_has_not(linux, warnings);
     let wanted = linux.namespaces().clone().unwrap_or_default();
     let namespaces = lower_namespaces(&wanted, &asked.namespaces)?;
     let user_namespace = namespaces.enter & libc::CLONE_NEWUSER != 0;
@@ -71,7 +69,11 @@ pub fn lower_container(
         seccomp: filter(linux, warnings)?,
         ..ExecDefaults::default()
     };
-    let process = lower_process(process, terminal, &silent, warnings)?;
+    let process = ProcessPlan {
+        // By the specification it is for execs alone.
+        cpu_affinity: None,
+        ..lower_process(process, terminal, &silent, warnings)?
+    };
     let exec_defaults = ExecDefaults {
         capabilities: process.capabilities,
         rlimits: process.rlimits.clone(),
@@ -79,14 +81,16 @@ pub fn lower_container(
         ..silent
     };
     let all_mounts = spec.mounts().clone().unwrap_or_default();
-    let mounts = mounts::lower_mounts(&all_mounts, &asked.bind_sources)?;
+    let id_maps = id_maps(linux, user_namespace)?;
+    let sources = &asked.bind_sources;
+    let mounts = mounts::lower_mounts(&all_mounts, sources, id_maps.as_ref(), warnings)?;
     let dev_is_given = mounts.iter().any(|step| {
         step.destination.trim_end_matches('/') == "/dev"
             && matches!(step.what, crate::engine::plan::MountWhat::Bind { .. })
     });
     Ok(Lowered {
         resources: linux.resources().clone().unwrap_or_default(),
-        id_maps: id_maps(linux, user_namespace)?,
+        id_maps,
         time_offsets: time_offsets(linux, namespaces.own_time)?,
         plan: InitPlan {
             join: namespaces.join.iter().map(|(_, kinds)| *kinds).collect(),
@@ -113,28 +117,38 @@ pub fn lower_container(
     })
 }
 
-fn refuse_what_the_guest_has_not(linux: &Linux, warnings: &mut Warnings) -> Result<()> {
-    if linux
-        .net_devices()
-        .as_ref()
-        .is_some_and(|list| !list.is_empty())
-    {
-        return unsupported("linux.netDevices");
+/// One warning for each thing that is there and cannot be honoured, with the reason.
+fn name_what_the_guest_has_not(linux: &Linux, warnings: &mut Warnings) {
+    let moved = linux.net_devices().as_ref();
+    for (asked, what, why) in [
+        (
+            moved.is_some_and(|list| !list.is_empty()),
+            "netDevices",
+            "devices of the host's network stay there",
+        ),
+        (
+            linux.memory_policy().is_some(),
+            "memoryPolicy",
+            "the guest's memory is one node",
+        ),
+        (
+            linux.intel_rdt().is_some(),
+            "intelRdt",
+            "caches and memory bandwidth are shared out by the host alone",
+        ),
+        (
+            linux
+                .mount_label()
+                .as_ref()
+                .is_some_and(|label| !label.is_empty()),
+            "mountLabel",
+            "the guest's kernel has no SELinux",
+        ),
+    ] {
+        if asked {
+            warnings.push(format!("linux.{what}: {why}, ignored"));
+        }
     }
-    if linux.memory_policy().is_some() {
-        return unsupported("linux.memoryPolicy");
-    }
-    if linux.intel_rdt().is_some() {
-        return unsupported("linux.intelRdt");
-    }
-    if let Some(label) = linux.mount_label()
-        && !label.is_empty()
-    {
-        warnings.push(format!(
-            "linux.mountLabel {label:?}: the guest has no such thing"
-        ));
-    }
-    Ok(())
 }
 
 fn root(spec: &Spec, linux: &Linux, asked: &CreatePlan, user_namespace: bool) -> Result<RootPlan> {
@@ -240,21 +254,7 @@ fn id_maps(linux: &Linux, user_namespace: bool) -> Result<Option<(String, String
     match (user_namespace, uids.is_empty(), gids.is_empty()) {
         (false, true, true) => Ok(None),
         (false, _, _) => invalid("linux.uidMappings", "need a user namespace"),
-        (true, false, false) => Ok(Some((map(uids), map(gids)))),
+        (true, false, false) => Ok(Some((id_map(uids), id_map(gids)))),
         (true, _, _) => invalid("user namespace", "has no uidMappings or no gidMappings"),
     }
-}
-
-fn map(ids: &[LinuxIdMapping]) -> String {
-    ids.iter().fold(String::new(), |mut lines, one| {
-        writeln!(
-            lines,
-            "{} {} {}",
-            one.container_id(),
-            one.host_id(),
-            one.size()
-        )
-        .expect("a string takes all");
-        lines
-    })
 }

@@ -15,7 +15,8 @@ pub use devices::default_rules;
 pub use process::{ExecDefaults, lower_process};
 
 use super::error::{Error, Result};
-use std::{ffi::CString, path::Path};
+use oci_spec::runtime::LinuxIdMapping;
+use std::{ffi::CString, fmt::Write, path::Path};
 
 /// Refuses what makes no sense, naming it.
 fn invalid<T>(what: impl Into<String>, why: impl Into<String>) -> Result<T> {
@@ -41,4 +42,19 @@ fn plain_path(path: &Path, what: impl FnOnce() -> String) -> Result<String> {
         Some(_) => invalid(what(), "has a NUL character inside"),
         None => invalid(what(), "is not UTF-8"),
     }
+}
+
+/// As the kernel has it in uid_map and gid_map.
+fn id_map(ids: &[LinuxIdMapping]) -> String {
+    ids.iter().fold(String::new(), |mut lines, one| {
+        writeln!(
+            lines,
+            "{} {} {}",
+            one.container_id(),
+            one.host_id(),
+            one.size()
+        )
+        .expect("a string takes all");
+        lines
+    })
 }

@@ -1,9 +1,10 @@
 //! Mounts of config.json: their options have the words of mount(8), and a few of OCI's own.
 
-use super::{c_string, invalid, plain_path, unsupported};
+use super::{c_string, id_map, invalid, plain_path};
 use crate::engine::{
     error::Result,
-    plan::{AttrChange, MountStep, MountWhat},
+    plan::{AttrChange, MappedIds, MountStep, MountWhat},
+    spec::Warnings,
 };
 use oci_spec::runtime::Mount;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -32,6 +33,8 @@ struct Options {
     data: Vec<String>,
     bind: Option<Bind>,
     remount: bool,
+    copy_up: bool,
+    idmap: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ enum Bind {
 pub fn lower_mounts(
     mounts: &[Mount],
     sources: &BTreeMap<usize, PathBuf>,
+    own_ids: Option<&(String, String)>,
+    warnings: &mut Warnings,
 ) -> Result<Vec<MountStep>> {
     if let Some((index, _)) = sources.range(mounts.len()..).next() {
         return invalid(format!("source of mount {index}"), "there is no such mount");
@@ -52,22 +57,37 @@ pub fn lower_mounts(
     mounts
         .iter()
         .enumerate()
-        .map(|(index, mount)| lower_mount(index, mount, sources.get(&index)))
+        .map(|(index, mount)| {
+            let mut step = lower_mount(index, mount, sources.get(&index), warnings)?;
+            if let MountWhat::Bind { mapped, .. } = &mut step.what {
+                *mapped = mapped_ids(mount, own_ids, &about(index, &step.destination))?;
+            }
+            Ok(step)
+        })
         .collect()
 }
 
-fn lower_mount(index: usize, mount: &Mount, source: Option<&PathBuf>) -> Result<MountStep> {
-    let destination = plain_path(mount.destination(), || format!("mount {index}"))?;
-    let what = || format!("mount {index} on {destination:?}");
-    if !destination.starts_with('/') {
-        return invalid(what(), "its destination is not absolute");
-    }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return unsupported(format!("{}: id mappings", what()));
-    }
+fn lower_mount(
+    index: usize,
+    mount: &Mount,
+    source: Option<&PathBuf>,
+    warnings: &mut Warnings,
+) -> Result<MountStep> {
+    let given = plain_path(mount.destination(), || format!("mount {index}"))?;
+    let destination = if given.starts_with('/') {
+        given
+    } else if given.is_empty() {
+        return invalid(format!("mount {index}"), "it has no destination");
+    } else {
+        warnings.push(format!(
+            "mount {index} on {given:?}: its destination is not absolute, taken from /"
+        ));
+        format!("/{given}")
+    };
+    let what = || about(index, &destination);
     let mut options = Options::default();
     for word in mount.options().iter().flatten() {
-        options.take(word, &what)?;
+        options.take(word);
     }
     if options.bind.is_none() && mount.typ().as_deref() == Some("bind") {
         options.bind = Some(Bind::One);
@@ -86,30 +106,29 @@ fn lower_mount(index: usize, mount: &Mount, source: Option<&PathBuf>) -> Result<
 }
 
 impl Options {
-    fn take(&mut self, word: &str, what: &dyn Fn() -> String) -> Result<()> {
+    fn take(&mut self, word: &str) {
         if let Some(effect) = flag(word) {
             self.flags = self.flags & !effect.clear | effect.set;
             merge(&mut self.attr, effect.attr);
-            return Ok(());
+            return;
         }
         if let Some(flags) = propagation(word) {
             self.propagation.push(flags);
-            return Ok(());
+            return;
         }
         match word {
             "bind" => self.bind = Some(Bind::One),
             "rbind" => self.bind = Some(Bind::Recursive),
             "remount" => self.remount = true,
-            "idmap" | "ridmap" | "tmpcopyup" => {
-                return unsupported(format!("{}: option {word}", what()));
-            }
+            "tmpcopyup" => self.copy_up = true,
+            // Looked for by `mapped_ids`.
+            "idmap" | "ridmap" => self.idmap = true,
             _ => match word.strip_prefix('r').and_then(flag) {
                 // "rro" and the like; the words above that begin with r were taken already.
                 Some(effect) if !effect.attr.is_none() => merge(&mut self.recursive, effect.attr),
                 _ => self.data.push(word.to_owned()),
             },
         }
-        Ok(())
     }
 
     fn what(
@@ -123,6 +142,13 @@ impl Options {
             data => Some(c_string(&data, || format!("{}: options", what()))?),
         };
         let flags = u32::try_from(self.flags).expect("flags of mount(2) have 32 bits");
+        if self.copy_up && (self.bind.is_some() || mount.typ().as_deref() != Some("tmpfs")) {
+            return invalid(what(), "option tmpcopyup is for a new tmpfs only");
+        }
+        let mapped = self.idmap || mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+        if mapped && (self.bind.is_none() || self.remount) {
+            return invalid(what(), "only a bind mount can have mapped ids");
+        }
         if self.remount {
             return Ok(MountWhat::Remount { flags, data });
         }
@@ -132,6 +158,7 @@ impl Options {
                     source,
                     recursive: bind == Bind::Recursive,
                     attr: self.attr,
+                    mapped: None,
                 }),
                 Some(source) => invalid(what(), format!("its source {source:?} is not absolute")),
                 None => invalid(what(), "it has no source"),
@@ -146,16 +173,49 @@ impl Options {
                 flags,
                 data: None,
                 no_links: true,
+                copy_up: false,
             }),
             Some(kind) => Ok(MountWhat::FileSystem {
                 source: source.unwrap_or_else(|| kind.to_owned()),
                 flags,
                 data,
                 no_links: matches!(kind, "proc" | "sysfs"),
+                copy_up: self.copy_up,
                 kind: kind.to_owned(),
             }),
         }
     }
+}
+
+/// Its own, or else those of the container.
+fn mapped_ids(
+    mount: &Mount,
+    own_ids: Option<&(String, String)>,
+    what: &str,
+) -> Result<Option<MappedIds>> {
+    let word = |wanted: &str| mount.options().iter().flatten().any(|word| word == wanted);
+    let given = (
+        mount.uid_mappings().as_deref().unwrap_or_default(),
+        mount.gid_mappings().as_deref().unwrap_or_default(),
+    );
+    let (uids, gids) = match given {
+        ([], []) if !word("idmap") && !word("ridmap") => return Ok(None),
+        ([], []) => match own_ids {
+            Some(own) => own.clone(),
+            None => return invalid(what, "has no id mappings, and the container has none"),
+        },
+        ([], _) | (_, []) => return invalid(what, "has no uidMappings or no gidMappings"),
+        (uids, gids) => (id_map(uids), id_map(gids)),
+    };
+    Ok(Some(MappedIds {
+        uids,
+        gids,
+        recursive: word("ridmap"),
+    }))
+}
+
+fn about(index: usize, destination: &str) -> String {
+    format!("mount {index} on {destination:?}")
 }
 
 fn merge(into: &mut AttrChange, change: AttrChange) {
@@ -249,11 +309,10 @@ pub fn propagation(word: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::error::Error;
 
     fn lower(json: &str) -> Result<MountStep> {
         let mount: Mount = serde_json::from_str(json).unwrap();
-        lower_mount(0, &mount, None)
+        lower_mount(0, &mount, None, &mut Warnings::new())
     }
 
     #[test]
@@ -285,6 +344,7 @@ mod tests {
             source,
             recursive,
             attr,
+            ..
         } = step.what
         else {
             panic!("not a bind");
@@ -338,23 +398,65 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mounted_is_named() {
-        let relative = lower(r#"{"destination":"data","type":"tmpfs"}"#).unwrap_err();
+        let nowhere = lower(r#"{"destination":"","type":"tmpfs"}"#).unwrap_err();
+        let copied = lower(r#"{"destination":"/x","source":"/s","options":["bind","tmpcopyup"]}"#);
         let nothing = lower(r#"{"destination":"/x","options":["bind"]}"#).unwrap_err();
-        let mapped = lower(r#"{"destination":"/x","source":"/s","options":["bind","idmap"]}"#);
 
+        assert_eq!(nowhere.to_string(), "mount 0: it has no destination");
         assert_eq!(
-            relative.to_string(),
-            r#"mount 0 on "data": its destination is not absolute"#
+            copied.unwrap_err().to_string(),
+            r#"mount 0 on "/x": option tmpcopyup is for a new tmpfs only"#
         );
         assert_eq!(nothing.to_string(), r#"mount 0 on "/x": it has no source"#);
-        assert!(matches!(mapped, Err(Error::Unsupported { .. })));
+    }
+
+    #[test]
+    fn ids_are_mapped_as_the_mount_says_or_as_the_containers_are() {
+        let lower = |json: &str, own: Option<&(String, String)>| -> Result<_> {
+            let mount: Mount = serde_json::from_str(json).unwrap();
+            let mut steps = lower_mounts(&[mount], &BTreeMap::new(), own, &mut Warnings::new())?;
+            match steps.remove(0).what {
+                MountWhat::Bind { mapped, .. } => Ok(mapped),
+                other => panic!("{other:?}"),
+            }
+        };
+        let own = ("0 7 1\n".to_owned(), "0 8 1\n".to_owned());
+        let map = |uids: &str, gids: &str, recursive| {
+            Some(MappedIds {
+                uids: uids.to_owned(),
+                gids: gids.to_owned(),
+                recursive,
+            })
+        };
+        let plain = r#"{"destination":"/x","source":"/s","options":["bind"]}"#;
+        let by_word = r#"{"destination":"/x","source":"/s","options":["rbind","ridmap"]}"#;
+        let by_map = r#"{"destination":"/x","source":"/s","options":["bind"],
+            "uidMappings":[{"containerID":0,"hostID":1000,"size":5}],
+            "gidMappings":[{"containerID":0,"hostID":2000,"size":5}]}"#;
+        let half = r#"{"destination":"/x","source":"/s","options":["bind","idmap"],
+            "uidMappings":[{"containerID":0,"hostID":1000,"size":5}]}"#;
+        let tmpfs = r#"{"destination":"/x","type":"tmpfs","options":["idmap"]}"#;
+
+        assert_eq!(lower(plain, Some(&own)).unwrap(), None);
+        assert_eq!(
+            lower(by_word, Some(&own)).unwrap(),
+            map("0 7 1\n", "0 8 1\n", true)
+        );
+        assert_eq!(
+            lower(by_map, None).unwrap(),
+            map("0 1000 5\n", "0 2000 5\n", false)
+        );
+        for refused in [lower(by_word, None), lower(half, None), lower(tmpfs, None)] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.starts_with(r#"mount 0 on "/x": "#), "{refused}");
+        }
     }
 
     #[test]
     fn a_source_for_a_mount_that_is_not_there_is_refused() {
         let sources = BTreeMap::from([(3, PathBuf::from("/x"))]);
 
-        let lowered = lower_mounts(&[], &sources);
+        let lowered = lower_mounts(&[], &sources, None, &mut Warnings::new());
 
         assert_eq!(
             lowered.unwrap_err().to_string(),

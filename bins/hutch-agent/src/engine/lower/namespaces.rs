@@ -55,6 +55,8 @@ pub fn lower_namespaces(
         };
         all.take(kind, flag, from);
     }
+    // Made in any case; one of the host's cannot be had.
+    own(wanted, Kind::Mount)?;
     all.own_cgroup = own(wanted, Kind::Cgroup)?;
     all.own_time = own(wanted, Kind::Time)?;
     if own(wanted, Kind::User)? {
@@ -110,7 +112,11 @@ fn own(wanted: &[LinuxNamespace], kind: Kind) -> Result<bool> {
 }
 
 fn about(kind: Kind) -> String {
-    format!("{kind} namespace")
+    match kind {
+        // The one that the library calls otherwise than config.json does.
+        Kind::Mount => "mount namespace".to_owned(),
+        kind => format!("{kind} namespace"),
+    }
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub fn lower_process(
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
         umask: user.umask(),
-        rlimits: rlimits(process).unwrap_or_else(|| defaults.rlimits.clone()),
+        rlimits: rlimits(process)?.unwrap_or_else(|| defaults.rlimits.clone()),
         capabilities: process
             .capabilities()
             .as_ref()
@@ -79,15 +79,15 @@ fn strings(list: &Option<Vec<String>>, name: &str) -> Result<Vec<CString>> {
 }
 
 fn warn_of_labels(process: &Process, warnings: &mut Warnings) {
-    for (name, label) in [
-        ("apparmorProfile", process.apparmor_profile()),
-        ("selinuxLabel", process.selinux_label()),
+    for (name, module, label) in [
+        ("apparmorProfile", "AppArmor", process.apparmor_profile()),
+        ("selinuxLabel", "SELinux", process.selinux_label()),
     ] {
         if let Some(label) = label
             && !label.is_empty()
         {
             warnings.push(format!(
-                "process: {name} {label:?}: the guest has no such thing"
+                "process: {name} {label:?}: the guest's kernel has no {module}, ignored"
             ));
         }
     }
@@ -114,31 +114,56 @@ fn stdio(process: &Process, terminal: bool) -> Result<Stdio> {
 }
 
 /// None: nothing is said about limits.
-fn rlimits(process: &Process) -> Option<Vec<(u32, u64, u64)>> {
-    let limits = process.rlimits().as_ref()?;
+fn rlimits(process: &Process) -> Result<Option<Vec<(u32, u64, u64)>>> {
+    let Some(limits) = process.rlimits() else {
+        return Ok(None);
+    };
+    for (position, one) in limits.iter().enumerate() {
+        if limits[..position]
+            .iter()
+            .any(|other| other.typ() == one.typ())
+        {
+            return invalid("process: rlimits", format!("{} is there twice", one.typ()));
+        }
+    }
     let lower =
         |one: &oci_spec::runtime::PosixRlimit| (names::rlimit(one.typ()), one.soft(), one.hard());
-    (!limits.is_empty()).then(|| limits.iter().map(lower).collect())
+    Ok((!limits.is_empty()).then(|| limits.iter().map(lower).collect()))
 }
 
+/// What cannot be granted is told and left out, as the specification has it.
 fn capabilities(set: &LinuxCapabilities, warnings: &mut Warnings) -> CapabilitySet {
+    let bounding = names::capability_bits(set.bounding().as_ref());
     let permitted = names::capability_bits(set.permitted().as_ref());
+    let mut possible = |name: &str, wanted: u64, within: u64, why: &str| {
+        if wanted & !within != 0 {
+            let names = names::capability_names(wanted & !within);
+            warnings.push(format!(
+                "process: {name} capabilities {names}: {why}, ignored"
+            ));
+        }
+        wanted & within
+    };
+    let effective = names::capability_bits(set.effective().as_ref());
     let inheritable = names::capability_bits(set.inheritable().as_ref());
     let ambient = names::capability_bits(set.ambient().as_ref());
-    // The kernel has no ambient capability that is not both.
-    let possible = ambient & permitted & inheritable;
-    if ambient != possible {
-        warnings.push(format!(
-            "process: ambient capabilities {}: not permitted and inheritable, ignored",
-            names::capability_names(ambient & !possible)
-        ));
-    }
+    // None of the three can be more, says the kernel.
+    let effective = possible("effective", effective, permitted, "not permitted");
+    let within = bounding | permitted;
+    let inheritable = possible(
+        "inheritable",
+        inheritable,
+        within,
+        "not in the bounding set",
+    );
+    let both = permitted & inheritable;
+    let ambient = possible("ambient", ambient, both, "not permitted and inheritable");
     CapabilitySet {
-        bounding: names::capability_bits(set.bounding().as_ref()),
-        effective: names::capability_bits(set.effective().as_ref()),
+        bounding,
+        effective,
         permitted,
         inheritable,
-        ambient: possible,
+        ambient,
     }
 }
 
@@ -280,7 +305,7 @@ mod tests {
     #[test]
     fn an_ambient_capability_that_cannot_be_is_told() {
         let (plan, warnings) = lower(
-            r#"{"user":{},"cwd":"/","args":["a"],"capabilities":{
+            r#"{"user":{},"cwd":"/","args":["a"],"capabilities":{"bounding":["CAP_KILL"],
                 "permitted":["CAP_KILL"],"inheritable":["CAP_KILL"],
                 "ambient":["CAP_KILL","CAP_CHOWN"]}}"#,
         );
@@ -289,6 +314,37 @@ mod tests {
         assert_eq!(
             warnings,
             ["process: ambient capabilities CAP_CHOWN: not permitted and inheritable, ignored"]
+        );
+    }
+
+    #[test]
+    fn a_capability_that_cannot_be_granted_is_told_and_no_error() {
+        let (plan, warnings) = lower(
+            r#"{"user":{},"cwd":"/","args":["a"],"capabilities":{
+                "effective":["CAP_KILL"],"inheritable":["CAP_CHOWN"]}}"#,
+        );
+
+        assert_eq!(plan.unwrap().capabilities, CapabilitySet::default());
+        assert_eq!(
+            warnings,
+            [
+                "process: effective capabilities CAP_KILL: not permitted, ignored",
+                "process: inheritable capabilities CAP_CHOWN: not in the bounding set, ignored",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_same_limit_twice_is_refused() {
+        let (refused, _) = lower(
+            r#"{"user":{},"cwd":"/","args":["a"],"rlimits":[
+                {"type":"RLIMIT_NOFILE","soft":1,"hard":1},
+                {"type":"RLIMIT_NOFILE","soft":2,"hard":2}]}"#,
+        );
+
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "process: rlimits: RLIMIT_NOFILE is there twice"
         );
     }
 

@@ -63,6 +63,14 @@ pub fn compile(profile: &LinuxSeccomp, warnings: &mut Warnings) -> Result<Seccom
             compiled
         }
     };
+    let listener = profile.listener_path().as_ref();
+    if listener.is_some_and(|path| !path.as_os_str().is_empty()) {
+        // No rule asks for it, or the profile would have been refused.
+        warnings.push(
+            "linux.seccomp.listenerPath: a listener of the host cannot be reached, ignored"
+                .to_owned(),
+        );
+    }
     if !compiled.unknown.is_empty() {
         let names = compiled.unknown.join(", ");
         warnings.push(format!(
@@ -73,13 +81,6 @@ pub fn compile(profile: &LinuxSeccomp, warnings: &mut Warnings) -> Result<Seccom
 }
 
 fn build(profile: &LinuxSeccomp) -> Result<Compiled> {
-    if profile
-        .listener_path()
-        .as_ref()
-        .is_some_and(|path| !path.as_os_str().is_empty())
-    {
-        return unsupported("linux.seccomp.listenerPath");
-    }
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut filter = ScmpFilterContext::new(default).map_err(refused)?;
     filter.set_ctl_optimize(OPTIMIZE_AS_TREE).map_err(refused)?;
@@ -174,6 +175,12 @@ fn condition(arg: &LinuxSeccompArg) -> Result<ScmpArgCompare> {
 
 fn action(wanted: Action, errno: Option<u32>) -> Result<ScmpAction> {
     let number = errno.unwrap_or(libc::EPERM as u32);
+    if errno.is_some() && !matches!(wanted, Action::ScmpActErrno | Action::ScmpActTrace) {
+        return invalid(
+            "linux.seccomp",
+            format!("errnoRet {number}: {wanted} has no number"),
+        );
+    }
     Ok(match wanted {
         Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
         Action::ScmpActKillProcess => ScmpAction::KillProcess,

@@ -1,6 +1,6 @@
 //! What a program sees of the world.
 
-use crate::bed::{Bed, config, with};
+use crate::bed::{Bed, config, disk, with};
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 use serde_json::json;
 use std::{
@@ -26,6 +26,15 @@ super::cases![
     nothing_of_the_guest_can_be_reached,
     a_tmpfs_keeps_the_mode_of_what_it_covers,
     settings_of_the_kernel_are_the_containers_own,
+    a_tmpfs_can_begin_with_what_it_covers,
+    a_destination_that_is_not_absolute_is_taken_from_the_root,
+    a_tmpfs_is_as_large_as_it_says,
+    every_word_for_a_mount_has_its_effect,
+    words_for_a_whole_tree_reach_what_is_mounted_below,
+    a_mount_can_be_changed_by_a_second_one,
+    propagation_is_as_each_mount_and_the_root_say,
+    a_bind_can_have_mapped_ids,
+    ids_that_cannot_be_mapped_are_named,
 ];
 
 fn the_root_is_the_image_and_nothing_else() {
@@ -403,5 +412,271 @@ fn settings_of_the_kernel_are_the_containers_own() {
     assert_eq!(
         fs::read_to_string("/proc/sys/kernel/msgmax").unwrap(),
         before
+    );
+}
+
+fn a_tmpfs_can_begin_with_what_it_covers() {
+    let bed = Bed::make();
+    let opt = bed.rootfs().join("opt");
+    fs::create_dir_all(opt.join("a/b")).unwrap();
+    fs::write(opt.join("a/b/file"), "deep").unwrap();
+    std::os::unix::fs::chown(opt.join("a"), Some(7), Some(8)).unwrap();
+    fs::set_permissions(opt.join("a/b/file"), fs::Permissions::from_mode(0o4711)).unwrap();
+    symlink("/etc/passwd", opt.join("link")).unwrap();
+    let line = "cat /opt/a/b/file; stat -c ' %u:%g' /opt/a; stat -c %a /opt/a/b/file; \
+                readlink /opt/link; echo new >/opt/new && cat /opt/new; echo x >/ro/x; ls /ro";
+    let config = config(&["/bin/sh", "-c", line]);
+    let copied = json!({"destination": "/opt", "type": "tmpfs", "source": "tmpfs",
+        "options": ["tmpcopyup", "size=1m"]});
+    fs::create_dir(bed.rootfs().join("ro")).unwrap();
+    fs::write(bed.rootfs().join("ro/kept"), "").unwrap();
+    let readonly = json!({"destination": "/ro", "type": "tmpfs", "source": "tmpfs",
+        "options": ["ro", "tmpcopyup"]});
+
+    let outcome = bed.run(&with(
+        with(config, "/mounts/-", copied),
+        "/mounts/-",
+        readonly,
+    ));
+
+    assert_eq!(
+        outcome.out, "deep 7:8\n4711\n/etc/passwd\nnew\nkept\n",
+        "{outcome:?}"
+    );
+    assert!(outcome.err.contains("Read-only file system"), "{outcome:?}");
+    assert!(!opt.join("new").exists());
+}
+
+fn a_destination_that_is_not_absolute_is_taken_from_the_root() {
+    let bed = Bed::make();
+    let config = config(&["/bin/stat", "-f", "-c", "%T", "/data"]);
+    let mount = json!({"destination": "data", "type": "tmpfs", "source": "tmpfs"});
+
+    let running = bed.create("c", &with(config, "/mounts/-", mount)).unwrap();
+    bed.engine.start("c").unwrap();
+
+    assert_eq!(
+        running.created.warnings,
+        [r#"mount 7 on "data": its destination is not absolute, taken from /"#]
+    );
+    assert_eq!(running.finish().out, "tmpfs\n");
+    bed.engine.remove("c").unwrap();
+}
+
+fn a_tmpfs_is_as_large_as_it_says() {
+    let bed = Bed::make();
+    let line = "for f in /data/x /dev/shm/x; do \
+                dd if=/dev/zero of=$f bs=64k count=64 2>/dev/null; stat -c %s $f; done; \
+                stat -c %a /data /dev/shm";
+    let config = config(&["/bin/sh", "-c", line]);
+    let mount = json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs",
+        "options": ["size=1m", "mode=0710"]});
+    let config = with(
+        config,
+        "/mounts/3/options",
+        json!(["mode=1777", "size=131072"]),
+    );
+
+    let outcome = bed.run(&with(config, "/mounts/-", mount));
+
+    assert_eq!(outcome.out, "1048576\n131072\n710\n1777\n", "{outcome:?}");
+}
+
+/// The words of the line for that destination in mountinfo.
+fn words_of(mountinfo: &str, destination: &str) -> Vec<String> {
+    let line = mountinfo
+        .lines()
+        .rfind(|line| line.split(' ').nth(4) == Some(destination))
+        .unwrap_or_else(|| panic!("nothing on {destination}: {mountinfo}"));
+    line.split([' ', ',']).map(str::to_owned).collect()
+}
+
+fn every_word_for_a_mount_has_its_effect() {
+    let bed = Bed::make();
+    let outside = bed.outside();
+    let table: [(&[&str], &[&str], &[&str]); 11] = [
+        (&["ro"], &["ro"], &["rw"]),
+        (&["ro", "rw"], &["rw"], &["ro"]),
+        (
+            &["nosuid", "nodev", "noexec"],
+            &["nosuid", "nodev", "noexec"],
+            &[],
+        ),
+        (
+            &["nosuid", "suid", "nodev", "dev", "noexec", "exec"],
+            &[],
+            &["nosuid", "nodev", "noexec"],
+        ),
+        (&["noatime"], &["noatime"], &["relatime"]),
+        (&["noatime", "atime"], &["relatime"], &["noatime"]),
+        (&["strictatime"], &[], &["relatime", "noatime"]),
+        (&["strictatime", "nostrictatime"], &["relatime"], &[]),
+        (&["noatime", "norelatime"], &["relatime"], &["noatime"]),
+        (&["nodiratime"], &["nodiratime"], &[]),
+        (&["nosymfollow"], &["nosymfollow"], &[]),
+    ];
+    let mut all = config(&["/bin/cat", "/proc/self/mountinfo"]);
+    for (number, (options, _, _)) in table.iter().enumerate() {
+        let new = json!({"destination": format!("/new-{number}"), "type": "tmpfs",
+            "source": "tmpfs", "options": options});
+        let bound: Vec<&str> = ["bind"]
+            .into_iter()
+            .chain(options.iter().copied())
+            .collect();
+        let bound = json!({"destination": format!("/bound-{number}"), "source": outside,
+            "options": bound});
+        all = with(with(all, "/mounts/-", new), "/mounts/-", bound);
+    }
+
+    let outcome = bed.run(&all);
+
+    for (number, (options, has, has_not)) in table.iter().enumerate() {
+        for destination in [format!("/new-{number}"), format!("/bound-{number}")] {
+            // Its own, which end before the dash: those of the file system come after.
+            let words = words_of(&outcome.out, &destination);
+            let own: Vec<&str> = words
+                .iter()
+                .map(String::as_str)
+                .take_while(|word| *word != "-")
+                .collect();
+            let good = has.iter().all(|word| own.contains(word))
+                && has_not.iter().all(|word| !own.contains(word));
+            assert!(good, "{options:?} on {destination}: {own:?}");
+        }
+    }
+}
+
+fn words_for_a_whole_tree_reach_what_is_mounted_below() {
+    use rustix::mount::{MountFlags, mount};
+    let bed = Bed::make();
+    let outside = bed.outside();
+    fs::create_dir(outside.join("below")).unwrap();
+    let below = outside.join("below");
+    mount(c"tmpfs", &below, c"tmpfs", MountFlags::NOATIME, None).unwrap();
+    let words = [
+        "rnosuid",
+        "rnodev",
+        "rnoexec",
+        "rnosymfollow",
+        "rrelatime",
+        "rro",
+    ];
+    let back = ["rro", "rrw", "rnosuid", "rsuid", "rnodiratime"];
+    let mut config = config(&["/bin/cat", "/proc/self/mountinfo"]);
+    for (destination, options) in [("/a", &words[..]), ("/b", &back[..])] {
+        let options = [&["rbind"], options].concat();
+        let mount = json!({"destination": destination, "source": outside, "options": options});
+        config = with(config, "/mounts/-", mount);
+    }
+
+    let outcome = bed.run(&config);
+
+    for destination in ["/a", "/a/below"] {
+        let has = words_of(&outcome.out, destination);
+        for word in ["nosuid", "nodev", "noexec", "nosymfollow", "relatime", "ro"] {
+            assert!(has.iter().any(|one| one == word), "{word}: {has:?}");
+        }
+    }
+    let has = words_of(&outcome.out, "/b/below");
+    assert!(has.iter().any(|one| one == "nodiratime"), "{has:?}");
+    assert!(
+        has.iter().all(|one| one != "ro" && one != "nosuid"),
+        "{has:?}"
+    );
+}
+
+fn a_mount_can_be_changed_by_a_second_one() {
+    let bed = Bed::make();
+    let config = config(&["/bin/cat", "/proc/self/mountinfo"]);
+    let first = json!({"destination": "/x", "type": "tmpfs", "source": "tmpfs"});
+    let second = json!({"destination": "/x", "source": "none", "type": "none",
+        "options": ["remount", "ro", "nodev", "size=64k"]});
+
+    let outcome = bed.run(&with(with(config, "/mounts/-", first), "/mounts/-", second));
+
+    let words = words_of(&outcome.out, "/x");
+    for word in ["ro", "nodev", "size=64k"] {
+        assert!(words.iter().any(|one| one == word), "{word}: {words:?}");
+    }
+}
+
+fn propagation_is_as_each_mount_and_the_root_say() {
+    let bed = Bed::make();
+    let outside = bed.outside();
+    let shown = |root: &str, options: &[&str]| {
+        let config = config(&["/bin/cat", "/proc/self/mountinfo"]);
+        let mount = json!({"destination": "/x", "source": outside, "options": options});
+        let config = with(config, "/mounts/-", mount);
+        let outcome = bed.run(&with(config, "/linux/rootfsPropagation", json!(root)));
+        ["/", "/x"].map(|destination| {
+            let words = words_of(&outcome.out, destination);
+            let optional = words.iter().take_while(|word| *word != "-");
+            let mut kinds: Vec<String> = optional
+                .filter_map(|word| word.split(':').next())
+                .filter(|kind| ["shared", "master", "unbindable"].contains(kind))
+                .map(str::to_owned)
+                .collect();
+            kinds.sort();
+            kinds.join(",")
+        })
+    };
+
+    assert_eq!(shown("private", &["rbind", "rprivate"]), ["", ""]);
+    assert_eq!(shown("shared", &["bind", "shared"])[0], "shared");
+    assert_eq!(shown("private", &["rbind", "rshared"])[1], "shared");
+    assert_eq!(
+        shown("unbindable", &["bind", "unbindable"]),
+        ["unbindable", "unbindable"]
+    );
+    // What has nobody to follow is private.
+    assert_eq!(shown("slave", &["bind", "slave"]), ["", ""]);
+    assert_eq!(
+        shown("private", &["rbind", "shared", "slave", "shared"])[1],
+        "shared"
+    );
+    assert_eq!(
+        shown("rprivate", &["rbind", "rshared"])[1],
+        "",
+        "the root's comes last, and reaches all"
+    );
+}
+
+fn a_bind_can_have_mapped_ids() {
+    if !super::limits::has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let disk = disk(&bed.outside());
+    fs::write(disk.join("file"), "").unwrap();
+    for path in [&disk, &disk.join("file")] {
+        std::os::unix::fs::chown(path, Some(1000), Some(2000)).unwrap();
+    }
+    let line = "stat -c %u:%g /own/file; stat -c %u:%g /plain/file; touch /own/new; \
+                stat -c %u:%g /plain/new";
+    let own = json!({"destination": "/own", "source": disk, "options": ["bind", "idmap"],
+        "uidMappings": [{"containerID": 1000, "hostID": 0, "size": 1},
+                        {"containerID": 500, "hostID": 5, "size": 1}],
+        "gidMappings": [{"containerID": 2000, "hostID": 0, "size": 1}]});
+    let plain = json!({"destination": "/plain", "source": disk, "options": ["rbind"]});
+    let config = config(&["/bin/sh", "-c", line]);
+    let config = with(with(config, "/mounts/-", own), "/mounts/-", plain);
+
+    let outcome = bed.run(&config);
+
+    assert_eq!(outcome.out, "0:0\n1000:2000\n1000:2000\n", "{outcome:?}");
+}
+
+fn ids_that_cannot_be_mapped_are_named() {
+    let bed = Bed::make();
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+    let config = config(&["/bin/true"]);
+    let mount = json!({"destination": "/x", "source": "/proc", "options": ["bind", "idmap"],
+        "uidMappings": map, "gidMappings": map});
+
+    let refused = bed.refusal(&with(config, "/mounts/-", mount));
+
+    assert_eq!(
+        refused,
+        r#"mount 7 on "/x": the file system of its source cannot have mapped ids"#
     );
 }

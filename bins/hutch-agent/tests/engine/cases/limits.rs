@@ -1,13 +1,9 @@
 //! Limits that need controllers: these cases run in a guest only, and say so elsewhere.
 
-use crate::bed::{BUSYBOX, Bed, chain, config, process, wait, with};
+use crate::bed::{Bed, chain, config, disk, process, wait, with};
 use hutch_agent::engine::Error;
 use serde_json::{Value, json};
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path};
 
 super::cases![
     limits_are_written_where_the_kernel_looks,
@@ -21,10 +17,12 @@ super::cases![
     more_processes_than_allowed_are_refused,
     devices_that_are_not_allowed_cannot_be_opened,
     a_limit_without_its_controller_is_named,
+    names_of_the_first_version_become_those_of_the_second,
+    block_devices_and_huge_pages_are_limited,
 ];
 
 /// Whether this kernel has controllers in cgroup2; a host may keep them in the first version.
-fn has_controllers() -> bool {
+pub fn has_controllers() -> bool {
     let found = fs::read_to_string("/mnt/cgroup/cgroup.controllers").unwrap();
     let all = ["cpu", "memory", "pids", "cpuset"];
     let has = all
@@ -254,7 +252,11 @@ fn what_can_be_given_back_is_no_obstacle_to_a_lower_limit() {
         return;
     }
     let bed = Bed::make();
-    let disk = disk_with_a_file_of_8_mib(&bed.outside());
+    let disk = disk(&bed.outside());
+    fs::write(disk.join("x"), vec![7; 8 << 20]).unwrap();
+    rustix::fs::sync();
+    // Whoever reads them first has them on account, and that is to be the container.
+    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
     let config = with(
         config(&["/bin/sh", "-c", "cat /disk/x | wc -c; read x; echo alive"]),
         "/mounts/-",
@@ -278,29 +280,6 @@ fn what_can_be_given_back_is_no_obstacle_to_a_lower_limit() {
     assert_eq!(bed.engine.oom_kills("c").unwrap(), 0);
     assert_eq!(running.finish().out, "8388608\nalive\n");
     bed.engine.remove("c").unwrap();
-}
-
-fn disk_with_a_file_of_8_mib(folder: &Path) -> PathBuf {
-    let (image, disk) = (folder.join("image"), folder.join("disk"));
-    File::create(&image).unwrap().set_len(24 << 20).unwrap();
-    fs::create_dir(&disk).unwrap();
-    for words in [
-        vec!["mke2fs", "-F"],
-        vec!["mount", "-t", "ext2", "-o", "loop"],
-    ] {
-        let mut command = Command::new(BUSYBOX);
-        command.args(&words).arg(&image);
-        if words[0] == "mount" {
-            command.arg(&disk);
-        }
-        let done = command.stdout(Stdio::null()).status().unwrap();
-        assert!(done.success(), "{words:?}");
-    }
-    fs::write(disk.join("x"), vec![7; 8 << 20]).unwrap();
-    rustix::fs::sync();
-    // Whoever reads them first has them on account, and that is to be the container.
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
-    disk
 }
 
 fn what_a_container_uses_can_be_read() {
@@ -439,4 +418,109 @@ fn a_limit_without_its_controller_is_named() {
     assert!(matches!(refused, Error::Io { .. }));
     assert_eq!(refused.to_string(), r#"set shoes.max to "2""#);
     assert_eq!(bed.cgroups(), 0);
+}
+
+fn names_of_the_first_version_become_those_of_the_second() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let resources = json!({
+        "memory": {"limit": 67_108_864, "swap": 134_217_728, "reservation": 1_048_576,
+            "kernel": 9, "kernelTCP": 9, "swappiness": 60, "disableOOMKiller": true,
+            "useHierarchy": true, "checkBeforeUpdate": true},
+        "cpu": {"shares": 1024, "quota": -1, "period": 50_000, "realtimeRuntime": 5,
+            "realtimePeriod": 10, "mems": "0", "idle": 0},
+        "network": {"classID": 7, "priorities": [{"name": "eth0", "priority": 1}]},
+        "pids": {"limit": -1},
+    });
+
+    let running = bed.create("c", &limited("true", resources)).unwrap();
+
+    for (file, value) in [
+        ("memory.max", "67108864"),
+        ("memory.swap.max", "67108864"),
+        ("memory.low", "1048576"),
+        ("cpu.weight", "100"),
+        ("cpu.max", "max 50000"),
+        ("cpu.idle", "0"),
+        ("cpuset.mems", "0"),
+        ("pids.max", "max"),
+    ] {
+        let found = bed.engine.cgroup_file("c", file).unwrap();
+        assert_eq!(found.trim(), value, "{file}");
+    }
+    let warnings: Vec<&str> = running
+        .created
+        .warnings
+        .iter()
+        .map(|warning| warning.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            "linux.resources.memory.swappiness",
+            "linux.resources.memory.kernel",
+            "linux.resources.memory.kernelTCP",
+            "linux.resources.memory.disableOOMKiller",
+            "linux.resources.cpu.realtime*",
+            "linux.resources.network",
+        ]
+    );
+    bed.engine.remove("c").unwrap();
+}
+
+fn block_devices_and_huge_pages_are_limited() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let _disk = disk(&bed.outside());
+    let number = fs::read_to_string("/sys/block/loop0/dev").unwrap();
+    let (major, minor) = number.trim().split_once(':').unwrap();
+    let device = |rate: u64| {
+        let number = |text: &str| text.parse::<u32>().unwrap();
+        json!([{"major": number(major), "minor": number(minor), "rate": rate}])
+    };
+    let resources = json!({
+        "blockIO": {
+            "weight": 500,
+            "throttleReadBpsDevice": device(1_048_576),
+            "throttleWriteBpsDevice": device(2_097_152),
+            "throttleReadIOPSDevice": device(100),
+            "throttleWriteIOPSDevice": device(200),
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}],
+    });
+
+    let running = bed.create("c", &limited("true", resources)).unwrap();
+    let refused = bed
+        .create(
+            "d",
+            &limited(
+                "true",
+                json!({"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}),
+            ),
+        )
+        .err()
+        .unwrap();
+
+    assert_eq!(
+        bed.engine.cgroup_file("c", "io.max").unwrap(),
+        format!(
+            "{} rbps=1048576 wbps=2097152 riops=100 wiops=200\n",
+            number.trim()
+        )
+    );
+    assert_eq!(
+        bed.engine.cgroup_file("c", "io.weight").unwrap(),
+        "default 4950\n"
+    );
+    assert_eq!(
+        bed.engine.cgroup_file("c", "hugetlb.2MB.max").unwrap(),
+        "4194304\n"
+    );
+    assert_eq!(refused.to_string(), r#"set hugetlb.3MB.max to "1""#);
+    assert_eq!(running.created.warnings, Vec::<String>::new());
+    bed.engine.remove("c").unwrap();
 }

@@ -9,6 +9,7 @@ super::cases![
     configs_that_make_no_sense_are_named,
     what_the_kernel_refuses_names_object_step_and_cause,
     what_nobody_knows_is_a_warning,
+    what_a_guest_cannot_give_is_one_warning_with_its_reason,
     what_is_no_json_is_refused,
 ];
 
@@ -64,12 +65,17 @@ fn configs_that_make_no_sense_are_named() {
             "process: Cwd must be an absolute path",
         ),
         (
+            with(base(), "/linux/namespaces/4/path", json!("/proc/9/ns/mnt")),
+            r#"mount namespace: path "/proc/9/ns/mnt" of the host: not supported in the guest"#,
+        ),
+        (
             with(
                 base(),
-                "/mounts/-",
-                json!({"destination": "x", "type": "tmpfs"}),
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_CPU", "soft": 1, "hard": 1},
+                       {"type": "RLIMIT_CPU", "soft": 1, "hard": 1}]),
             ),
-            r#"mount 7 on "x": its destination is not absolute"#,
+            "process: rlimits: RLIMIT_CPU is there twice",
         ),
         (
             with(
@@ -189,7 +195,7 @@ fn what_nobody_knows_is_a_warning() {
         running.created.warnings,
         [
             "config.json: linux.?.sparkles: not a known key, ignored",
-            r#"process: apparmorProfile "strict": the guest has no such thing"#,
+            r#"process: apparmorProfile "strict": the guest's kernel has no AppArmor, ignored"#,
         ]
     );
     bed.engine.remove("c").unwrap();
@@ -209,4 +215,53 @@ fn what_is_no_json_is_refused() {
             ..
         }
     ));
+}
+
+fn what_a_guest_cannot_give_is_one_warning_with_its_reason() {
+    let bed = Bed::make();
+    let mut config = config(&["/bin/true"]);
+    for (pointer, value) in [
+        ("/process/apparmorProfile", json!("strict")),
+        ("/process/selinuxLabel", json!("a:b:c")),
+        ("/linux/mountLabel", json!("a:b:c")),
+        ("/linux/netDevices", json!({"eth1": {"name": "net0"}})),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "0"}),
+        ),
+        ("/linux/intelRdt", json!({"closID": "guaranteed"})),
+        (
+            "/linux/personality",
+            json!({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]}),
+        ),
+        ("/process/capabilities/bounding/-", json!("CAP_FLY")),
+        (
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/notify"}),
+        ),
+    ] {
+        config = with(config, pointer, value);
+    }
+
+    let running = bed.create("c", &config).unwrap();
+    bed.engine.start("c").unwrap();
+
+    let mut warnings = running.created.warnings.clone();
+    warnings.sort();
+    assert_eq!(
+        warnings,
+        [
+            "linux.intelRdt: caches and memory bandwidth are shared out by the host alone, ignored",
+            "linux.memoryPolicy: the guest's memory is one node, ignored",
+            "linux.mountLabel: the guest's kernel has no SELinux, ignored",
+            "linux.netDevices: devices of the host's network stay there, ignored",
+            r#"linux.personality: flag "ADDR_NO_RANDOMIZE" is not known, ignored"#,
+            "linux.seccomp.listenerPath: a listener of the host cannot be reached, ignored",
+            r#"process: apparmorProfile "strict": the guest's kernel has no AppArmor, ignored"#,
+            "process: capabilities not known, ignored: CAP_FLY",
+            r#"process: selinuxLabel "a:b:c": the guest's kernel has no SELinux, ignored"#,
+        ]
+    );
+    assert_eq!(running.finish().code, 0);
+    bed.engine.remove("c").unwrap();
 }
