@@ -246,7 +246,7 @@ fn refuse_hooks(spec: &Spec) -> Result<(), Fault> {
     let Some(hooks) = spec.hooks() else {
         return Ok(());
     };
-    // The guest refuses its own, createContainer and startContainer.
+    // The guest runs its own, createContainer and startContainer.
     for (name, hooks) in [
         // Superseded by the other two, and still what many callers know.
         #[allow(deprecated)]

@@ -124,9 +124,10 @@ fn linux() -> Vec<Row> {
             "sideways",
         ),
         row!(
-            "a hook of the guest",
-            |config| config["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]}),
-            "hooks.createContainer",
+            "a hook of the guest at a relative path",
+            |config| config["hooks"] = json!({"startContainer": [{"path": "bin/none"}]}),
+            "startContainer hook #0 \"bin/none\"",
+            "its path is not absolute",
         ),
         row!(
             "a file system that nobody knows",
