@@ -15,13 +15,13 @@ pub type Warnings = Vec<String>;
 /// # Errors
 /// When it is not the JSON of a config.json.
 pub fn parse_config(json: &[u8], warnings: &mut Warnings) -> Result<Spec> {
-    parse_granting(json, "config.json", "/process/capabilities", warnings)
+    parse_process_in(json, "config.json", "/process", warnings)
 }
 
 /// # Errors
 /// When it is not the JSON of an OCI process.
 pub fn parse_process(json: &[u8], warnings: &mut Warnings) -> Result<Process> {
-    parse_granting(json, "process.json", "/capabilities", warnings)
+    parse_process_in(json, "process.json", "", warnings)
 }
 
 /// # Errors
@@ -30,11 +30,12 @@ pub fn parse_resources(json: &[u8], warnings: &mut Warnings) -> Result<LinuxReso
     parse(json, "resources", warnings)
 }
 
-/// Capabilities that nobody knows are told and left out: the specification forbids to fail for them.
-fn parse_granting<T: DeserializeOwned>(
+/// Parses what the library does not: capabilities that nobody knows, which are told and left out,
+/// since the specification forbids to fail for them, and words that the library spells otherwise.
+fn parse_process_in<T: DeserializeOwned>(
     json: &[u8],
     what: &'static str,
-    capabilities: &str,
+    process: &str,
     warnings: &mut Warnings,
 ) -> Result<T> {
     let before = warnings.len();
@@ -42,29 +43,47 @@ fn parse_granting<T: DeserializeOwned>(
         Ok(parsed) => return Ok(parsed),
         Err(failed) => failed,
     };
-    // Looked for only now: hardly a config has one.
+    // Looked for only now: hardly a config has any.
     let Ok(mut value) = serde_json::from_slice::<Value>(json) else {
         return Err(failed);
     };
-    let unknown = value
-        .pointer_mut(capabilities)
+    let Some(process) = value.pointer_mut(process) else {
+        return Err(failed);
+    };
+    let unknown = process
+        .get_mut("capabilities")
         .map(take_unknown)
         .unwrap_or_default();
-    if unknown.is_empty() {
+    let respelled = respell(process);
+    if unknown.is_empty() && !respelled {
         return Err(failed);
     }
     warnings.truncate(before);
-    let mut names = unknown
-        .iter()
-        .take(UNKNOWN_KEYS_MAX)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if unknown.len() > UNKNOWN_KEYS_MAX {
-        names += &format!(" and {} more", unknown.len() - UNKNOWN_KEYS_MAX);
+    if !unknown.is_empty() {
+        let shown = unknown.iter().take(UNKNOWN_KEYS_MAX).map(String::as_str);
+        let mut names = shown.collect::<Vec<_>>().join(", ");
+        if unknown.len() > UNKNOWN_KEYS_MAX {
+            names += &format!(" and {} more", unknown.len() - UNKNOWN_KEYS_MAX);
+        }
+        warnings.push(format!("process: capabilities not known, ignored: {names}"));
     }
-    warnings.push(format!("process: capabilities not known, ignored: {names}"));
     parse(value.to_string().as_bytes(), what, warnings)
+}
+
+/// Flags of a scheduler, from the specification's words to the library's.
+fn respell(process: &mut Value) -> bool {
+    let mut respelled = false;
+    let flags = process.pointer_mut("/scheduler/flags");
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        let word = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = word.into();
+        respelled = true;
+    }
+    respelled
 }
 
 fn take_unknown(sets: &mut Value) -> BTreeSet<String> {
@@ -150,6 +169,19 @@ mod tests {
             ]
         );
         assert!(parse_process(br#"{"capabilities":{"bounding":[1]}}"#, &mut warnings).is_err());
+    }
+
+    #[test]
+    fn flags_of_a_scheduler_have_the_words_of_the_specification() {
+        let mut warnings = Warnings::new();
+        let json = br#"{"user":{},"cwd":"/","scheduler":{"policy":"SCHED_DEADLINE",
+            "flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_RECLAIM"]}}"#;
+
+        let process = parse_process(json, &mut warnings).unwrap();
+
+        let scheduler = process.scheduler().clone().unwrap();
+        assert_eq!(scheduler.flags().as_ref().unwrap().len(), 3);
+        assert_eq!(warnings, Warnings::new());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use super::{
     link::deadline,
     vm::asked,
 };
-use protocols::asynchronous::hutch_agent::{ExitReason, PidsRequest, StartRequest};
+use protocols::asynchronous::hutch_agent::{ExitReason, HookProgram, PidsRequest, StartRequest};
+use serde_json::json;
 use std::time::Instant;
 
 fn code_of<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> ttrpc::Code {
@@ -214,4 +215,46 @@ async fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     assert_eq!(peer.exit().await, 0);
     house.remove("web").await.unwrap();
     assert_eq!(house.list().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_hook_of_the_host_runs_in_the_guest() {
+    if !asked() {
+        return;
+    }
+    let mut house = House::new().await;
+    let mut config = config(&["/bin/cat", "/tmp/hook", "/tmp/state"], false);
+    // The container's root is where the guest has it; its own is what the second hook sees.
+    config["hooks"] = json!({
+        "createContainer": [{"path": "/host/hook", "args":
+            ["sh", "-c", "echo $0 >/run/hutch/share/c/1/tmp/hook", "made"]}],
+        "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "cat >/tmp/state"]}],
+    });
+    config["process"]["apparmorProfile"] = json!("strict");
+    let (name, path) = house.port();
+    let mut request = super::house::create_request("web", &config, Some(name));
+    request.hook_programs.push(HookProgram {
+        share_path: "c/1/bin/busybox".to_owned(),
+        ..HookProgram::default()
+    });
+    request.bundle_path = "/bundles/web".to_owned();
+
+    let made = house.link.agent.create(deadline(), &request).await.unwrap();
+    let mut peer = super::peer::Peer::connect(&path).await;
+    house.start("web").await;
+
+    assert_eq!(made.warnings.len(), 1);
+    assert!(made.warnings[0].contains("AppArmor"), "{:?}", made.warnings);
+    assert_eq!(peer.exit().await, 0);
+    let text = peer.text();
+    assert!(text.starts_with("made\n"), "{text}");
+    assert!(text.contains(r#""bundle":"/bundles/web""#), "{text}");
+    house.remove("web").await.unwrap();
+
+    config["hooks"]["createContainer"][0]["path"] = json!("/bin/sh");
+    let request = super::house::create_request("web", &config, None);
+    let refused = house.link.agent.create(deadline(), &request).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("createContainer hook #0"), "{refused}");
+    assert_eq!(house.list().await, [""; 0], "nothing of it is left");
 }

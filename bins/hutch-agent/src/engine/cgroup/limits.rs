@@ -509,11 +509,23 @@ mod tests {
     }
 
     #[test]
+    fn remote_memory_is_limited_by_device() {
+        assert_eq!(
+            writes(r#"{"rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10},"b":{"hcaObjects":1}}}"#),
+            pairs(&[
+                ("rdma.max", "b hca_object=1"),
+                ("rdma.max", "mlx5_1 hca_handle=3 hca_object=10"),
+            ])
+        );
+    }
+
+    #[test]
     fn what_the_second_version_has_not_is_told() {
-        let (writes, warnings) = lower(r#"{"memory":{"swappiness":60,"kernel":5}}"#);
+        let (writes, warnings) =
+            lower(r#"{"memory":{"swappiness":60,"kernel":5},"blockIO":{"leafWeight":50}}"#);
 
         assert_eq!(writes.unwrap(), pairs(&[]));
-        assert_eq!(warnings.len(), 2);
+        assert_eq!(warnings.len(), 3);
     }
 
     #[test]

@@ -349,6 +349,21 @@ mod tests {
     }
 
     #[test]
+    fn a_scheduler_is_what_the_kernel_calls_it() {
+        let (plan, _) = lower(
+            r#"{"user":{},"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_FIFO","priority":7,
+                "flags":["SCHED_RESET_ON_FORK"],"runtime":1,"deadline":2,"period":3}}"#,
+        );
+        let (refused, _) =
+            lower(r#"{"user":{},"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_ISO"}}"#);
+
+        let attr = plan.unwrap().scheduler.unwrap();
+        assert_eq!((attr.policy, attr.priority, attr.flags), (1, 7, 1));
+        assert_eq!((attr.runtime, attr.deadline, attr.period), (1, 2, 3));
+        assert!(refused.unwrap_err().to_string().contains("no such policy"));
+    }
+
+    #[test]
     fn lists_of_cpus_are_read_as_the_kernel_writes_them() {
         assert_eq!(cpus("0-2,5").unwrap(), [0, 1, 2, 5]);
         assert!(cpus("4096").is_err());

@@ -1,7 +1,8 @@
 //! Who a program is and what it may do.
 
-use crate::bed::{Bed, config, with};
+use crate::bed::{Bed, config, process, with};
 use serde_json::json;
+use std::fs;
 
 super::cases![
     environment_and_folder_are_those_of_the_config,
@@ -19,6 +20,8 @@ super::cases![
     a_program_has_no_descriptors_but_its_streams,
     io_priority_and_scheduler_are_set,
     personality_is_set,
+    an_exec_runs_on_the_processors_that_it_names_and_an_init_on_all,
+    capabilities_that_cannot_be_granted_are_told_and_do_not_fail,
 ];
 
 fn environment_and_folder_are_those_of_the_config() {
@@ -234,7 +237,8 @@ fn a_program_has_no_descriptors_but_its_streams() {
 fn io_priority_and_scheduler_are_set() {
     let bed = Bed::make();
     // Field 41 of stat is the policy, field 19 niceness.
-    let config = config(&["/bin/cut", "-d", " ", "-f", "19,41", "/proc/self/stat"]);
+    let line = "cut -d ' ' -f 19,41 /proc/self/stat; busybox ionice -p $$";
+    let config = config(&["/bin/sh", "-c", line]);
     let config = with(
         config,
         "/process/ioPriority",
@@ -248,7 +252,10 @@ fn io_priority_and_scheduler_are_set() {
 
     let outcome = bed.run(&config);
 
-    assert_eq!((outcome.code, outcome.out.as_str()), (0, "5 3\n"));
+    assert_eq!(
+        (outcome.code, outcome.out.as_str()),
+        (0, "5 3\nidle\n")
+    );
 }
 
 fn personality_is_set() {
@@ -262,4 +269,68 @@ fn personality_is_set() {
     ));
 
     assert_eq!(outcome.out, "00000008\n");
+}
+
+fn an_exec_runs_on_the_processors_that_it_names_and_an_init_on_all() {
+    let bed = Bed::make();
+    let cpus = |status: &str| {
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("Cpus_allowed_list:"));
+        line.unwrap().split_whitespace().last().unwrap().to_owned()
+    };
+    let all = cpus(&fs::read_to_string("/proc/self/status").unwrap());
+    let first = all.split([',', '-']).next().unwrap().to_owned();
+    let affinity = json!({"initial": first, "final": first});
+    let status = ["/bin/cat", "/proc/self/status"];
+    let config = with(
+        config(&["/bin/sh", "-c", "cat /proc/self/status; cat"]),
+        "/process/execCPUAffinity",
+        affinity.clone(),
+    );
+
+    let running = bed.create("c", &config).unwrap();
+    bed.engine.start("c").unwrap();
+    let exec = with(process(&status), "/execCPUAffinity", affinity);
+    let exec = bed.exec("c", "e", &exec).unwrap().finish();
+    let plain = bed.exec("c", "p", &process(&status)).unwrap().finish();
+    let init = running.finish();
+
+    assert_eq!(cpus(&exec.out), first);
+    assert_eq!((cpus(&plain.out), cpus(&init.out)), (all.clone(), all));
+    bed.engine.remove("c").unwrap();
+}
+
+fn capabilities_that_cannot_be_granted_are_told_and_do_not_fail() {
+    let bed = Bed::make();
+    let config = with(
+        config(&["/bin/grep", "Cap", "/proc/self/status"]),
+        "/process/capabilities",
+        json!({
+            "bounding": ["CAP_KILL", "CAP_FLY"],
+            "permitted": ["CAP_KILL"],
+            "effective": ["CAP_KILL", "CAP_CHOWN"],
+            "inheritable": ["CAP_KILL", "CAP_CHOWN"],
+            "ambient": ["CAP_KILL", "CAP_CHOWN"],
+        }),
+    );
+
+    let running = bed.create("c", &config).unwrap();
+    bed.engine.start("c").unwrap();
+
+    assert_eq!(
+        running.created.warnings.len(),
+        4,
+        "{:?}",
+        running.created.warnings
+    );
+    let outcome = running.finish();
+    let kill = "0000000000000020";
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(
+            outcome.out.contains(&format!("{name}:\t{kill}")),
+            "{outcome:?}"
+        );
+    }
+    bed.engine.remove("c").unwrap();
 }

@@ -13,6 +13,8 @@ super::cases![
     an_exec_is_filtered_as_its_container,
     calls_that_nobody_knows_are_told,
     what_needs_a_listener_is_refused,
+    a_filter_takes_its_flags,
+    a_number_for_an_action_that_has_none_is_refused,
 ];
 
 fn profile(default: &str, rules: Value) -> Value {
@@ -229,4 +231,38 @@ fn what_needs_a_listener_is_refused() {
         refused,
         "linux.seccomp: SCMP_ACT_NOTIFY: not supported in the guest"
     );
+}
+
+fn a_filter_takes_its_flags() {
+    let bed = Bed::make();
+    let rules = json!([{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]);
+    let mut profile = profile("SCMP_ACT_ALLOW", rules);
+    profile["flags"] = json!([
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_TSYNC",
+    ]);
+
+    let outcome = bed.run(&filtered("mkdir /x; echo $?", profile.clone()));
+    profile["flags"] = json!(["SECCOMP_FILTER_FLAG_PRAY"]);
+    let refused = bed.refusal(&filtered("true", profile));
+
+    assert_eq!(outcome.out, "1\n", "{outcome:?}");
+    assert!(refused.contains("SECCOMP_FILTER_FLAG_PRAY"), "{refused}");
+}
+
+fn a_number_for_an_action_that_has_none_is_refused() {
+    let bed = Bed::make();
+    let rules = json!([{"names": ["mkdir"], "action": "SCMP_ACT_KILL", "errnoRet": 5}]);
+    let mut default = profile("SCMP_ACT_ALLOW", json!([]));
+    default["defaultErrnoRet"] = json!(7);
+
+    for (profile, number) in [(profile("SCMP_ACT_ALLOW", rules), 5), (default, 7)] {
+        let refused = bed.refusal(&filtered("true", profile));
+
+        assert!(
+            refused.starts_with(&format!("linux.seccomp: errnoRet {number}: SCMP_ACT_")),
+            "{refused}"
+        );
+    }
 }
