@@ -3,6 +3,8 @@
 //! What is wrong with a bundle is said here, before anything exists. Fields that only the guest
 //! can judge (its users, its programs) are judged there.
 
+mod hooks;
+
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use runtime_core::{
     container::ContainerSpec,
@@ -68,7 +70,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             "config.json: linux is missing; only Linux containers can be run",
         ));
     }
-    refuse_hooks(&spec)?;
+    let hooks = hooks::on_the_host(&spec)?;
     check_cgroups_path(&request.cgroups_path)?;
     let annotations = annotations(&spec)?;
     let devices = ContainerDevices {
@@ -95,6 +97,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             oci_version: spec.version().clone(),
             annotations,
             devices,
+            hooks,
             created: request.created,
             owner_uid: 0,
             created_by: None,
@@ -239,35 +242,6 @@ fn annotations(spec: &Spec) -> Result<BTreeMap<String, String>, Fault> {
         true => Err(invalid("annotations: a key is empty")),
         false => Ok(all.into_iter().collect()),
     }
-}
-
-/// A hook that is not run is worse than a container that is not created.
-fn refuse_hooks(spec: &Spec) -> Result<(), Fault> {
-    let Some(hooks) = spec.hooks() else {
-        return Ok(());
-    };
-    // The guest runs its own, createContainer and startContainer.
-    for (name, hooks) in [
-        // Superseded by the other two, and still what many callers know.
-        #[allow(deprecated)]
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
-    ] {
-        let mut hooks = hooks.iter().flatten();
-        if let Some(hook) = hooks.clone().find(|hook| !hook.path().is_absolute()) {
-            let path = hook.path().display().to_string();
-            return Err(invalid(format!(
-                "hooks.{name}: path {path:?} is not an absolute path"
-            )));
-        }
-        if hooks.next().is_some() {
-            let what = format!("hooks.{name}: hooks cannot be run yet");
-            return Err(Fault::new(Kind::Unsupported, what));
-        }
-    }
-    Ok(())
 }
 
 /// A name of systemd's form (`slice:prefix:name`) is no path and is not judged here.

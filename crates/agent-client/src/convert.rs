@@ -30,6 +30,9 @@ const PROCESSES_MAX: usize = 16 * 1024;
 const PIDS_MAX: usize = 32 * 1024;
 /// One line of `hutch ps`, and one page of a kernel's command line.
 const COMMAND_BYTES_MAX: usize = 4096;
+/// The protocol promises both.
+const WARNINGS_MAX: usize = 64;
+const WARNING_BYTES_MAX: usize = 1024;
 const VERSION_BYTES_MAX: usize = 128;
 const FEATURES_MAX: usize = 256;
 /// An exit code, or 128 + signal.
@@ -169,6 +172,12 @@ pub fn pids(answer: wire::PidsResponse) -> Result<Vec<GuestPid>, Malformed> {
             })
         })
         .collect()
+}
+
+/// What a guest could not honour, for people: what is more than was promised is passed over.
+pub fn warnings(warnings: Vec<String>) -> impl Iterator<Item = String> {
+    let lines = warnings.into_iter().take(WARNINGS_MAX);
+    lines.map(|line| printable(&line, WARNING_BYTES_MAX))
 }
 
 /// The guest calls a container by its number in decimal, and in no other spelling.

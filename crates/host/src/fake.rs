@@ -14,7 +14,7 @@ use runtime_core::{
     error::{Fault, Kind, fault},
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{Cgroup, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec},
 };
 use std::{
     cell::RefCell,
@@ -63,6 +63,8 @@ struct World {
     watchers: Vec<(HostProcess, oneshot::Sender<()>)>,
     step: Duration,
     faults: Vec<Fault>,
+    /// What was to run, and what it was told.
+    hooks: Vec<(String, Vec<u8>)>,
 }
 
 /// Something on the host that belongs to no known sandbox.
@@ -87,6 +89,7 @@ impl FakePremises {
             watchers: Vec::new(),
             step: STEP,
             faults: Vec::new(),
+            hooks: Vec::new(),
         };
         Self {
             world: Rc::new(RefCell::new(world)),
@@ -307,6 +310,19 @@ impl fmt::Debug for FakePremises {
     }
 }
 
+impl FakePremises {
+    /// A hook is about to be run, whatever becomes of it.
+    pub fn note_hook(&self, run: &HookRun) {
+        let told = (run.hook.name.clone(), run.state.clone());
+        self.world.borrow_mut().hooks.push(told);
+    }
+
+    /// Hooks that were to run so far, and what each was told, in order.
+    pub fn hooks_run(&self) -> Vec<(String, Vec<u8>)> {
+        self.world.borrow().hooks.clone()
+    }
+}
+
 impl Premises for FakePremises {
     fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let host = self.clone();
@@ -338,6 +354,30 @@ impl Premises for FakePremises {
                 return Err(fault);
             }
             host.clear_all(&spec).await;
+            Ok(())
+        })
+    }
+
+    /// A hook is a process of its own for a while; one whose path ends with `fails` fails, and one that
+    /// ends with `hangs` runs for its whole timeout.
+    fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>> {
+        let host = self.clone();
+        Box::pin(async move {
+            let hook = run.hook;
+            host.step().await;
+            if let Some(fault) = host.failing() {
+                return Err(fault);
+            }
+            let path = hook.path.display().to_string();
+            let failed =
+                |why: &str| Err(Fault::new(Kind::Internal, format!("hook {path:?}: {why}")));
+            if path.ends_with("fails") {
+                return failed("exit code 1");
+            }
+            if path.ends_with("hangs") {
+                sleep(Duration::from_secs(hook.timeout_s.unwrap_or(600).into())).await;
+                return failed("not over in time");
+            }
             Ok(())
         })
     }

@@ -2,7 +2,9 @@
 //! for its time, and its last words in the error.
 
 use crate::Error;
-use runtime_core::error::Fault;
+use ::proc::berth::die_with_us;
+use runtime_core::{error::Fault, premises};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -34,13 +36,26 @@ pub struct Hook {
     pub timeout: Option<Duration>,
 }
 
+impl From<premises::Hook> for Hook {
+    fn from(hook: premises::Hook) -> Self {
+        Self {
+            path: hook.path,
+            args: hook.args,
+            env: hook.env,
+            timeout: hook.timeout_s.map(|s| Duration::from_secs(s.into())),
+        }
+    }
+}
+
 /// Runs one hook in `cwd` and waits for its end. What it started in its process group ends with
-/// it only if its time was up.
+/// it only if its time was up, or if nobody waits for it any more. It does not outlive the thread that
+/// runs it.
 ///
 /// # Errors
 /// It did not start, did not end in time, or did not end with 0.
 pub async fn run(hook: &Hook, cwd: &Path, state: &[u8]) -> Result<(), Error> {
     let mut child = start(hook, cwd)?;
+    let mut group = Group::of(&child);
     let limit = hook.timeout.unwrap_or(HOOK_LIMIT);
     let mut words = LastWords::default();
     let stdin = child.stdin.take();
@@ -54,13 +69,16 @@ pub async fn run(hook: &Hook, cwd: &Path, state: &[u8]) -> Result<(), Error> {
     })
     .await;
     let Ok(status) = ended else {
-        kill_group(&mut child).await;
+        drop(group);
+        // Of a killed child that cannot be waited for there is nothing to say.
+        let _ = child.wait().await;
         return Err(Error::HookTimedOut {
             path: hook.path.clone(),
             limit,
             words: words.last_line(),
         });
     };
+    group.is_over();
     let status = status.map_err(|source| Error::HookWait {
         path: hook.path.clone(),
         source,
@@ -100,6 +118,7 @@ fn start(hook: &Hook, cwd: &Path) -> Result<Child, Error> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    die_with_us(command.as_std_mut());
     command.spawn().map_err(|source| Error::HookStart {
         path: hook.path.clone(),
         source,
@@ -127,15 +146,28 @@ async fn listen_until_end(
     }
 }
 
-/// The whole group: a shell's children would go on without it.
-async fn kill_group(child: &mut Child) {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    if let Some(group) = pid.and_then(rustix::process::Pid::from_raw) {
-        // The child was not waited for, so the group is still its own.
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+/// The process group of a hook, which ends with it: a shell's children would go on without it.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        Self(pid.and_then(Pid::from_raw))
     }
-    // Of a killed child that cannot be waited for there is nothing to say.
-    let _ = child.kill().await;
+
+    /// It was waited for: its number may be another's from now on.
+    fn is_over(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // The child was not waited for, so the group is still its own.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -6,14 +6,16 @@
 use crate::{
     Doing, Error, PidFd,
     cgroup::{CgroupPath, Hierarchies, KILL_LIMIT, REMOVE_LIMIT},
-    folder, mounts, proc,
+    folder,
+    hooks::{self, Hook},
+    mounts, proc,
     turns::Turns,
 };
 use runtime_core::{
     error::{Fault, fault},
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{Cgroup, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec},
 };
 use std::{
     collections::BTreeSet,
@@ -106,6 +108,13 @@ impl Premises for HostPremises {
             house.check(&spec)?;
             let (_cleared, errors) = house.clear(&spec);
             Error::join(errors)
+        })
+    }
+
+    fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>> {
+        Box::pin(async move {
+            let hook = Hook::from(run.hook);
+            hooks::run_for(&hook, &run.cwd, &run.state).await
         })
     }
 

@@ -6,7 +6,9 @@
 use rustix::{
     fs::Mode,
     io::FdFlags,
-    process::{Resource, Rlimit, setrlimit, setsid, umask},
+    process::{
+        Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit, setsid, umask,
+    },
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use std::{
@@ -66,6 +68,16 @@ pub fn arrange(command: &mut Command, berth: Berth) {
     // on descriptors it owns, and neither allocates, locks nor panics.
     unsafe {
         command.pre_exec(move || berth.enter());
+    }
+}
+
+/// Has the program that `command` starts killed when the thread that starts it ends.
+#[allow(unsafe_code)]
+pub fn die_with_us(command: &mut Command) {
+    // SAFETY: the closure makes one system call in a forked child; it neither allocates, locks nor
+    // panics.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
 }
 

@@ -28,6 +28,29 @@ pub struct PremisesSpec {
     pub helpers: Cgroup,
 }
 
+/// A program of config.json's hooks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// For people: `hooks.prestart[0]`.
+    pub name: String,
+    pub path: PathBuf,
+    /// With the program's own name first; empty: the path.
+    pub args: Vec<String>,
+    /// `NAME=value`; nothing else is in its environment.
+    pub env: Vec<String>,
+    /// Seconds; `None`: the driver's own limit.
+    pub timeout_s: Option<u32>,
+}
+
+/// One run of a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookRun {
+    pub hook: Hook,
+    pub cwd: PathBuf,
+    /// The container's state as JSON, for its stdin.
+    pub state: Vec<u8>,
+}
+
 /// The port to the host. What is begun for a sandbox is done in that order, also where nobody waits
 /// for the first any more.
 pub trait Premises {
@@ -40,6 +63,10 @@ pub trait Premises {
 
     /// Answers when the process has ended; at once when it is gone already.
     fn ended(&self, process: HostProcess) -> Work<()>;
+
+    /// Runs a hook to its end. Where nobody waits for it any more it is killed, and it does not outlive
+    /// us.
+    fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>>;
 
     /// Sends SIGKILL to exactly this process; one that is gone is already so.
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>>;

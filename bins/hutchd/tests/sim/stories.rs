@@ -46,6 +46,8 @@ pub enum Story {
     Freeze,
     FreezeCreated,
     Ooms,
+    Hooks,
+    HookFails,
 }
 
 pub const ALL: &[Story] = &[
@@ -62,6 +64,8 @@ pub const ALL: &[Story] = &[
     Story::Freeze,
     Story::FreezeCreated,
     Story::Ooms,
+    Story::Hooks,
+    Story::HookFails,
 ];
 
 impl Teller {
@@ -81,6 +85,8 @@ impl Teller {
             Story::Freeze => self.freeze().await,
             Story::FreezeCreated => self.freeze_created().await,
             Story::Ooms => self.ooms().await,
+            Story::Hooks => self.hooks().await,
+            Story::HookFails => self.hook_fails().await,
         };
         if let (true, Err(why)) = (self.calm, told) {
             let id = &self.id;
@@ -118,6 +124,7 @@ impl Teller {
             command,
             join,
             root: self.root,
+            hooks: None,
         }
     }
 
@@ -344,6 +351,84 @@ impl Teller {
         let exit = client.wait(id, &INIT).await?;
         self.expect_code(&exit, 137);
         client.delete(id, Force::No).await
+    }
+
+    /// Names of the hooks that ran for this story's container.
+    fn hooks_run(&self) -> Vec<String> {
+        let mine = |state: &[u8]| {
+            let state: serde_json::Value = serde_json::from_slice(state).expect("a state is json");
+            state["id"] == self.id.as_str()
+        };
+        let all = self.client.world.premises.hooks_run().into_iter();
+        all.filter(|(_, state)| mine(state))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// Those after the start may fail or hang, and hold up nothing but their own verb.
+    async fn hooks(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let poststart = *self.dice.pick(&["/ok", "/fails", "/hangs"]);
+        let poststop = *self.dice.pick(&["/ok", "/fails", "/hangs"]);
+        let wanted = Wanted {
+            hooks: Some(["/ok", poststart, poststop]),
+            ..self.wanted(id, STAYS, None)
+        };
+        let place = client.create(wanted, &self.key("key")).await?;
+        client.relay(id, place, INIT).await;
+        let early = self.hooks_run();
+        client.start(id).await?;
+        let started = self.hooks_run();
+        client.delete(id, Force::Yes).await?;
+        let ended = self.hooks_run();
+        self.expect(early == ["hooks.prestart[0]"], "prestart did not run once");
+        let due = ["hooks.prestart[0]", "hooks.poststart[0]"];
+        self.expect(started == due, "poststart did not run before the answer");
+        let last = ended.last().map(String::as_str);
+        if last != Some("hooks.poststop[0]") {
+            let world = &client.world;
+            world.violated(format_args!(
+                "{id} is deleted, and its hooks were {ended:?}"
+            ));
+        }
+        self.expect(ended.len() == 3, "a hook ran twice");
+        Ok(())
+    }
+
+    /// No container comes of it, and what was begun is undone.
+    async fn hook_fails(&self) -> Told {
+        let (client, id) = (&self.client, &self.id);
+        let prestart = *self.dice.pick(&["/fails", "/hangs"]);
+        let wanted = Wanted {
+            hooks: Some([prestart, "/ok", "/ok"]),
+            ..self.wanted(id, STAYS, None)
+        };
+        let key = self.key("key");
+        let (created, deleted) = tokio::join!(client.create(wanted, &key), async {
+            match self.dice.below(2) {
+                0 => Ok(()),
+                _ => {
+                    self.moment().await;
+                    client.delete(id, Force::Yes).await
+                }
+            }
+        });
+        self.expect(created.is_err(), "it was created though its hook failed");
+        let missed = matches!(&deleted, Err(why) if why.kind() == Kind::NotFound);
+        self.expect(missed || deleted.is_ok(), "a forced deletion is refused");
+        self.gone(id).await;
+        let ran = self.hooks_run();
+        let begun = ran.iter().any(|name| name == "hooks.prestart[0]");
+        let undone = ran.iter().any(|name| name == "hooks.poststop[0]");
+        self.expect(begun == undone, "poststop did not follow prestart");
+        let started = ran.iter().any(|name| name == "hooks.poststart[0]");
+        if started {
+            let world = &client.world;
+            world.violated(format_args!(
+                "{id} never started, and its hooks were {ran:?}"
+            ));
+        }
+        Ok(())
     }
 
     async fn ooms(&self) -> Told {

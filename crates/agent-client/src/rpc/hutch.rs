@@ -31,6 +31,12 @@ fn context() -> Context {
     Context::default()
 }
 
+fn warn(container: ContainerNumber, warnings: Vec<String>) {
+    for warning in convert::warnings(warnings) {
+        tracing::warn!(%container, "not honoured in the guest: {warning}");
+    }
+}
+
 fn malformed(call: &'static str) -> impl FnOnce(Malformed) -> Error {
     move |source| Error::Malformed { call, source }
 }
@@ -60,11 +66,13 @@ impl HutchCalls {
     }
 
     pub async fn create(&self, ask: CreateContainer, deadline: Duration) -> Result<(), Error> {
+        let container = ask.container;
         let request = convert::create(ask);
         let work = self.agent.create(context(), &request);
         let name = Call::CreateContainer.name();
-        let call = self.link.call(name, deadline, &request, work);
-        call.await.map(drop)
+        let created = self.link.call(name, deadline, &request, work).await?;
+        warn(container, created.warnings);
+        Ok(())
     }
 
     pub async fn start(&self, ask: StartContainer, deadline: Duration) -> Result<(), Error> {
@@ -82,10 +90,12 @@ impl HutchCalls {
             let what = "an exec that is the init";
             return Err(Error::Inexpressible { call, what });
         };
+        let container = ask.container;
         let request = convert::exec(ask, &id);
         let work = self.agent.exec(context(), &request);
-        let call = self.link.call(call, deadline, &request, work);
-        call.await.map(drop)
+        let made = self.link.call(call, deadline, &request, work).await?;
+        warn(container, made.warnings);
+        Ok(())
     }
 
     pub async fn signal(&self, ask: Signal, deadline: Duration) -> Result<(), Error> {
@@ -139,8 +149,9 @@ impl HutchCalls {
         request.resources_json = ask.resources_json;
         let work = self.agent.update(context(), &request);
         let name = Call::UpdateContainer.name();
-        let call = self.link.call(name, deadline, &request, work);
-        call.await.map(drop)
+        let updated = self.link.call(name, deadline, &request, work).await?;
+        warn(ask.container, updated.warnings);
+        Ok(())
     }
 
     pub async fn stats(&self, ask: GetStats, deadline: Duration) -> Result<ContainerStats, Error> {

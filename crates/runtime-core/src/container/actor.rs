@@ -3,6 +3,8 @@
 use super::{
     Plant,
     events::{Answer, Event, Notice, World},
+    hook::{self, state_json},
+    hooks::Stage,
     machine::Container,
     messages::{
         ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
@@ -16,7 +18,7 @@ use crate::{
     agent::ExitStatus,
     error::{Fault, Kind},
     hypervisor::StreamLease,
-    ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
+    ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
     kit::{self, Gone, Guard, Room, Shell, Waiter},
     premises::Premises,
     process::{self, ProcessActor, ProcessNotice, ProcessRecord, ProcessView},
@@ -24,6 +26,7 @@ use crate::{
 };
 use actix::{WeakRecipient, prelude::*};
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use tokio::sync::oneshot;
 
 /// What every container of a sandbox is built with.
 #[derive(Clone)]
@@ -42,6 +45,9 @@ pub struct ContainerActor {
     processes: BTreeMap<ProcessId, Addr<ProcessActor>>,
     /// Records of processes to rebuild; taken when the actor starts.
     rebuild: Vec<ProcessRecord>,
+    /// Hooks that run end with it.
+    hooks: Option<oneshot::Sender<()>>,
+    vmm: Option<HostProcess>,
     _guard: Guard,
 }
 
@@ -73,6 +79,8 @@ impl ContainerActor {
             around,
             processes: BTreeMap::new(),
             rebuild,
+            hooks: None,
+            vmm: None,
             _guard: guard,
         }
     }
@@ -124,6 +132,31 @@ impl ContainerActor {
         kit::complete(ctx, async move {
             let outcome = work.await;
             Event::Updated { waiter, outcome }
+        });
+    }
+
+    fn run_hooks(&mut self, op: OpId, stage: Stage, ctx: &mut Context<Self>) {
+        let (hold, released) = oneshot::channel();
+        self.hooks = Some(hold);
+        let (spec, premises) = (
+            self.shell.confirmed().spec().clone(),
+            self.around.premises.clone(),
+        );
+        let (vmm, init) = (self.vmm, self.processes.get(&ProcessId::Init).cloned());
+        kit::complete(ctx, async move {
+            let stands = match stage {
+                Stage::Create => vmm,
+                Stage::Poststart => relay_of(init).await,
+                Stage::Poststop => None,
+            };
+            let state = state_json(&spec, stage, stands);
+            let run = hook::all(&*premises, &spec, stage, state);
+            let outcome = tokio::select! {
+                biased;
+                outcome = run => outcome,
+                _ = released => Err(Fault::new(Kind::Aborted, "its hooks were stopped")),
+            };
+            Event::Hooked { op, outcome }
         });
     }
 
@@ -212,6 +245,9 @@ impl Room for ContainerActor {
             World::Remove { op } => self.remove(op, ctx),
             World::Freeze { op } => self.freeze(op, ctx),
             World::Thaw { op, after } => self.thaw(op, after, ctx),
+            World::RunHooks { op, stage } => self.run_hooks(op, stage, ctx),
+            // Whoever runs them sees that nobody holds the other end.
+            World::StopHooks => self.hooks = None,
             World::Update { waiter, resources } => self.update(waiter, resources, ctx),
         }
     }
@@ -259,7 +295,8 @@ impl Handler<Create> for ContainerActor {
 impl Handler<GuestReady> for ContainerActor {
     type Result = ();
 
-    fn handle(&mut self, _: GuestReady, ctx: &mut Context<Self>) {
+    fn handle(&mut self, GuestReady { vmm }: GuestReady, ctx: &mut Context<Self>) {
+        self.vmm = Some(vmm);
         kit::apply(self, Event::GuestReady, ctx);
     }
 }
@@ -416,6 +453,20 @@ impl Handler<Settle> for ContainerActor {
     }
 }
 
+/// Private: as [`Settle`], and poststart is done.
+#[derive(Message)]
+#[rtype(result = "Result<(), Fault>")]
+struct SettleStart;
+
+impl Handler<SettleStart> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: SettleStart, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::SettleStart { waiter }, ctx);
+        Box::pin(async move { answer.await.map(drop) })
+    }
+}
+
 async fn settled(me: Addr<ContainerActor>) -> Result<(), Fault> {
     sent(me.send(Settle)).await
 }
@@ -444,7 +495,7 @@ impl Handler<ProcessCommand> for ContainerActor {
             match command {
                 ProcessCommand::Begin(begin) => {
                     sent(room.send(begin)).await?;
-                    settled(me).await
+                    sent(me.send(SettleStart)).await
                 }
                 ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,
                 ProcessCommand::AttachRelay(_, relay) => {
@@ -494,6 +545,11 @@ impl Handler<GetProcessView> for ContainerActor {
     }
 }
 
+async fn relay_of(init: Option<Addr<ProcessActor>>) -> Option<HostProcess> {
+    let view = init?.send(process::GetProcess).await;
+    view.ok().and_then(|process| process.relay)
+}
+
 impl Handler<GetContainer> for ContainerActor {
     type Result = ResponseFuture<ContainerView>;
 
@@ -502,14 +558,7 @@ impl Handler<GetContainer> for ContainerActor {
         let (spec, state) = (container.spec().clone(), container.oci_state());
         let init = self.processes.get(&ProcessId::Init).cloned();
         Box::pin(async move {
-            let relay = match init {
-                Some(init) => init
-                    .send(process::GetProcess)
-                    .await
-                    .ok()
-                    .and_then(|p| p.relay),
-                None => None,
-            };
+            let relay = relay_of(init).await;
             ContainerView { spec, state, relay }
         })
     }

@@ -2,7 +2,7 @@
 
 use super::{
     events::{Answer, Notice, Reason, World},
-    machine::{Container, Force, Guest, State},
+    machine::{Container, Force, Guest, RESENDS_MAX, State},
     record::ContainerState,
 };
 use crate::{
@@ -25,16 +25,29 @@ impl Container {
         at: EpochMs,
         batch: &mut Batch<Self>,
     ) -> Result<(), Reason> {
-        match (&self.state, force) {
+        match (&mut self.state, force) {
             (State::Retired, _) => {
                 batch.replies.push((waiter, Answer::Retired(Ok(()))));
                 return Ok(());
             }
-            (State::Closing { .. } | State::Removing { .. }, _)
-            | (
+            // It is under way: whoever asks for it too gets its answer.
+            (
+                State::Closing { waiters, .. }
+                | State::Removing { waiters, .. }
+                | State::Finishing { waiters, .. },
+                _,
+            ) => {
+                if waiters.len() == RESENDS_MAX {
+                    return Err(Reason::TooManyDeletions);
+                }
+                waiters.push(waiter);
+                return Ok(());
+            }
+            (
                 State::New
                 | State::Attaching { .. }
                 | State::AwaitingGuest
+                | State::Hooking { .. }
                 | State::Making
                 | State::Running,
                 Force::No,
@@ -52,6 +65,7 @@ impl Container {
                 State::New
                 | State::Attaching { .. }
                 | State::AwaitingGuest
+                | State::Hooking { .. }
                 | State::Making
                 | State::Created
                 | State::Running
@@ -60,7 +74,9 @@ impl Container {
                 Force::Yes,
             ) => {}
         }
-        self.state = State::Closing { waiter, guest };
+        let waiters = vec![waiter];
+        self.state = State::Closing { waiters, guest };
+        self.stop_hooks(batch);
         self.freezer_over(batch);
         self.tell_ooms(batch);
         let status = killed(at);
@@ -76,7 +92,7 @@ impl Container {
 
     /// Goes on with a retirement once no process is left.
     pub(super) fn closed(&mut self, batch: &mut Batch<Self>) {
-        let State::Closing { waiter, guest } = self.state else {
+        let State::Closing { waiters, guest } = self.state.clone() else {
             return;
         };
         if !self.members.is_empty() {
@@ -85,49 +101,67 @@ impl Container {
         match guest {
             Guest::Stays => {
                 let op = self.next_op();
-                self.state = State::Removing { op, waiter };
+                self.state = State::Removing { op, waiters };
                 batch.world.push(World::Remove { op });
             }
-            Guest::Goes => self.retired(waiter, batch),
+            Guest::Goes => self.finish(waiters, batch),
         }
     }
 
-    fn retired(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(
+            self.state,
+            State::Closing { .. }
+                | State::Removing { .. }
+                | State::Finishing { .. }
+                | State::Retired
+        )
+    }
+
+    pub(super) fn retired(&mut self, waiters: Vec<Waiter>, batch: &mut Batch<Self>) {
         self.state = State::Retired;
         batch.records.push(records::delete(self.key()));
-        batch.replies.push((waiter, Answer::Retired(Ok(()))));
+        for waiter in waiters {
+            batch.replies.push((waiter, Answer::Retired(Ok(()))));
+        }
         batch.announce.push(Notice::Retired);
     }
 
     pub(super) fn removed(
         &mut self,
-        waiter: Waiter,
+        waiters: Vec<Waiter>,
         outcome: Result<(), Fault>,
         batch: &mut Batch<Self>,
     ) {
         match outcome {
-            Ok(()) => self.retired(waiter, batch),
+            Ok(()) => self.finish(waiters, batch),
             Err(why) => {
                 // It stays, stopped, so that the deletion can be asked for again.
                 self.state = State::Failed;
-                batch.replies.push((waiter, Answer::Retired(Err(why))));
+                for waiter in waiters {
+                    let why = why.clone();
+                    batch.replies.push((waiter, Answer::Retired(Err(why))));
+                }
             }
         }
     }
 
     pub(super) fn guest_gone(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        match self.state {
-            State::Attaching { .. } | State::AwaitingGuest | State::New => {
+        match &self.state {
+            State::Attaching { .. } | State::AwaitingGuest | State::Hooking { .. } | State::New => {
                 self.fail(Fault::new(Kind::Aborted, status.detail), batch);
             }
-            State::Removing { waiter, .. } => self.retired(waiter, batch),
+            State::Removing { waiters, .. } => {
+                let waiters = waiters.clone();
+                self.finish(waiters, batch);
+            }
             State::Making
             | State::Created
             | State::Running
             | State::Stopped(_)
             | State::Failed
             | State::Closing { .. } => batch.world.push(World::TellGuestGone { status }),
-            State::Retired => {}
+            State::Finishing { .. } | State::Retired => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     freezer::Freeze,
+    hooks::Stage,
     machine::{EXECS_MAX, Force, Guest, RESENDS_MAX},
     messages::Exec,
     ooms::{OOM_WAITERS_MAX, Ooms},
@@ -26,6 +27,14 @@ pub enum Event {
     },
     /// The guest is ready and has the container's block devices.
     GuestReady,
+    Hooked {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    /// Answered when its start is on record and poststart is done.
+    SettleStart {
+        waiter: Waiter,
+    },
     Exec {
         waiter: Waiter,
         exec: Exec,
@@ -117,6 +126,12 @@ pub enum World {
     CloseProcesses {
         status: ExitStatus,
     },
+    RunHooks {
+        op: OpId,
+        stage: Stage,
+    },
+    /// Whatever hooks run: their outcome is of no interest any more.
+    StopHooks,
     Freeze {
         op: OpId,
     },
@@ -192,6 +207,7 @@ pub enum Reason {
     Paused,
     CannotUpdate { state: &'static str },
     TooManyOomWaiters,
+    TooManyDeletions,
 }
 
 impl From<Reason> for Fault {
@@ -223,6 +239,10 @@ impl From<Reason> for Fault {
             Reason::CannotUpdate { state } => Self::new(
                 Kind::Denied,
                 format!("cannot update a container in the {state} state"),
+            ),
+            Reason::TooManyDeletions => Self::new(
+                Kind::Exhausted,
+                format!("its deletion was asked for {RESENDS_MAX} times already"),
             ),
             Reason::TooManyOomWaiters => Self::new(
                 Kind::Exhausted,

@@ -1,14 +1,14 @@
 //! A container as a pure machine.
 //!
 //! ```text
-//!       Create              Attached                  GuestReady          init Made
-//!  New ────────► Attaching ──────────► AwaitingGuest ───────────► Making ──────────► Created
+//!       Create              Attached                  GuestReady, hooks    init Made
+//!  New ────────► Attaching ──────────► AwaitingGuest ─► Hooking ─► Making ─────────► Created
 //!                    │ failed                │ GuestGone             │ init Failed       │ init Began
 //!                    ▼                       ▼                       ▼                   ▼
 //!                  Failed ◄──────────────────┴───────────────────────┘                Running
 //!                                                                                        │ init Exited
 //!       Closing ◄── Retire (created, stopped; any state with force) ◄──── Stopped ◄──────┘
-//!          │ every process closed        Removing ──► Retired
+//!          │ every process closed        Removing ──► Finishing (poststop) ──► Retired
 //!          └───────────────────────────────▲
 //! ```
 //!
@@ -20,6 +20,7 @@
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
 use super::{
     freezer::{FreezeRequest, Freezer},
+    hooks::{HookProgress, Poststart},
     messages::Exec,
     ooms::{Kept, OomWaiter},
     record::{ContainerRecord, ContainerSpec, ContainerState},
@@ -47,15 +48,32 @@ pub(super) const RESENDS_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     New,
-    Attaching { op: OpId },
+    Attaching {
+        op: OpId,
+    },
     AwaitingGuest,
+    /// prestart and createRuntime.
+    Hooking {
+        op: OpId,
+    },
     Making,
     Created,
     Running,
     Stopped(ExitStatus),
     Failed,
-    Closing { waiter: Waiter, guest: Guest },
-    Removing { op: OpId, waiter: Waiter },
+    Closing {
+        waiters: Vec<Waiter>,
+        guest: Guest,
+    },
+    Removing {
+        op: OpId,
+        waiters: Vec<Waiter>,
+    },
+    /// poststop.
+    Finishing {
+        op: OpId,
+        waiters: Vec<Waiter>,
+    },
     Retired,
 }
 
@@ -104,6 +122,8 @@ pub struct Container {
     pub(super) asked_to_freeze: Option<FreezeRequest>,
     pub(super) ooms: Kept,
     pub(super) oom_waiters: Vec<OomWaiter>,
+    pub(super) hooks: HookProgress,
+    pub(super) poststart: Poststart,
     pub(super) members: BTreeMap<ProcessId, Member>,
     ops_issued: u64,
 }
@@ -120,6 +140,8 @@ impl Container {
             asked_to_freeze: None,
             ooms: Kept::new(),
             oom_waiters: Vec::new(),
+            hooks: HookProgress::Untouched,
+            poststart: Poststart::default(),
             members: BTreeMap::new(),
             ops_issued: 0,
         }
@@ -151,6 +173,7 @@ impl Container {
             attached: record.attached,
             asked_to_freeze: record.asked_to_freeze,
             ooms: record.ooms,
+            hooks: record.hooks,
             members: members.collect(),
             ..Self::new(record.uid, record.spec)
         };
@@ -221,6 +244,7 @@ impl Container {
                 freezer: self.freezer.record(),
                 asked_to_freeze: self.asked_to_freeze.clone(),
                 ooms: self.ooms.clone(),
+                hooks: self.hooks,
             },
         )
     }
@@ -228,6 +252,20 @@ impl Container {
     pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
         self.state = State::Failed;
         batch.announce.push(Notice::Failed { why });
+    }
+
+    pub(super) fn make_init(&mut self, batch: &mut Batch<Self>) {
+        self.state = State::Making;
+        let member = Member {
+            begun_by: None,
+            progress: Progress::Making(Vec::new()),
+        };
+        self.members.insert(ProcessId::Init, member);
+        batch.world.push(World::MakeProcess {
+            process: ProcessId::Init,
+            json: None,
+            key: None,
+        });
     }
 
     fn exec(
@@ -274,6 +312,7 @@ impl Container {
                 if self.state == State::Created {
                     self.state = State::Running;
                     self.told = ContainerState::Running;
+                    self.poststart(batch);
                     batch.records.push(self.record());
                     batch.announce.push(Notice::Started);
                 }
@@ -414,19 +453,9 @@ impl Machine for Container {
                     Err(why) => self.fail(why, batch),
                 }
             }
-            (State::AwaitingGuest, Event::GuestReady) => {
-                self.state = State::Making;
-                let member = Member {
-                    begun_by: None,
-                    progress: Progress::Making(Vec::new()),
-                };
-                self.members.insert(ProcessId::Init, member);
-                batch.world.push(World::MakeProcess {
-                    process: ProcessId::Init,
-                    json: None,
-                    key: None,
-                });
-            }
+            (State::AwaitingGuest, Event::GuestReady) => self.guest_ready(batch),
+            (_, Event::Hooked { op, outcome }) => self.hooked(op, outcome, batch),
+            (_, Event::SettleStart { waiter }) => self.settle_start(waiter, batch),
             (_, Event::Exec { waiter, exec }) => {
                 return self.exec(waiter, exec, batch).map_err(Denied::Exec);
             }
@@ -486,17 +515,21 @@ impl Machine for Container {
                     .retire(waiter, force, guest, at, batch)
                     .map_err(Denied::Retire);
             }
-            (&State::Removing { op, waiter }, Event::Removed { op: done, outcome })
-                if op == done =>
+            (State::Removing { op, waiters }, Event::Removed { op: done, outcome })
+                if *op == done =>
             {
-                self.removed(waiter, outcome, batch);
+                let waiters = waiters.clone();
+                self.removed(waiters, outcome, batch);
             }
             (State::Failed, Event::Resume) => {
                 let why = "the daemon was restarted while this container was being created";
                 let why = Fault::new(Kind::Aborted, why);
                 batch.announce.push(Notice::Failed { why });
             }
-            (State::Created | State::Running, Event::Resume) => self.resume_freezer(batch),
+            (State::Created | State::Running, Event::Resume) => {
+                self.resume_freezer(batch);
+                self.resume_hooks(batch);
+            }
             // Stale completions, and news that changes nothing.
             (
                 _,
@@ -521,14 +554,16 @@ impl Machine for Container {
 
     fn state_name(&self) -> &'static str {
         match self.state {
-            State::New | State::Attaching { .. } | State::AwaitingGuest | State::Making => {
-                "creating"
-            }
+            State::New
+            | State::Attaching { .. }
+            | State::AwaitingGuest
+            | State::Hooking { .. }
+            | State::Making => "creating",
             State::Created => "created",
             State::Running => "running",
             State::Stopped(_) => "stopped",
             State::Failed => "failed",
-            State::Closing { .. } | State::Removing { .. } => "deleting",
+            State::Closing { .. } | State::Removing { .. } | State::Finishing { .. } => "deleting",
             State::Retired => "deleted",
         }
     }

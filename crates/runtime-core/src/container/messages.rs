@@ -26,7 +26,10 @@ pub struct Create;
 /// Event: the guest is ready, and has the container's block devices.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct GuestReady;
+pub struct GuestReady {
+    /// Runs in the sandbox's network namespace: hooks look there before a relay stands for the init.
+    pub vmm: HostProcess,
+}
 
 /// Command: a further process. Answered with its stream when its program runs, and again when it is
 /// asked for again under the same key.

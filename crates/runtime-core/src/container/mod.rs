@@ -4,6 +4,8 @@ mod actor;
 mod ending;
 mod events;
 mod freezer;
+mod hook;
+mod hooks;
 mod machine;
 mod messages;
 mod ooms;
@@ -12,6 +14,7 @@ mod record;
 pub use actor::{ContainerActor, Surroundings};
 pub use events::{Answer, Denied, Event, Notice, Reason, World};
 pub use freezer::{Freeze, FreezeRequest, FreezerRecord};
+pub use hooks::{HookProgress, HostHooks, Stage};
 pub use machine::{Container, Force, Guest, State};
 pub use messages::{
     ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer, GetProcessView,

@@ -115,10 +115,12 @@ impl Container {
             | State::Failed
             | State::Closing { .. }
             | State::Removing { .. }
+            | State::Finishing { .. }
             | State::Retired => true,
             State::New
             | State::Attaching { .. }
             | State::AwaitingGuest
+            | State::Hooking { .. }
             | State::Making
             | State::Created
             | State::Running => false,

@@ -2,6 +2,7 @@
 
 use super::{
     freezer::{FreezeRequest, FreezerRecord},
+    hooks::{HookProgress, HostHooks},
     ooms::Oom,
 };
 use crate::{
@@ -29,6 +30,8 @@ pub struct ContainerSpec {
     pub oci_version: String,
     pub annotations: BTreeMap<String, String>,
     pub devices: ContainerDevices,
+    #[serde(default)]
+    pub hooks: HostHooks,
     pub created: EpochMs,
     pub owner_uid: u32,
     /// The request that created it: asked again, it gets the same answer.
@@ -48,6 +51,8 @@ pub struct ContainerRecord {
     pub asked_to_freeze: Option<FreezeRequest>,
     #[serde(default)]
     pub ooms: VecDeque<Oom>,
+    #[serde(default)]
+    pub hooks: HookProgress,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

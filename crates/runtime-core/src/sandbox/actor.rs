@@ -448,8 +448,10 @@ impl Room for SandboxActor {
                 });
             }
             World::TellReady { container } => {
-                if let Some(room) = self.containers.get(&container) {
-                    room.do_send(container::GuestReady);
+                // The confirmed machine is ready, or is ending and tells that.
+                let vmm = self.shell.confirmed().vm().map(|vm| vm.vmm);
+                if let (Some(room), Some(vmm)) = (self.containers.get(&container), vmm) {
+                    room.do_send(container::GuestReady { vmm });
                 }
             }
             World::TellGuestGone { code, why } => self.tell_guest_gone(code, why),

@@ -118,6 +118,12 @@ impl Sandbox {
                 .push((deletion.waiter, Answer::Deleted(Ok(()))));
             return;
         }
+        if self.state == State::Gone {
+            // Its creation failed, and undoing that was faster.
+            let answer = Answer::Deleted(Ok(()));
+            batch.replies.push((deletion.waiter, answer));
+            return;
+        }
         self.deletions.push(deletion);
         match self.state.clone() {
             State::Ready { .. } => self.stop(Why::Deleted, KILLED, batch),

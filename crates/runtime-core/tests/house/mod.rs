@@ -10,7 +10,7 @@ pub use rooms::{Fault as Break, World};
 use actix::prelude::*;
 use runtime_core::{
     clock::Clock,
-    container::{ContainerSpec, ContainerState, Exec, Force, ProcessCommand},
+    container::{ContainerSpec, ContainerState, Exec, Force, HostHooks, ProcessCommand},
     devices::{ContainerDevices, ShareSpec},
     error::Fault,
     host::{self, CreateContainer, Find, HostActor, Located, Wish},
@@ -163,6 +163,7 @@ pub fn wish(id: &str, random: u64) -> Wish {
             },
             created: EpochMs(1),
             owner_uid: 0,
+            hooks: Default::default(),
             created_by: None,
         },
         uid: SandboxUid::from_random(random),
@@ -215,6 +216,18 @@ impl House {
 
     pub async fn create(&self, id: &str) -> Result<host::Created, Fault> {
         self.create_with_key(id, None, 0xaa).await
+    }
+
+    pub async fn create_with_hooks(
+        &self,
+        id: &str,
+        hooks: HostHooks,
+    ) -> Result<host::Created, Fault> {
+        let mut wish = wish(id, self.records.keys().len() as u64 + 77);
+        wish.spec.hooks = hooks;
+        let wish = Box::new(wish);
+        let create = CreateContainer { key: None, wish };
+        self.host.send(create).await.unwrap()
     }
 
     pub async fn create_with_key(

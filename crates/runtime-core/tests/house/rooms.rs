@@ -10,7 +10,7 @@ use runtime_core::{
     ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
     kit::Work,
     network,
-    premises::{Premises, PremisesSpec},
+    premises::{HookRun, Premises, PremisesSpec},
     rooms::Rooms,
 };
 use std::{
@@ -38,6 +38,8 @@ pub enum Fault {
     Freeze,
     Thaw,
     Update,
+    Prestart,
+    LaterHook,
     Clear,
 }
 
@@ -55,6 +57,7 @@ struct State {
     dead_relays: BTreeSet<u32>,
     confirmed: Vec<u64>,
     signals: Vec<(ProcessId, u32)>,
+    hooks: Vec<HookRun>,
     delivered: BTreeSet<RequestKey>,
     /// How often each process was started.
     starts: BTreeMap<ProcessId, u32>,
@@ -138,6 +141,10 @@ impl World {
 
     pub fn signals(&self) -> Vec<(ProcessId, u32)> {
         self.state.borrow().signals.clone()
+    }
+
+    pub fn hooks(&self) -> Vec<HookRun> {
+        self.state.borrow().hooks.clone()
     }
 
     pub fn starts(&self, process: &ProcessId) -> u32 {
@@ -259,6 +266,16 @@ impl Premises for World {
             state.vms.remove(&spec.uid);
             Ok(())
         })
+    }
+
+    fn run_hook(&self, run: HookRun) -> Work<Result<(), CoreFault>> {
+        let name = run.hook.name.clone();
+        let fault = match name.as_str() {
+            "prestart" => Fault::Prestart,
+            _ => Fault::LaterHook,
+        };
+        self.state.borrow_mut().hooks.push(run);
+        self.effect(fault, |_| Ok(()))
     }
 
     fn ended(&self, process: HostProcess) -> Work<()> {

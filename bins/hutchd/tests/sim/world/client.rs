@@ -66,10 +66,21 @@ pub struct Wanted<'a> {
     pub join: Option<&'a str>,
     /// Below the bundle.
     pub root: &'a str,
+    /// The programs of prestart, poststart and poststop; the fake host knows what each does.
+    pub hooks: Option<[&'a str; 3]>,
 }
 
 fn config_json(wanted: Wanted<'_>) -> Vec<u8> {
+    let hook = |path: &str| json!([{ "path": path, "timeout": 5 }]);
+    let hooks = wanted.hooks.map(|[prestart, poststart, poststop]| {
+        json!({
+            "prestart": hook(prestart),
+            "poststart": hook(poststart),
+            "poststop": hook(poststop),
+        })
+    });
     let config = json!({
+        "hooks": hooks,
         "ociVersion": "1.0.2",
         "process": process_json(wanted.command),
         "root": { "path": wanted.root },

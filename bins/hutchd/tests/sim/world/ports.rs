@@ -26,7 +26,7 @@ use runtime_core::{
     hypervisor::BlockSpec,
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{Premises, PremisesSpec},
+    premises::{HookRun, Premises, PremisesSpec},
     records::{Change, Rows},
 };
 use std::{
@@ -438,6 +438,13 @@ impl Premises for SimPremises {
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let name = format!("premises clear {}", spec.uid);
         let work = || self.premises.clear(spec);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>> {
+        let name = format!("premises hook {}", run.hook.name);
+        self.premises.note_hook(&run);
+        let work = || self.premises.run_hook(run);
         self.life.call(name, ANY, work, || failing(Err(fault())))
     }
 

@@ -490,14 +490,14 @@ fn linux() -> Vec<Row> {
             |bench| bench.config(|config| {
                 config["hooks"] = json!({"createRuntime": [{"path": "bin/hook"}]});
             }),
-            "hooks.createRuntime: path \"bin/hook\" is not an absolute path",
+            "hooks.createRuntime[0]: path \"bin/hook\" is not an absolute path",
         ),
         row!(
-            "a hook",
+            "a hook without time",
             |bench| bench.config(|config| {
-                config["hooks"] = json!({"poststop": [{"path": "/bin/true"}]});
+                config["hooks"] = json!({"poststop": [{"path": "/bin/true", "timeout": 0}]});
             }),
-            "hooks.poststop: hooks cannot be run yet",
+            "hooks.poststop[0]: timeout 0 is not above 0",
         ),
         row!(
             "a memory limit that is a word",

@@ -1,0 +1,60 @@
+//! Running the hooks of one stage: in their order, with the container's state on their stdin.
+
+use super::{hooks::Stage, record::ContainerSpec};
+use crate::{
+    error::Fault,
+    ids::HostProcess,
+    premises::{HookRun, Premises},
+};
+use serde_json::json;
+
+/// The state of the OCI specification. `stands`: who stands for the container's init on the host.
+pub(super) fn state_json(
+    spec: &ContainerSpec,
+    stage: Stage,
+    stands: Option<HostProcess>,
+) -> Vec<u8> {
+    let status = match stage {
+        Stage::Create => "creating",
+        Stage::Poststart => "running",
+        Stage::Poststop => "stopped",
+    };
+    let mut state = json!({
+        "ociVersion": spec.oci_version,
+        "id": spec.id.as_str(),
+        "status": status,
+        "bundle": spec.bundle,
+        "annotations": spec.annotations,
+    });
+    if let Some(process) = stands {
+        state["pid"] = json!(process.pid);
+    }
+    state.to_string().into_bytes()
+}
+
+/// The first failure of prestart and createRuntime is the outcome; the others are logged, and the next
+/// one runs all the same.
+pub(super) async fn all(
+    premises: &dyn Premises,
+    spec: &ContainerSpec,
+    stage: Stage,
+    state: Vec<u8>,
+) -> Result<(), Fault> {
+    for hook in spec.hooks.of(stage) {
+        let name = hook.name.clone();
+        let run = HookRun {
+            hook: hook.clone(),
+            cwd: spec.bundle.clone(),
+            state: state.clone(),
+        };
+        let outcome = premises.run_hook(run).await;
+        match (outcome, stage) {
+            (Ok(()), _) => {}
+            (Err(why), Stage::Create) => return Err(why.during(name)),
+            (Err(why), Stage::Poststart | Stage::Poststop) => {
+                tracing::warn!(container = %spec.id, %why, "{name} failed");
+            }
+        }
+    }
+    Ok(())
+}

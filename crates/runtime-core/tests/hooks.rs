@@ -1,0 +1,171 @@
+//! Hooks of the host, above scripted rooms: when they run, what they are told, what their failure means.
+
+#![allow(clippy::unwrap_used)] // Tests may.
+
+mod house;
+
+use house::{Break, House, RELAY, settle, told};
+use runtime_core::{
+    container::{ContainerState, Force, HostHooks, ProcessCommand},
+    ids::ProcessId,
+    premises::Hook,
+    process::Begin,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn hook(name: &str) -> Vec<Hook> {
+    vec![Hook {
+        name: name.to_owned(),
+        path: "/hook".into(),
+        args: Vec::new(),
+        env: Vec::new(),
+        timeout_s: None,
+    }]
+}
+
+fn all() -> HostHooks {
+    HostHooks {
+        create: hook("prestart"),
+        poststart: hook("poststart"),
+        poststop: hook("poststop"),
+    }
+}
+
+fn ran(house: &House) -> Vec<String> {
+    let hooks = house.world.hooks();
+    hooks.into_iter().map(|run| run.hook.name).collect()
+}
+
+fn states(house: &House) -> Vec<Value> {
+    let state = |run: runtime_core::premises::HookRun| serde_json::from_slice(&run.state).unwrap();
+    house.world.hooks().into_iter().map(state).collect()
+}
+
+async fn start(house: &House) {
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    house.command("web", attach).await.unwrap();
+    let begin = ProcessCommand::Begin(Begin { key: None });
+    house.command("web", begin).await.unwrap();
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn each_hook_runs_at_its_time_and_is_told_the_state_of_that_time() {
+    told(async {
+        let house = House::open().await;
+
+        house.create_with_hooks("web", all()).await.unwrap();
+        assert_eq!(ran(&house), ["prestart"]);
+        start(&house).await;
+        assert_eq!(ran(&house), ["prestart", "poststart"]);
+        house.delete("web", Force::Yes).await.unwrap();
+
+        assert_eq!(ran(&house), ["prestart", "poststart", "poststop"]);
+        let states = states(&house);
+        let status: Vec<_> = states.iter().map(|state| state["status"].clone()).collect();
+        assert_eq!(status, ["creating", "running", "stopped"]);
+        assert!(states[0]["pid"].is_u64(), "{states:?}");
+        assert_eq!(states[1]["pid"], json!(RELAY.pid));
+        assert!(states[2]["pid"].is_null(), "{states:?}");
+        for state in &states {
+            assert_eq!(state["id"], "web");
+            assert!(state["bundle"].is_string() && state["ociVersion"].is_string());
+        }
+        settle().await;
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_creation_whose_hook_fails_leaves_nothing_and_names_the_hook() {
+    told(async {
+        let house = House::open().await;
+        house.world.break_at(Break::Prestart);
+
+        let failed = house.create_with_hooks("web", all()).await.unwrap_err();
+
+        let text = failed.to_string();
+        assert!(text.contains("prestart: Prestart is broken"), "{text}");
+        settle().await;
+        assert_eq!(ran(&house), ["prestart", "poststop"]);
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn hooks_after_the_start_may_fail() {
+    told(async {
+        let house = House::open().await;
+        house.world.break_at(Break::LaterHook);
+        house.create_with_hooks("web", all()).await.unwrap();
+
+        start(&house).await;
+        let state = house.state("web").await.unwrap();
+        house.delete("web", Force::Yes).await.unwrap();
+
+        assert_eq!(state, ContainerState::Running);
+        assert_eq!(ran(&house), ["prestart", "poststart", "poststop"]);
+        settle().await;
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_daemon_killed_while_a_container_runs_does_not_run_its_hooks_again() {
+    told(async {
+        let house = House::open().await;
+        house.create_with_hooks("web", all()).await.unwrap();
+        start(&house).await;
+        settle().await;
+
+        let house = house.restart().await;
+        settle().await;
+
+        assert_eq!(ran(&house), ["prestart", "poststart"]);
+        house.delete("web", Force::Yes).await.unwrap();
+        assert_eq!(ran(&house).last().unwrap(), "poststop");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_container_that_never_reached_its_guest_has_no_hooks_to_run() {
+    told(async {
+        let house = House::open().await;
+        house.world.break_at(Break::Launch);
+
+        let created = house.create_with_hooks("web", all()).await;
+
+        created.unwrap_err();
+        settle().await;
+        assert!(ran(&house).is_empty());
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_deletion_beside_a_failing_creation_is_answered_at_whatever_moment_it_comes() {
+    told(async {
+        for moment_ms in 0..120 {
+            let house = House::open().await;
+            house.world.break_at(Break::Prestart);
+
+            let (created, deleted) = tokio::join!(house.create_with_hooks("web", all()), async {
+                house::pass(Duration::from_millis(moment_ms)).await;
+                let deletion = house.delete_with_key("web", Force::Yes, "d");
+                tokio::time::timeout(Duration::from_secs(60), deletion).await
+            });
+
+            created.unwrap_err();
+            let deleted = deleted.unwrap_or_else(|_| panic!("after {moment_ms} ms: no answer"));
+            deleted.unwrap();
+            settle().await;
+            house.assert_clean();
+        }
+    })
+    .await;
+}
