@@ -74,7 +74,11 @@ impl Container {
                 Force::Yes,
             ) => {}
         }
-        let waiters = vec![waiter];
+        self.close(vec![waiter], guest, at, batch);
+        Ok(())
+    }
+
+    fn close(&mut self, waiters: Vec<Waiter>, guest: Guest, at: EpochMs, batch: &mut Batch<Self>) {
         self.state = State::Closing { waiters, guest };
         self.stop_hooks(batch);
         self.freezer_over(batch);
@@ -87,7 +91,6 @@ impl Container {
         }
         batch.world.push(World::CloseProcesses { status });
         self.closed(batch);
-        Ok(())
     }
 
     /// Goes on with a retirement once no process is left.
