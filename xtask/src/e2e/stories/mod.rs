@@ -4,6 +4,7 @@ mod again;
 mod channel;
 mod daemon;
 mod guest;
+mod hooks;
 mod lifecycle;
 mod refusals;
 mod run;
@@ -45,6 +46,8 @@ pub const ALL: &[Story] = stories![
     lifecycle::a_daemon_killed_during_create_leaves_all_or_nothing,
     lifecycle::a_delete_by_force_ends_a_container_that_is_still_starting,
     lifecycle::the_pid_in_the_pid_file_lives_as_long_as_its_container,
+    hooks::hooks_run_in_their_order_and_are_told_the_state,
+    hooks::a_hook_that_fails_or_hangs_makes_no_container,
     refusals::bad_input_is_refused_in_one_line_and_leaves_nothing,
     refusals::a_guest_refuses_as_clearly_as_its_host,
     daemon::a_killed_daemon_costs_no_output_and_no_exit_code,
