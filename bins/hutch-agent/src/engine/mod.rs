@@ -21,6 +21,7 @@ mod error;
 mod idmap;
 mod lower;
 mod plan;
+pub mod rehearsal;
 mod resources;
 mod spawn;
 mod spawner;

@@ -51,7 +51,9 @@ impl Before {
             let mut words = text.split_whitespace();
             before.quota = words.next().and_then(|word| word.parse().ok());
             before.period = words.next().and_then(|word| word.parse().ok());
-            before.burst = read("cpu.max.burst")?.trim().parse().unwrap_or(0);
+            // A kernel before 5.14 has none to be in the way.
+            let burst = cgroup.read("cpu.max.burst").unwrap_or_default();
+            before.burst = burst.trim().parse().unwrap_or(0);
         }
         if resources.memory().is_some() && cgroup.has("memory.max") {
             before.memory = read("memory.max")?.trim().parse().ok();

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
+/// The kernel takes no more in one write.
+const LIST_BYTES_MAX: usize = 4096;
 /// The kernel has none with a higher number.
 const NUMBER_MAX: u32 = 8191;
 
 /// None: not such a list, or one with more to it than ranges, which the kernel may understand.
 pub fn parse(text: &str) -> Option<BTreeSet<u32>> {
+    if text.len() > LIST_BYTES_MAX {
+        return None;
+    }
     let number = |text: &str| text.trim().parse().ok().filter(|one| *one <= NUMBER_MAX);
     let mut all = BTreeSet::new();
     for range in text.trim().split(',') {

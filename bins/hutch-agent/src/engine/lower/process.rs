@@ -217,22 +217,31 @@ fn cpu_affinity(process: &Process) -> Result<Option<Vec<u32>>> {
     list.map(|list| cpus(list)).transpose()
 }
 
-/// As the kernel writes lists of cpus: "0-2,5".
+/// As the kernel writes lists of cpus: "0-2,5". A list may name the same ones without end.
 fn cpus(list: &str) -> Result<Vec<u32>> {
     // As many as one cpu_set_t has.
-    const CPUS_MAX: u32 = 1024;
-    let number = |text: &str| match text.parse() {
+    const CPUS_MAX: usize = 1024;
+    let number = |text: &str| match text.parse::<usize>() {
         Ok(cpu) if cpu < CPUS_MAX => Ok(cpu),
         _ => invalid("process: execCPUAffinity", format!("{text:?} is no cpu")),
     };
-    let mut cpus = Vec::new();
+    let mut named = [false; CPUS_MAX];
     for range in list.split(',') {
         match range.split_once('-') {
-            Some((first, last)) => cpus.extend(number(first)?..=number(last)?),
-            None => cpus.push(number(range)?),
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                // One that ends before it begins names none, and the kernel refuses an empty set.
+                named
+                    .iter_mut()
+                    .take(last + 1)
+                    .skip(first)
+                    .for_each(|one| *one = true);
+            }
+            None => named[number(range)?] = true,
         }
     }
-    Ok(cpus)
+    let cpus = (0..).zip(named).filter(|(_, named)| *named);
+    Ok(cpus.map(|(cpu, _)| cpu).collect())
 }
 
 #[cfg(test)]

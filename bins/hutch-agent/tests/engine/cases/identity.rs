@@ -252,10 +252,7 @@ fn io_priority_and_scheduler_are_set() {
 
     let outcome = bed.run(&config);
 
-    assert_eq!(
-        (outcome.code, outcome.out.as_str()),
-        (0, "5 3\nidle\n")
-    );
+    assert_eq!((outcome.code, outcome.out.as_str()), (0, "5 3\nidle\n"));
 }
 
 fn personality_is_set() {
