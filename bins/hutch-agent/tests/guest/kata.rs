@@ -248,10 +248,15 @@ async fn all_44_calls_answer() {
 
     // The last word of the sandbox, which another test says.
     for (service, method) in calls.into_iter().filter(|call| call.1 != "DestroySandbox") {
+        // One waits, as it should; the others have all the time that a busy machine takes.
+        let limit = match method {
+            "GetOOMEvent" => Duration::from_millis(500),
+            _ => LIMIT,
+        };
         let request = Request {
             service: service.to_owned(),
             method: method.to_owned(),
-            timeout_nano: context::with_duration(Duration::from_millis(500)).timeout_nano,
+            timeout_nano: context::with_duration(limit).timeout_nano,
             ..Request::default()
         };
         let answer = tokio::time::timeout(LIMIT, link.client.request(request))
