@@ -2,7 +2,7 @@
 
 use super::{
     Agent, Goods, Place, blocking, denied, engine_failed,
-    wish::{Made, NewContainer, terminal_of_config},
+    wish::{Made, NewContainer, SignalTo, terminal_of_config},
 };
 use crate::{
     engine::{CreatePlan, Created, ProcessIo},
@@ -188,6 +188,7 @@ impl Agent {
             }
             state.table.removable(&id).map_err(refuse)?;
         }
+        self.mark_killed(&SignalTo::All(id.clone()));
         let (agent, gone) = (self.clone(), id.clone());
         let removed = blocking(move || agent.engine.remove(gone.as_str())).await;
         let kills = removed.map_err(engine_failed(|| format!("remove {name}")))?;

@@ -94,6 +94,15 @@ struct Live {
     /// Has the exit code once there is one.
     exit: watch::Sender<Option<u32>>,
     pulled: Option<Arc<Pulled>>,
+    end: End,
+}
+
+/// Whose work it will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Its,
+    /// It was alive when we sent it SIGKILL.
+    Ours,
 }
 
 impl Place {
@@ -161,7 +170,7 @@ impl Agent {
         if ended.reason == Reason::Signaled
             && ended.code == 128 + libc::SIGKILL.cast_unsigned()
             && let Some(name) = state.table.name(pid).cloned()
-            && self.claim_kill(&mut state, &name.container)
+            && self.claim_kill(&mut state, &name)
         {
             ended.reason = Reason::Oom;
         }

@@ -1,7 +1,7 @@
 //! Single processes: execs, signals, exits, stdio.
 
 use super::{
-    Agent, Live, blocking, denied, engine_failed,
+    Agent, End, Live, blocking, denied, engine_failed,
     wish::{Io, Made, NewExec, SignalTo, target, terminal_of_process},
 };
 use crate::{
@@ -112,7 +112,11 @@ impl Agent {
         let pulled = self.join_stdio(name, waiting, created.console, &exit)?;
         let mut state = self.state();
         if let Some(place) = state.places.get_mut(&name.container) {
-            let live = Live { exit, pulled };
+            let live = Live {
+                exit,
+                pulled,
+                end: End::Its,
+            };
             place.processes.insert(name.process.clone(), live);
         }
         // It may have ended before we knew it.
@@ -183,9 +187,34 @@ impl Agent {
     }
 
     fn kill(&self, name: &Name, signal: u32) -> Result<(), engine::Error> {
-        let container = name.container.as_str();
-        self.engine
-            .signal(container, &target(&name.process), signal)
+        self.send(&SignalTo::One(name.clone()), signal)
+    }
+
+    fn send(&self, to: &SignalTo, signal: u32) -> Result<(), engine::Error> {
+        if signal == libc::SIGKILL.cast_unsigned() {
+            self.mark_killed(to);
+        }
+        let container = to.container().as_str();
+        self.engine.signal(container, &to.target(), signal)
+    }
+
+    /// Remembers whom a SIGKILL of ours is to end, so that its exit is not taken for the work of
+    /// another. Who is dead already was not ended by it.
+    pub(super) fn mark_killed(&self, to: &SignalTo) {
+        let container = to.container();
+        let mut state = self.state();
+        let Some(place) = state.places.get_mut(container) else {
+            return;
+        };
+        for (process, live) in &mut place.processes {
+            let meant = match to {
+                SignalTo::One(name) => name.process == *process,
+                SignalTo::All(_) => true,
+            };
+            if meant && let Ok(true) = self.engine.lives(container.as_str(), &target(process)) {
+                live.end = End::Ours;
+            }
+        }
     }
 
     /// Sends a signal to a process that is there and has not ended, or to all of a container.
@@ -197,9 +226,8 @@ impl Agent {
             SignalTo::One(name) => self.expect_alive(name)?,
             SignalTo::All(container) => drop(self.busy(container)?),
         }
-        let container = to.container();
-        let sent = self.engine.signal(container.as_str(), &to.target(), signal);
-        sent.map_err(engine_failed(|| format!("signal {signal} to {to}")))
+        self.send(to, signal)
+            .map_err(engine_failed(|| format!("signal {signal} to {to}")))
     }
 
     /// As [`Self::signal`], but what was delivered under this key is not delivered again.

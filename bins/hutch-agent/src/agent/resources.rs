@@ -1,7 +1,13 @@
 //! What containers may use and do use: freezing, limits, numbers, kills for want of memory.
 
-use super::{Agent, State, blocking, engine_failed};
-use crate::{engine::Stats, error::Error, guest::clock, id::Id, oom};
+use super::{Agent, End, State, blocking, engine_failed};
+use crate::{
+    engine::Stats,
+    error::Error,
+    guest::clock,
+    id::{Id, Name},
+    oom,
+};
 use std::{mem, sync::Arc};
 
 impl Agent {
@@ -74,11 +80,15 @@ impl Agent {
     }
 
     /// Whether such a kill is behind an exit by SIGKILL that is being told; it is told before it.
-    pub(super) fn claim_kill(&self, state: &mut State, container: &Id) -> bool {
-        self.look_for_kills(state, container);
-        let Some(place) = state.places.get_mut(container) else {
+    pub(super) fn claim_kill(&self, state: &mut State, name: &Name) -> bool {
+        self.look_for_kills(state, &name.container);
+        let Some(place) = state.places.get_mut(&name.container) else {
             return false;
         };
+        let live = place.processes.get(&name.process);
+        if live.is_some_and(|live| live.end == End::Ours) {
+            return false;
+        }
         let told = place.kills.told;
         mem::replace(&mut place.kills.claimed, told) < told
     }

@@ -56,6 +56,13 @@ enum Exec {
     Made(Arc<OwnedFd>),
 }
 
+/// Whether the process of a pidfd has not ended.
+pub fn lives(pidfd: &OwnedFd) -> bool {
+    // It is readable once its process has exited.
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
+}
+
 impl Container {
     pub fn new(
         id: String,
@@ -151,9 +158,7 @@ impl Container {
     }
 
     pub fn init_lives(&self) -> bool {
-        // A pidfd is readable once its process has exited.
-        let mut polled = [PollFd::new(&self.init, PollFlags::IN)];
-        matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
+        lives(&self.init)
     }
 
     /// # Errors

@@ -4,7 +4,7 @@ use super::{
     api::{CreatePlan, Created, ExecPlan, ProcessIo, Roots, Target},
     bpf,
     cgroup::{self, Before, Cgroup, Rule},
-    container::Container,
+    container::{self, Container},
     error::{Doing, Error, Result},
     idmap,
     lower::{self, Lowered},
@@ -172,6 +172,19 @@ impl Engine {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Whether a process has not ended; of all together, whether any is left.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn lives(&self, id: &str, target: &Target) -> Result<bool> {
+        let container = self.find(id)?;
+        match target {
+            Target::Init => Ok(container.init_lives()),
+            Target::Exec(exec_id) => Ok(container::lives(&*container.exec(exec_id)?)),
+            Target::All => Ok(!container.cgroup.pids()?.is_empty()),
         }
     }
 

@@ -159,6 +159,19 @@ async fn every_kill_for_want_of_memory_is_told_once_and_kept() {
     assert_eq!(house.news(0).await.ooms.len(), 3, "kept until acknowledged");
     house.acknowledge(3).await;
 
+    let mut hung = house
+        .exec("web", "h", process(&["/bin/sleep", "1000"], false))
+        .await;
+    house.signal("web", "h", 9).await.unwrap();
+    assert_eq!(hung.exit().await, 137);
+    let exits = house.news(3).await.exits;
+    assert_eq!((exits[0].seq, exits[0].code), (4, 137));
+    assert_eq!(
+        exits[0].reason,
+        ExitReason::EXIT_REASON_SIGNALED.into(),
+        "kills of others are not its end"
+    );
+
     let hungry = [
         "/bin/dd",
         "if=/dev/zero",
@@ -168,19 +181,19 @@ async fn every_kill_for_want_of_memory_is_told_once_and_kept() {
     ];
     let mut exec = house.exec("web", "e", process(&hungry, false)).await;
     assert_eq!(exec.exit().await, 137);
-    let mut news = house.news(3).await;
+    let mut news = house.news(4).await;
     if news.exits.is_empty() {
-        news.exits = house.news(4).await.exits;
+        news.exits = house.news(5).await.exits;
     }
     let kills: Vec<_> = news.ooms.iter().map(|oom| oom.seq).collect();
-    assert_eq!(kills, [4], "told before the exit that it caused");
-    assert_eq!((news.exits[0].seq, news.exits[0].code), (5, 137));
+    assert_eq!(kills, [5], "told before the exit that it caused");
+    assert_eq!((news.exits[0].seq, news.exits[0].code), (6, 137));
     assert_eq!(news.exits[0].reason, ExitReason::EXIT_REASON_OOM.into());
 
     house.signal("web", "", 9).await.unwrap();
     assert_eq!(peer.exit().await, 137);
     house.remove("web").await.unwrap();
-    let last = house.news(5).await;
+    let last = house.news(6).await;
     assert_eq!(
         (last.ooms.len(), last.exits.len()),
         (0, 1),
