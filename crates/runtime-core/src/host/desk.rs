@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     error::{Fault, Kind},
-    ids::{ContainerNumber, RequestKey},
+    ids::RequestKey,
     kit,
-    sandbox::{GetSandbox, SandboxView, ViewContainer},
+    sandbox::{GetSandbox, SandboxView, TakeNumber, ViewContainer},
 };
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -47,9 +47,9 @@ impl Handler<CreateContainer> for HostActor {
         let located = self.locate(&Find { namespace, id });
         Box::pin(async move {
             let located = located.map_err(|why| why.during("join sandbox"))?;
-            let view = located.sandbox.send(GetSandbox).await;
-            let next = view.ok().and_then(|view| view.containers.last().copied());
-            let number = ContainerNumber(next.map_or(0, |last| last.0 + 1));
+            let Ok(number) = located.sandbox.send(TakeNumber).await else {
+                return host_gone();
+            };
             let uid = located.place.uid;
             let into = Into::Existing(Place { uid, number });
             let answer = me.send(CreateInto { key, into, wish }).await;

@@ -6,7 +6,7 @@ use super::{
     ladder::Ladder,
     lent::{ASK_MAX, Lent, Reach, held},
     machine::{Sandbox, State},
-    messages::{GetSandbox, SandboxNotice, SandboxView},
+    messages::{GetSandbox, SandboxNotice, SandboxView, TakeNumber},
     record::{SandboxRecord, SandboxSpec},
 };
 use crate::{
@@ -53,6 +53,8 @@ pub struct SandboxActor {
     around: Surroundings,
     pub(super) lent: Lent,
     pub(super) containers: BTreeMap<ContainerNumber, Addr<ContainerActor>>,
+    /// As many were given away; the record knows of those that were used.
+    numbers_given: u32,
     rebuild: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
     resume: Option<Event>,
     pub(super) exits: Exits,
@@ -102,6 +104,7 @@ impl SandboxActor {
             around,
             lent: Lent::default(),
             containers: BTreeMap::new(),
+            numbers_given: 0,
             rebuild: Vec::new(),
             resume: None,
             exits: Exits::default(),
@@ -533,5 +536,16 @@ impl Handler<GetSandbox> for SandboxActor {
             containers: self.containers.keys().copied().collect(),
             phases: self.ladder.steps(),
         })
+    }
+}
+
+impl Handler<TakeNumber> for SandboxActor {
+    type Result = MessageResult<TakeNumber>;
+
+    fn handle(&mut self, _: TakeNumber, _: &mut Context<Self>) -> Self::Result {
+        let used = self.shell.confirmed().next_number();
+        let number = self.numbers_given.max(used.0);
+        self.numbers_given = number + 1;
+        MessageResult(ContainerNumber(number))
     }
 }

@@ -107,6 +107,12 @@ pub struct GetStatsOf(pub ContainerNumber);
 #[rtype(result = "SandboxView")]
 pub struct GetSandbox;
 
+/// A number for a container that is about to be created: nobody else gets it, now or later. What a
+/// guest remembers of a path is not true of the next container's.
+#[derive(Message, Debug)]
+#[rtype(result = "ContainerNumber")]
+pub struct TakeNumber;
+
 /// How long a step of the start took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhaseTook {

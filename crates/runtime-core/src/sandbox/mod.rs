@@ -18,7 +18,7 @@ pub use events::{Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why
 pub use machine::{Sandbox, State};
 pub use messages::{
     CreateContainer, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSandbox, GetStatsOf,
-    NextOomsIn, PhaseTook, ProcessIn, SandboxNotice, SandboxView, UpdateIn, ViewContainer,
-    ViewProcess, WaitIn,
+    NextOomsIn, PhaseTook, ProcessIn, SandboxNotice, SandboxView, TakeNumber, UpdateIn,
+    ViewContainer, ViewProcess, WaitIn,
 };
 pub use record::{Phase, SandboxRecord, SandboxSpec};
