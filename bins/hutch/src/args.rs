@@ -1,5 +1,6 @@
 //! The arguments of every verb: runc's names and meanings where runc has the verb.
 
+use crate::verbs::{events::Events, kill::Kill, top::Top, update::Update};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -64,6 +65,22 @@ pub enum Verb {
     List(List),
     /// List the processes of a container, as its guest numbers them.
     Ps(Ps),
+    /// Freeze every process of a container.
+    Pause(Id),
+    /// Let a paused container go on.
+    Resume(Id),
+    /// Change the limits of a container.
+    Update(Box<Update>),
+    /// Print what a container uses, and its kills for want of memory.
+    Events(Events),
+    /// Show what all containers use.
+    Top(Top),
+    /// Print what a config.json may ask for.
+    Features,
+    /// Not yet: it comes with snapshots.
+    Checkpoint(Snapshot),
+    /// Not yet: it comes with snapshots.
+    Restore(Snapshot),
     /// Write a config.json to start from.
     Spec(Spec),
     /// Look at sandboxes: the virtual machines and what they hold.
@@ -134,17 +151,6 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-pub struct Kill {
-    /// Every process of the container, not its init alone.
-    #[arg(short, long)]
-    pub all: bool,
-    pub id: String,
-    /// A name (TERM, SIGTERM) or a number.
-    #[arg(default_value = "SIGTERM")]
-    pub signal: String,
-}
-
-#[derive(Debug, Args)]
 pub struct Delete {
     /// Kill it first if it runs; an id that does not exist is no error.
     #[arg(short, long)]
@@ -167,7 +173,7 @@ pub struct Exec {
     #[arg(short, long)]
     pub tty: bool,
     /// UID[:GID]
-    #[arg(short, long, value_name = "UID[:GID]")]
+    #[arg(short, long, value_name = "UID[:GID]", allow_hyphen_values = true)]
     pub user: Option<String>,
     /// Additional group; may be given more than once.
     #[arg(short = 'g', long, value_name = "GID")]
@@ -190,6 +196,9 @@ pub struct Exec {
     /// Refused above 0: a file descriptor cannot enter a virtual machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
+    /// Refused while the container is paused: its programs would stand still with it.
+    #[arg(long)]
+    pub ignore_paused: bool,
     pub id: String,
     /// Command and arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -214,6 +223,16 @@ pub struct Ps {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
     pub id: String,
+    /// Of ps: -e and -f are taken, and -o with pid, comm, cmd and args.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// Whatever a caller of runc says.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -11,8 +11,9 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 9] = [
-    "create", "start", "state", "kill", "delete", "run", "exec", "list", "spec",
+const VERBS: [&str; 15] = [
+    "create", "start", "state", "kill", "delete", "run", "exec", "list", "ps", "pause", "resume",
+    "update", "events", "features", "spec",
 ];
 
 /// `hutch` on a state folder that nobody has used.
@@ -190,6 +191,50 @@ fn words_that_are_not_understood_are_answered_in_one_line_with_the_codes_of_runc
     let nothing = refused(&place.hutch(&[]), 1);
     assert!(nothing.contains("requires a subcommand"), "{nothing}");
     assert!(place.says(&["run", "--help"]).contains("--console-socket"));
+}
+
+#[test]
+fn what_is_wrong_by_itself_is_refused_before_a_daemon_is_started() {
+    let place = Place::new();
+    let file = place.0.path().join("resources.json");
+    fs::write(&file, "{\"pids\": {\"limit\": ").unwrap();
+    let file = file.to_str().unwrap();
+
+    for (words, said) in [
+        (&["update", "--resources", file, "web"][..], "resources "),
+        (
+            &["update", "--memory", "lots", "web"],
+            "invalid value for memory",
+        ),
+        (
+            &["update", "--l3-cache-schema", "L3:0=f", "web"],
+            "cannot divide",
+        ),
+        (&["events", "--interval", "fast", "web"], "not a duration"),
+        (
+            &["events", "--interval", "0s", "web"],
+            "must be greater than 0",
+        ),
+        (&["kill", "web", "FLY"], "unknown signal"),
+        (&["kill", "--escalate", "5", "web"], "not a duration"),
+        (&["ps", "web", "-o", "user"], "ps column"),
+        (&["checkpoint", "--image-path", "/x", "web"], "snapshots"),
+        (&["restore", "web"], "snapshots"),
+        (&["spec", "--rootless"], "not supported"),
+    ] {
+        let text = refused(&place.hutch(words), 1);
+        assert!(text.contains(said), "{words:?}: {text}");
+    }
+}
+
+#[test]
+fn features_are_told_without_a_daemon() {
+    let place = Place::new();
+
+    let features: Value = serde_json::from_str(&place.says(&["features"])).unwrap();
+
+    assert_eq!(features["linux"]["cgroup"]["v2"], true);
+    assert_eq!(features["linux"]["seccomp"]["enabled"], true);
 }
 
 #[test]

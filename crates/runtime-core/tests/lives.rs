@@ -449,6 +449,29 @@ async fn a_container_joins_a_sandbox_and_leaves_it() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_number_in_a_sandbox_is_given_once_also_to_two_at_a_time_and_after_a_restart() {
+    told(async {
+        let house = running().await;
+        let both = futures::future::join(house.join("web", "a"), house.join("web", "b")).await;
+        let (first, second) = (both.0.unwrap(), both.1.unwrap());
+        house.delete("a", Force::Yes).await.unwrap();
+        house.delete("b", Force::Yes).await.unwrap();
+        let third = house.join("web", "c").await.unwrap();
+        house.delete("c", Force::Yes).await.unwrap();
+
+        let house = house.restart().await;
+        let fourth = house.join("web", "d").await.unwrap();
+
+        let numbers = [first, second, third, fourth].map(|created| created.place.number.0);
+        assert_eq!(numbers, [1, 2, 3, 4]);
+        house.delete("d", Force::Yes).await.unwrap();
+        house.delete("web", Force::Yes).await.unwrap();
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_container_that_could_not_join_is_undone_as_soon_as_the_guest_can_be_asked() {
     told(async {
         let house = running().await;

@@ -18,6 +18,7 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     relay::check_files(pid_file, socket)?;
     let mut daemon = at.daemon()?;
     let process = process(at, &mut daemon, &exec)?;
+    check(&process)?;
     let terminal = process["terminal"].as_bool().unwrap_or(false);
     relay::check_terminal(terminal, exec.detach, socket)?;
     let exec_id = fresh_key();
@@ -48,9 +49,6 @@ fn process(at: &Place, daemon: &mut Daemon, exec: &args::Exec) -> Result<Value> 
     if let Some(file) = &exec.process {
         return from_file(file);
     }
-    if exec.command.is_empty() {
-        bail!("exec {:?}: no command is given, and no --process", exec.id);
-    }
     let request = StateRequest {
         namespace: at.namespace.clone(),
         container_id: exec.id.clone(),
@@ -66,10 +64,38 @@ fn process(at: &Place, daemon: &mut Daemon, exec: &args::Exec) -> Result<Value> 
     changed(init.clone(), exec)
 }
 
+/// What needs no guest to be found wrong, in runc's words.
+fn check(process: &Value) -> Result<()> {
+    let words = |name: &str| process[name].as_array().map_or(&[][..], Vec::as_slice);
+    if words("args").is_empty() {
+        bail!("process args cannot be empty");
+    }
+    let cwd = process["cwd"].as_str().unwrap_or_default();
+    if cwd.is_empty() {
+        bail!("Cwd property must not be empty");
+    }
+    if !cwd.starts_with('/') {
+        bail!("Cwd must be an absolute path");
+    }
+    let mut env = words("env").iter().filter_map(Value::as_str);
+    match env.find(|entry| !entry.contains('=')) {
+        Some(entry) => bail!("invalid environment variable: {entry:?}"),
+        None => Ok(()),
+    }
+}
+
 fn from_file(file: &Path) -> Result<Value> {
     let about = || format!("process file {}", file.display());
     let bytes = fs::read(file).with_context(about)?;
-    serde_json::from_slice(&bytes).with_context(about)
+    let mut process: Value = serde_json::from_slice(&bytes).with_context(about)?;
+    if !process.is_object() {
+        bail!("{}: it is not an object", about());
+    }
+    // Who names nobody means root, as with runc.
+    if process["user"].is_null() {
+        process["user"] = json!({"uid": 0, "gid": 0});
+    }
+    Ok(process)
 }
 
 fn changed(mut process: Value, exec: &args::Exec) -> Result<Value> {
@@ -182,6 +208,24 @@ mod tests {
             json!(["CAP_KILL", "CAP_CHOWN"])
         );
         assert_eq!(process["capabilities"]["effective"], json!(["CAP_CHOWN"]));
+    }
+
+    #[test]
+    fn a_process_that_could_not_run_is_refused_before_the_guest_is_asked() {
+        let good = json!({"args": ["id"], "cwd": "/", "env": ["A=1"]});
+        assert!(check(&good).is_ok());
+
+        for (name, wrong, said) in [
+            ("args", json!([]), "args cannot be empty"),
+            ("cwd", json!(null), "must not be empty"),
+            ("cwd", json!("tmp"), "must be an absolute path"),
+            ("env", json!(["A"]), "invalid environment variable: \"A\""),
+        ] {
+            let mut bad = good.clone();
+            bad[name] = wrong;
+            let why = check(&bad).unwrap_err().to_string();
+            assert!(why.contains(said), "{name}: {why}");
+        }
     }
 
     #[test]

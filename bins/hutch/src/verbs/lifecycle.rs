@@ -1,4 +1,4 @@
-//! create, start, run, kill, delete.
+//! create, start, run, delete.
 
 use super::{Place, fresh_key};
 use crate::{
@@ -7,13 +7,8 @@ use crate::{
     daemon::{Daemon, soon},
     verbs::relay,
 };
-use anyhow::{Context as _, Result, anyhow, bail};
-use protocols::blocking::hutch::{
-    CreateRequest, DeleteRequest, KillRequest, StartRequest, StreamAddress,
-};
-
-/// The highest signal of Linux on x86-64 (SIGRTMAX).
-const SIGNAL_MAX: u32 = 64;
+use anyhow::{Result, anyhow, bail};
+use protocols::blocking::hutch::{CreateRequest, DeleteRequest, StartRequest, StreamAddress};
 
 pub fn refuse_preserved_fds(count: u32) -> Result<()> {
     if count > 0 {
@@ -124,38 +119,6 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     Ok(code)
 }
 
-pub fn kill(at: &Place, kill: args::Kill) -> Result<u8> {
-    let request = KillRequest {
-        key: fresh_key(),
-        process: Some(at.process(&kill.id, "")).into(),
-        signal: signal_number(&kill.signal)?,
-        all: kill.all,
-        ..Default::default()
-    };
-    at.daemon()?.ask(|client| client.kill(soon(), &request))?;
-    Ok(0)
-}
-
-/// `TERM`, `SIGTERM`, `term` or `15`.
-fn signal_number(text: &str) -> Result<u32> {
-    if let Ok(number) = text.parse::<u32>() {
-        return match (1..=SIGNAL_MAX).contains(&number) {
-            true => Ok(number),
-            false => bail!("unknown signal {text:?}: 1 to {SIGNAL_MAX} are possible"),
-        };
-    }
-    let upper = text.to_uppercase();
-    let name = match upper.starts_with("SIG") {
-        true => upper,
-        false => format!("SIG{upper}"),
-    };
-    let signal: nix::sys::signal::Signal = name
-        .parse()
-        .ok()
-        .with_context(|| format!("unknown signal {text:?}"))?;
-    Ok((signal as i32).unsigned_abs())
-}
-
 fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<()> {
     let request = DeleteRequest {
         key: fresh_key(),
@@ -171,19 +134,4 @@ fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<(
 pub fn delete(at: &Place, id: &str, force: bool) -> Result<u8> {
     delete_in(at, &mut at.daemon()?, id, force)?;
     Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_are_taken_by_name_and_by_number() {
-        for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
-            assert_eq!(signal_number(text).unwrap(), 15, "{text}");
-        }
-        for text in ["", "0", "65", "-1", "SIGNOPE", "SIG", "1e3"] {
-            assert!(signal_number(text).is_err(), "{text}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! state, list, ps, version: what is.
+//! state, list, version: what is.
 
 use super::Place;
 use crate::{
@@ -8,11 +8,19 @@ use crate::{
     run::rfc3339,
 };
 use anyhow::Result;
-use protocols::blocking::hutch::{ContainerInfo, ListRequest, PsRequest, StateRequest};
+use protocols::blocking::hutch::{ContainerInfo, ListRequest, StateRequest};
 use serde_json::{Value, json};
 
+fn owner(info: &ContainerInfo) -> String {
+    match info.owner_uid {
+        0 => "root".to_owned(),
+        uid => uid.to_string(),
+    }
+}
+
+/// As runc has it, and which sandbox, and how it ended; what there is nothing of is left out.
 fn state_json(info: &ContainerInfo) -> Value {
-    json!({
+    let mut state = json!({
         "ociVersion": info.oci_version,
         "id": info.container_id,
         "pid": info.pid,
@@ -20,16 +28,21 @@ fn state_json(info: &ContainerInfo) -> Value {
         "bundle": info.bundle,
         "rootfs": info.rootfs,
         "created": rfc3339(info.created_ms / 1_000),
-        "annotations": info.annotations,
-        "owner": if info.owner_uid == 0 { "root".to_owned() } else { info.owner_uid.to_string() },
+        "owner": owner(info),
         "sandbox": info.sandbox_uid,
-        "exit": info.exit.as_ref().map(|exit| json!({
+    });
+    if !info.annotations.is_empty() {
+        state["annotations"] = json!(info.annotations);
+    }
+    if let Some(exit) = info.exit.as_ref() {
+        state["exit"] = json!({
             "code": exit.code,
             "reason": exit.reason,
             "detail": exit.detail,
             "at": rfc3339(exit.at_ms / 1_000),
-        })),
-    })
+        });
+    }
+    state
 }
 
 fn print_json(value: &Value) {
@@ -74,37 +87,15 @@ pub fn list(at: &Place, list: &args::List) -> Result<u8> {
                     info.status.clone(),
                     info.bundle.clone(),
                     rfc3339(info.created_ms / 1_000),
+                    owner(info),
                     info.sandbox_uid.clone(),
                 ]
             };
             let rows: Vec<_> = containers.iter().map(row).collect();
-            print!(
-                "{}",
-                table(
-                    &["ID", "PID", "STATUS", "BUNDLE", "CREATED", "SANDBOX"],
-                    &rows
-                )
-            );
-        }
-    }
-    Ok(0)
-}
-
-pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
-    let request = PsRequest {
-        namespace: at.namespace.clone(),
-        container_id: ps.id.clone(),
-        ..Default::default()
-    };
-    let answer = at.daemon()?.ask(|client| client.ps(soon(), &request))?;
-    match ps.format {
-        Format::Json => print_json(&answer.processes.iter().map(|entry| entry.pid).collect()),
-        Format::Table => {
-            let rows = answer.processes.iter();
-            let rows: Vec<_> = rows
-                .map(|entry| vec![entry.pid.to_string(), entry.command.clone()])
-                .collect();
-            print!("{}", table(&["PID", "CMD"], &rows));
+            let titles = [
+                "ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER", "SANDBOX",
+            ];
+            print!("{}", table(&titles, &rows));
         }
     }
     Ok(0)

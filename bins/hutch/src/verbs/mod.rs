@@ -2,13 +2,21 @@
 
 pub mod console;
 pub mod doctor;
+pub mod events;
 pub mod exec;
+pub mod features;
+pub mod freeze;
+pub mod kill;
 pub mod lifecycle;
 pub mod look;
 pub mod pages;
+pub mod ps;
 pub mod relay;
 pub mod sandbox;
 pub mod spec;
+pub mod stats;
+pub mod top;
+pub mod update;
 
 use crate::daemon::Daemon;
 use anyhow::Result;

@@ -2,7 +2,7 @@
 
 use crate::args;
 use anyhow::{Context as _, Result, bail};
-use oci_spec::runtime::{RootBuilder, Spec};
+use serde_json::{Value, json};
 use std::{
     fs::File,
     io::Write as _,
@@ -15,25 +15,104 @@ pub fn spec(spec: &args::Spec) -> Result<u8> {
     }
     let folder = spec.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
     let path = folder.join("config.json");
-    let mut text = serde_json::to_string_pretty(&starter()?).context("config.json")?;
+    let mut text = format!("{:#}", starter());
     text.push('\n');
     write_new(&path, &text)?;
     Ok(0)
 }
 
-/// What oci-spec takes for usual, with a terminal and a root that may be written, as runc has it.
-pub fn starter() -> Result<Spec> {
-    let mut spec = Spec::default();
-    let root = RootBuilder::default()
-        .path("rootfs")
-        .readonly(true)
-        .build()?;
-    spec.set_root(Some(root));
-    if let Some(process) = spec.process_mut() {
-        process.set_terminal(Some(true));
-    }
-    spec.set_hostname(Some("hutch".to_owned()));
-    Ok(spec)
+/// As `runc spec` has it on a host with cgroups of version 2, which is what every guest is.
+pub fn starter() -> Value {
+    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    json!({
+        "ociVersion": oci_spec::runtime::VERSION,
+        "process": {
+            "terminal": true,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": capabilities,
+                "effective": capabilities,
+                "permitted": capabilities,
+                "ambient": capabilities,
+            },
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true,
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "hutch",
+        "mounts": mounts(),
+        "linux": {
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "network"},
+                {"type": "ipc"},
+                {"type": "uts"},
+                {"type": "mount"},
+                {"type": "cgroup"},
+            ],
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+                "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
+            ],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
+
+fn mounts() -> Value {
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
+        let mut mount = json!({"destination": destination, "type": kind, "source": source});
+        if !options.is_empty() {
+            mount["options"] = json!(options);
+        }
+        mount
+    };
+    let closed = ["nosuid", "noexec", "nodev"];
+    json!([
+        mount("/proc", "proc", "proc", &[]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"]
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5"
+            ],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &closed),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"]
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"]
+        ),
+    ])
 }
 
 fn write_new(path: &Path, text: &str) -> Result<()> {

@@ -33,7 +33,7 @@ pub fn of_a_created_one() -> Vec<Row> {
             "an exec of nothing",
             EXEC_FAILED,
             ["exec", "house"],
-            "no command is given"
+            "process args cannot be empty"
         ),
         row!(
             "a signal that is none",
@@ -103,7 +103,7 @@ pub fn of_a_running_one() -> Vec<Row> {
             "an exec in a relative folder",
             EXEC_FAILED,
             ["exec", "--cwd", "tmp", "house", "/bin/true"],
-            "process.cwd \"tmp\" is not an absolute path",
+            "Cwd must be an absolute path",
         ),
         row!(
             "an exec for a user who is no number",

@@ -1,0 +1,116 @@
+//! events: what a container uses, as often as asked for, and its kills for want of memory, as runc prints them.
+
+use super::{Place, stats};
+use crate::{
+    daemon::{Daemon, Refused, soon},
+    duration,
+};
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use protocols::blocking::hutch::{NextOomsRequest, NextOomsResponse, StateRequest};
+use serde_json::{Value, json};
+use std::{
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+/// The daemon waits no longer for a kill.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Between two statistics.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    pub interval: Duration,
+    /// Print the statistics once, and end.
+    #[arg(long)]
+    pub stats: bool,
+    pub id: String,
+}
+
+pub fn events(at: &Place, events: &Events) -> Result<u8> {
+    if events.interval.is_zero() {
+        bail!("duration interval must be greater than 0");
+    }
+    let mut daemon = at.daemon()?;
+    let id = full_id(at, &mut daemon, &events.id)?;
+    if events.stats {
+        print(&told("stats", &id, &stats::of(at, &mut daemon, &id)?))?;
+        return Ok(0);
+    }
+    let mut after = 0;
+    let mut due = Instant::now() + events.interval;
+    loop {
+        let wait = due.saturating_duration_since(Instant::now()).min(WAIT_MAX);
+        let answer = next_ooms(at, &mut daemon, &id, after, wait)?;
+        for oom in &answer.ooms {
+            after = after.max(oom.number);
+            print(&json!({"type": "oom", "id": id}))?;
+        }
+        if answer.over {
+            return Ok(0);
+        }
+        if Instant::now() < due {
+            continue;
+        }
+        match stats::of(at, &mut daemon, &id) {
+            Ok(data) => print(&told("stats", &id, &data))?,
+            // It stopped meanwhile, which the next answer says.
+            Err(why) if why.is::<Refused>() => {}
+            Err(why) => return Err(why),
+        }
+        due = Instant::now() + events.interval;
+    }
+}
+
+fn told(kind: &str, id: &str, data: &Value) -> Value {
+    json!({"type": kind, "id": id, "data": data})
+}
+
+/// A line each; whoever reads them is given each at once.
+fn print(event: &Value) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{event}")
+        .and_then(|()| out.flush())
+        .context("print an event")
+}
+
+/// Of a container that lives.
+fn full_id(at: &Place, daemon: &mut Daemon, id: &str) -> Result<String> {
+    let request = StateRequest {
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        ..Default::default()
+    };
+    let state = daemon.ask(|client| client.state(soon(), &request));
+    let state = state.map_err(|why| anyhow!("{why:#}"))?;
+    match state.status.as_str() {
+        // runc's words.
+        "stopped" => bail!("container with id {} is not running", state.container_id),
+        _ => Ok(state.container_id),
+    }
+}
+
+fn next_ooms(
+    at: &Place,
+    daemon: &mut Daemon,
+    id: &str,
+    after: u64,
+    wait: Duration,
+) -> Result<NextOomsResponse> {
+    let request = NextOomsRequest {
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        after,
+        wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        ..Default::default()
+    };
+    match daemon.ask(|client| client.next_ooms(soon(), &request)) {
+        // Deleted meanwhile: nothing more will come.
+        Err(why) if stats::is_gone(&why) => Ok(NextOomsResponse {
+            over: true,
+            ..Default::default()
+        }),
+        answer => answer,
+    }
+}

@@ -1,0 +1,28 @@
+//! pause, resume: a container's processes stand still, and go on.
+
+use super::{Place, fresh_key};
+use crate::daemon::soon;
+use anyhow::Result;
+use protocols::blocking::hutch::{PauseRequest, ResumeRequest};
+
+pub fn pause(at: &Place, id: &str) -> Result<u8> {
+    let request = PauseRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        ..Default::default()
+    };
+    at.daemon()?.ask(|client| client.pause(soon(), &request))?;
+    Ok(0)
+}
+
+pub fn resume(at: &Place, id: &str) -> Result<u8> {
+    let request = ResumeRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        container_id: id.to_owned(),
+        ..Default::default()
+    };
+    at.daemon()?.ask(|client| client.resume(soon(), &request))?;
+    Ok(0)
+}

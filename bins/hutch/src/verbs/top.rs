@@ -1,0 +1,186 @@
+//! top: what all containers use, as a table that renews itself.
+
+use super::{Place, stats};
+use crate::{
+    args::Format,
+    daemon::{Daemon, soon},
+    duration,
+    output::table,
+};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use protocols::blocking::hutch::{ContainerInfo, ListRequest, StatsResponse};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+/// A share of processor time needs two looks; with --once they are this far apart.
+const ONCE: Duration = Duration::from_millis(500);
+const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
+
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Print one table, and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Between two tables.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    pub interval: Duration,
+    /// table or json (a line for each table).
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Containers of every namespace.
+    #[arg(long)]
+    pub all_namespaces: bool,
+}
+
+/// What one container uses.
+#[derive(Debug, Clone, PartialEq)]
+struct Line {
+    id: String,
+    status: String,
+    /// Of one processor.
+    cpu_percent: f64,
+    memory: u64,
+    /// None where nothing limits it.
+    memory_max: Option<u64>,
+    pids: u64,
+}
+
+/// Of one look: processor time used, and the guest's clock, by namespace and id.
+type Look = BTreeMap<(String, String), (u64, u64)>;
+
+pub fn top(at: &Place, top: &Top) -> Result<u8> {
+    let mut daemon = at.daemon()?;
+    let (mut before, _) = look(at, &mut daemon, top, &Look::new())?;
+    loop {
+        // tidy: it is a clock's ticking that is waited for
+        std::thread::sleep(if top.once { ONCE } else { top.interval });
+        let (now, lines) = look(at, &mut daemon, top, &before)?;
+        before = now;
+        show(top, &lines)?;
+        if top.once {
+            return Ok(0);
+        }
+    }
+}
+
+fn look(at: &Place, daemon: &mut Daemon, top: &Top, before: &Look) -> Result<(Look, Vec<Line>)> {
+    let request = ListRequest {
+        namespace: match top.all_namespaces {
+            true => String::new(),
+            false => at.namespace.clone(),
+        },
+        ..Default::default()
+    };
+    let listed = daemon.ask(|client| client.list(soon(), &request))?;
+    let (mut now, mut lines) = (Look::new(), Vec::new());
+    for info in listed.containers {
+        if !["running", "paused"].contains(&info.status.as_str()) {
+            continue;
+        }
+        let of = Place {
+            root: at.root.clone(),
+            namespace: info.namespace.clone(),
+        };
+        // One that ends while we look has nothing to show.
+        let Ok(stats) = stats::asked(&of, daemon, &info.container_id) else {
+            continue;
+        };
+        let name = (info.namespace.clone(), info.container_id.clone());
+        let seen = (stats.cpu.get_or_default().usage_usec, stats.at_ms);
+        lines.push(line(info, &stats, before.get(&name), seen));
+        now.insert(name, seen);
+    }
+    Ok((now, lines))
+}
+
+fn line(
+    info: ContainerInfo,
+    stats: &StatsResponse,
+    before: Option<&(u64, u64)>,
+    now: (u64, u64),
+) -> Line {
+    let cpu_percent = before.map_or(0.0, |&(usage, at)| {
+        let micros = now.1.saturating_sub(at).saturating_mul(1_000).max(1);
+        now.0.saturating_sub(usage) as f64 / micros as f64 * 100.0
+    });
+    let memory = stats.memory.get_or_default();
+    Line {
+        id: info.container_id,
+        status: info.status,
+        cpu_percent,
+        memory: memory.current,
+        memory_max: (memory.max != u64::MAX).then_some(memory.max),
+        pids: stats.pids.get_or_default().current,
+    }
+}
+
+fn show(top: &Top, lines: &[Line]) -> Result<()> {
+    let text = match top.format {
+        Format::Json => {
+            let lines: Vec<_> = lines.iter().map(as_json).collect();
+            format!("{}\n", json!(lines))
+        }
+        Format::Table => {
+            let rows: Vec<Vec<String>> = lines.iter().map(cells).collect();
+            table(&["ID", "STATUS", "CPU%", "MIB", "LIMIT", "PIDS"], &rows)
+        }
+    };
+    let mut out = io::stdout().lock();
+    let renews = !top.once && top.format == Format::Table && out.is_terminal();
+    // To the top, and what was there before is gone.
+    let text = if renews {
+        format!("\x1b[H\x1b[2J{text}")
+    } else {
+        text
+    };
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("print a table")
+}
+
+fn as_json(line: &Line) -> serde_json::Value {
+    json!({
+        "id": line.id,
+        "status": line.status,
+        "cpuPercent": line.cpu_percent,
+        "memoryBytes": line.memory,
+        "memoryLimitBytes": line.memory_max,
+        "pids": line.pids,
+    })
+}
+
+fn cells(line: &Line) -> Vec<String> {
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / BYTES_PER_MIB);
+    vec![
+        line.id.clone(),
+        line.status.clone(),
+        format!("{:.1}", line.cpu_percent),
+        mib(line.memory),
+        line.memory_max.map_or("-".to_owned(), mib),
+        line.pids.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_a_share_of_the_time_between_two_looks() {
+        let info = ContainerInfo::default;
+        let stats = StatsResponse::default();
+
+        let first = line(info(), &stats, None, (7, 1_000));
+        let second = line(info(), &stats, Some(&(1_000, 1_000)), (501_000, 2_000));
+        let backwards = line(info(), &stats, Some(&(1_000, 2_000)), (0, 1_000));
+
+        assert_eq!(first.cpu_percent, 0.0);
+        assert_eq!(second.cpu_percent, 50.0);
+        assert_eq!(backwards.cpu_percent, 0.0, "a guest's clock may be set");
+    }
+}
