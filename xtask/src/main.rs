@@ -8,6 +8,7 @@ mod build;
 mod bundle;
 mod cache;
 mod command;
+mod conformance;
 mod counts;
 mod daemon;
 mod dependencies;
@@ -59,6 +60,11 @@ enum Verb {
     /// Tell one story, as `e2e` asks for it
     #[command(hide = true)]
     E2eStory(e2e::side_by_side::Arguments),
+    /// Play cases with Debian's runc and with Hutch, on the same bundles, and compare what both show (needs root)
+    ///
+    /// A difference is a failure unless docs/conformance.md names it with its reason. Without FILTER and --all, the cases
+    /// that are part of `test`.
+    Conformance(conformance::Arguments),
     /// Run the tests of the agent and of its container engine inside guests that no daemon drives
     GuestTests,
     /// Run the daemon on a simulated host: stories and faults by seed, under virtual time, checked after every effect
@@ -74,10 +80,11 @@ enum Verb {
     ///
     ///   boot    cold start beside a bare QEMU, the waterfall of its steps, writes of the store
     ///   exec    an exec and a further container in a running sandbox
+    ///   runc    each verb beside runc's, on the same bundle
     ///   stdio   bytes a second each way, with checksums
     ///   guest   containers and execs inside the guest, beside one fork and exec there
     ///   memory  daemon, relay, QEMU and virtiofsd, with up to ten sandboxes
-    ///   crowd   the daemon with a thousand simulated sandboxes
+    ///   crowd   the daemon with a thousand simulated sandboxes, and a list of them
     ///
     /// A ratio is taken run by run. Nothing passes or fails by time: a goal is met or missed.
     #[command(verbatim_doc_comment)]
@@ -115,6 +122,7 @@ fn perform(verb: Verb) -> Result<ExitCode> {
         Verb::E2eStory(arguments) => {
             return e2e::side_by_side::tell_here(&workspace, &arguments);
         }
+        Verb::Conformance(arguments) => return conformance::run(&workspace, &arguments),
         Verb::GuestTests => return Ok(told(e2e::guest_tests(&workspace)?)),
         Verb::Sim(arguments) => {
             let counts = sim::run(&workspace, &arguments)?;

@@ -48,7 +48,12 @@ pub const RUN: Group = Group {
     ],
 };
 
-pub const ALL: &[Group] = &[KERNEL, PROGRAMS, RUN];
+pub const CONFORMANCE: Group = Group {
+    need: "compare with runc",
+    packages: &["procps", "runc"],
+};
+
+pub const ALL: &[Group] = &[KERNEL, PROGRAMS, RUN, CONFORMANCE];
 
 /// Makes sure that the groups' packages are there.
 pub fn ensure(groups: &[Group]) -> Result<()> {

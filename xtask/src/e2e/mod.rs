@@ -4,13 +4,13 @@
 //! it in `stories/` and list it in `stories::ALL`.
 
 mod apart;
-mod cgroups;
+pub mod cgroups;
 mod engine;
 pub mod process;
 pub mod side_by_side;
 mod snapshot;
 mod stories;
-mod terminal;
+pub mod terminal;
 pub mod world;
 
 use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, workspace::Workspace};
@@ -55,14 +55,34 @@ pub fn run(workspace: &Workspace, filter: &str) -> Result<Counts> {
     }
     assets::ensure_for_stories(workspace)?;
     build::examples(workspace)?;
+    let _alone = above_all(side_by_side::clear_interrupted)?;
+    Ok(side_by_side::tell(&chosen))
+}
+
+/// Alone on this machine for as long as the answer is held, above processes that each stand apart.
+pub fn above_all(clear: fn() -> Result<()>) -> Result<File> {
     if !geteuid().is_root() {
         bail!("e2e starts virtual machines and namespaces: run it as root");
     }
-    let _alone = alone()?;
+    let alone = alone()?;
     // Whoever started a story may die before what the story started.
     set_child_subreaper(true).context("become the parent of orphans")?;
-    leave_nothing_on_signals(side_by_side::clear_interrupted)?;
-    Ok(side_by_side::tell(&chosen))
+    leave_nothing_on_signals(clear)?;
+    Ok(alone)
+}
+
+/// In a process of its own: apart from everybody else, in this cgroup, with a world and the search for what is left in it.
+pub fn tell_apart(
+    workspace: &Workspace,
+    cgroup: &str,
+    name: &str,
+    tell: impl FnOnce(&World<'_>) -> Result<()>,
+) -> Result<()> {
+    let stage = Stage::of(workspace);
+    apart::enter()?;
+    cgroups::enter(cgroup)?;
+    leave_nothing_on_signals(|| Ok(()))?;
+    stage.tell(name, tell)
 }
 
 /// Tests that need a guest, or what stands beside one, and that no daemon drives: of the agent, of what speaks to it, and
@@ -138,10 +158,10 @@ impl Stage {
     }
 
     /// One story, from an empty folder to the proof that nothing is left.
-    fn tell(&self, story: &Story) -> Result<()> {
+    fn tell(&self, name: &str, tell: impl FnOnce(&World<'_>) -> Result<()>) -> Result<()> {
         let world = World::new(&self.fixtures)?;
         let before = Snapshot::take(world.root())?;
-        let told = catch_unwind(AssertUnwindSafe(|| (story.tell)(&world)))
+        let told = catch_unwind(AssertUnwindSafe(|| tell(&world)))
             .unwrap_or_else(|_| bail!("the story panicked"));
         let stopped = stop_daemon(world.root());
         let leaks = settle(world.root(), &before, self.settle)?;
@@ -151,7 +171,7 @@ impl Stage {
             .collect();
         faults.extend(shown(&leaks));
         if !faults.is_empty() {
-            let evidence = self.evidence.join(story.name);
+            let evidence = self.evidence.join(name);
             keep_evidence(&world, &evidence)?;
             fs::write(evidence.join("leaks"), leaks.join("\n")).context("keep what was left")?;
         }
@@ -371,13 +391,7 @@ mod tests {
             settle: Duration::from_millis(50),
         };
 
-        let text = stage
-            .tell(&Story {
-                name: "leaky",
-                tell: leak,
-            })
-            .unwrap_err()
-            .to_string();
+        let text = stage.tell("leaky", leak).unwrap_err().to_string();
 
         for expected in [
             "process ",

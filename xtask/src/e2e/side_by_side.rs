@@ -3,10 +3,9 @@
 //! What a story prints is kept and shown when it is over, so that it stands together.
 
 use super::{
-    Stage, apart, cgroups,
     cgroups::Subtree,
-    leave_nothing_on_signals,
     stories::{self, Story},
+    tell_apart,
     world::Running,
 };
 use crate::{counts::Counts, workspace::Workspace};
@@ -112,11 +111,7 @@ pub fn tell_here(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCod
         .iter()
         .find(|story| story.name == arguments.name);
     let story = story.with_context(|| format!("no story is called {:?}", arguments.name))?;
-    let stage = Stage::of(workspace);
-    apart::enter()?;
-    cgroups::enter(&arguments.cgroup)?;
-    leave_nothing_on_signals(|| Ok(()))?;
-    match stage.tell(story) {
+    match tell_apart(workspace, &arguments.cgroup, story.name, story.tell) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             println!("{error:#}");

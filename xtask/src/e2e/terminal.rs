@@ -112,6 +112,19 @@ impl Terminal {
         bail!("the terminal does not show {text:?}: {:?}", self.shown())
     }
 
+    /// What the command showed, and its code.
+    pub fn end(&self, limit: Duration) -> Result<(String, i32)> {
+        let parts = |shown: &str| {
+            let (before, after) = shown.split_once(ENDED)?;
+            let (code, _) = after.split_once('\r')?;
+            Some((before.to_owned(), code.parse().ok()?))
+        };
+        if !wait_until(|| parts(&self.shown()).is_some(), limit) {
+            bail!("the command does not end: {:?}", self.shown());
+        }
+        parts(&self.shown()).context("what was shown is gone")
+    }
+
     /// Waits for the command's end with this code; the shell stays.
     pub fn wait_for_end(&self, code: i32, limit: Duration) -> Result<()> {
         self.wait_for(ENDED, limit)?;

@@ -1,0 +1,196 @@
+//! What an error means, whoever says it: the phrases that callers know errors by.
+
+/// The first whose phrase occurs is the meaning.
+const MEANINGS: &[(&str, &[&str])] = &[
+    (
+        "unknown format",
+        &[
+            "invalid format option",
+            "for '--format",
+            "for '--log-format",
+            "invalid log-format",
+        ],
+    ),
+    (
+        "usage",
+        &[
+            "flag provided but not defined",
+            "flag needs an argument",
+            "requires exactly",
+            "requires a minimum",
+            "No help topic",
+            "for flag -",
+            "see hutch --help",
+        ],
+    ),
+    ("ambiguous", &["is ambiguous"]),
+    (
+        "exists already",
+        &["already exists", "exists. Remove it first"],
+    ),
+    (
+        "stopped for good",
+        &["cannot start a container that has stopped"],
+    ),
+    (
+        "runs already",
+        &["cannot start an already running container"],
+    ),
+    (
+        "is paused, not created",
+        &["cannot start a container in the paused state"],
+    ),
+    ("not stopped", &["that is not stopped"]),
+    (
+        "paused",
+        &[
+            "cannot exec in a paused container",
+            "in the paused state",
+            "container is paused",
+        ],
+    ),
+    (
+        "stopped",
+        &["cannot exec in a stopped container", "in the stopped state"],
+    ),
+    ("not paused", &["container not paused"]),
+    ("not running", &["not running", "container not running"]),
+    (
+        "bad id",
+        &[
+            "invalid container ID format",
+            "invalid container id",
+            "id cannot be empty",
+        ],
+    ),
+    ("no container", &["container does not exist"]),
+    (
+        "unknown signal",
+        &["unknown signal", "unable to signal init: invalid argument"],
+    ),
+    (
+        "no terminal's holder",
+        &["cannot allocate tty if runc will detach"],
+    ),
+    (
+        "a socket without a terminal",
+        &["cannot use console socket"],
+    ),
+    (
+        "no checkpoint",
+        &["CRIU", "container still running", "snapshots"],
+    ),
+    ("no config", &["JSON specification file"]),
+    (
+        "not JSON",
+        &[
+            "invalid character",
+            "unexpected end of JSON",
+            "unexpected EOF",
+            "cannot unmarshal",
+            "EOF while parsing",
+            "expected value",
+            "expected `",
+            "expected ident",
+            "key must be a string",
+            "trailing characters",
+            "invalid type",
+            "not an object",
+            "missing field",
+        ],
+    ),
+    (
+        "program not found",
+        &[
+            "executable file not found",
+            "program's name is empty",
+            "not found in $PATH",
+        ],
+    ),
+    (
+        "no working directory",
+        &["chdir to cwd", "mkdir cwd", "working directory"],
+    ),
+    (
+        "working directory not absolute",
+        &[
+            "Cwd property must not be empty",
+            "must be an absolute path",
+            "is not an absolute path",
+        ],
+    ),
+    (
+        "no arguments",
+        &[
+            "args must not be empty",
+            "args cannot be empty",
+            "no command is given",
+        ],
+    ),
+    (
+        "bad user",
+        &["for uid failed", "for gid failed", "is not a number"],
+    ),
+    ("bad environment", &["invalid environment variable"]),
+    (
+        "unknown capability",
+        &["unknown or unavailable capabilities", "unknown capability"],
+    ),
+    ("unknown rlimit", &["invalid rlimit type", "unknown rlimit"]),
+    ("bad size", &["invalid value for memory", "invalid size"]),
+    ("too few or many", &["range"]),
+    ("unknown namespace", &["unknown namespace"]),
+    ("bad sysctl", &["sysctl"]),
+    ("no root", &["rootfs"]),
+    (
+        "not permitted",
+        &["permission denied", "not permitted", "is a directory"],
+    ),
+    (
+        "no file",
+        &["no such file or directory", "No such file or directory"],
+    ),
+    ("invalid", &["invalid argument", "Invalid argument"]),
+];
+
+/// Nobody has said yet what these words mean.
+pub const UNKNOWN: &str = "?";
+
+/// The runtime's own words in what came out of standard error, and those of the program.
+pub fn parted(stderr: &str) -> (Vec<&str>, Vec<&str>) {
+    stderr
+        .lines()
+        .partition(|line| line.starts_with("time=\"") || line.starts_with("hutch: "))
+}
+
+/// What a line of a runtime means.
+pub fn of(line: &str) -> &'static str {
+    let found = MEANINGS
+        .iter()
+        .find(|(_, phrases)| phrases.iter().any(|phrase| line.contains(phrase)));
+    found.map_or(UNKNOWN, |(meaning, _)| meaning)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_say_the_same_in_their_own_words() {
+        let runc = "time=\"2026-11-28T22:30:31Z\" level=error msg=\"exec failed: unable to start container process: exec: \\\"nope\\\": executable file not found in $PATH\"";
+        let hutch =
+            "hutch: exec in container \"one\": \"nope\": executable file not found in $PATH";
+
+        assert_eq!(of(runc), of(hutch));
+        assert_eq!(of(hutch), "program not found");
+        assert_eq!(of("hutch: what is this"), UNKNOWN);
+    }
+
+    #[test]
+    fn a_programs_words_are_not_the_runtimes() {
+        let (ours, theirs) = parted("time=\"x\" level=error msg=\"y\"\nsh: z\nhutch: w\n");
+
+        assert_eq!(ours.len(), 2);
+        assert_eq!(theirs, ["sh: z"]);
+    }
+}
