@@ -2,9 +2,9 @@
 //!
 //! `crowd N ROOT BUNDLE` builds the daemon's own wiring over its real store in ROOT and the fakes
 //! of everything else, creates and starts N containers of BUNDLE's config.json, each in a sandbox
-//! of its own, says `ready`, and stays until its input ends. What it holds then is what hutchd
-//! would hold, and the fakes; the sockets, QMP conversations and control links of real sandboxes
-//! it has not.
+//! of its own, serves them in ROOT, says `ready`, and stays until its input ends. What it holds then
+//! is what hutchd would hold, and the fakes; the QMP conversations and control links of real
+//! sandboxes it has not.
 
 use actix::Addr;
 use agent_client::fake::{FakeAgent, FakeGuest};
@@ -16,11 +16,12 @@ use devices::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use host::fake::FakePremises;
 use hutchd::{
-    api::now,
+    api::{Api, Facts, now},
     architect::{Grounds, plan},
     bundle,
     channel::Channel,
     config::Config,
+    serve,
     wiring::{self, Ports},
 };
 use hypervisor::fake::FakeHost;
@@ -39,6 +40,7 @@ use std::{
     io::{Read as _, stdin},
     path::Path,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 use store::{Schema, StoreRecords};
@@ -130,10 +132,29 @@ async fn gather(count: u64, root: &Path, bundle: &Path) -> Result<()> {
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<()>>()
         .await?;
+    let facts = Facts {
+        root: root.display().to_string(),
+        accelerator: "none",
+        accelerator_reason: "simulated".to_owned(),
+        damaged_stores: Vec::new(),
+    };
+    let api = Api {
+        host,
+        facts: Arc::new(facts),
+        store: Arc::new(store::Figures::default),
+    };
+    let (root, socket) = (root.to_owned(), serve::socket_path(root));
+    let mut served = tokio::task::spawn_local(async move { serve::serve(&root, api).await });
+    while !socket.exists() && !served.is_finished() {
+        tokio::task::yield_now().await;
+    }
     println!("ready");
     let ended = tokio::task::spawn_blocking(|| stdin().read_to_end(&mut Vec::new()));
-    ended.await?.context("wait for the end of input")?;
-    Ok(())
+    tokio::select! {
+        biased;
+        ended = ended => ended?.context("wait for the end of input").map(drop),
+        served = &mut served => served?,
+    }
 }
 
 fn main() -> Result<()> {

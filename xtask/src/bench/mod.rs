@@ -13,6 +13,7 @@ mod guest;
 mod memory;
 mod meter;
 mod report;
+mod runc;
 mod scene;
 mod stdio;
 mod waterfall;
@@ -55,6 +56,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "exec",
         measure: exec::measure,
+    },
+    Group {
+        name: "runc",
+        measure: runc::measure,
     },
     Group {
         name: "stdio",

@@ -1,0 +1,161 @@
+//! Verb by verb beside runc, on the same bundle and in turns: what a caller waits for when a sandbox runs already.
+//!
+//! runc starts a process on this host, Hutch one in a guest that may be emulated; the goal is to be no slower all the same.
+
+use super::{
+    report::{Measure, Unit},
+    scene::Scene,
+};
+use crate::{e2e::world::SOON, scratch::Scratch, wait::wait_until};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+const BED: &str = "bed";
+const ID: &str = "one";
+/// What is timed of each life, in its order.
+const VERBS: [(&str, &[&str]); 6] = [
+    ("start", &["start", ID]),
+    ("exec", &["exec", ID, "/bin/true"]),
+    ("state", &["state", ID]),
+    ("list", &["list"]),
+    ("kill", &["kill", ID, "KILL"]),
+    ("delete", &["delete", ID]),
+];
+
+/// Of one life, milliseconds by verb.
+type Times = BTreeMap<&'static str, f64>;
+
+struct Pair<'a> {
+    scene: &'a Scene<'a>,
+    runc_root: Scratch,
+}
+
+#[derive(Clone, Copy)]
+enum Runtime {
+    Runc,
+    Hutch,
+}
+
+pub fn measure(scene: &Scene<'_>) -> Result<Vec<Measure>> {
+    scene.reside(BED)?;
+    let pair = Pair {
+        scene,
+        runc_root: Scratch::new()?,
+    };
+    let warm = scene.world.bundle(&["/bin/sleep", "100000"])?;
+    // The first fills caches on both sides, and translates code in the guest.
+    pair.live(Runtime::Runc, &warm)?;
+    pair.live(Runtime::Hutch, &warm)?;
+    let (mut theirs, mut ours, mut cold) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
+    for _ in 0..scene.runs {
+        theirs.push(pair.live(Runtime::Runc, &warm)?);
+        ours.push(pair.live(Runtime::Hutch, &warm)?);
+        // A root file system that no guest has read a page of.
+        let fresh = scene.world.bundle(&["/bin/sleep", "100000"])?;
+        for (times, runtime) in cold.iter_mut().zip([Runtime::Runc, Runtime::Hutch]) {
+            times.push(up(&pair.live(runtime, &fresh)?));
+        }
+    }
+    scene.timed(&["delete", "--force", BED])?;
+    let mut measures = Vec::new();
+    for (verb, _) in VERBS.iter().filter(|(verb, _)| *verb != "start") {
+        let of = |times: &[Times]| times.iter().map(|times| times[verb]).collect::<Vec<_>>();
+        measures.extend(compared(verb, &of(&theirs), &of(&ours), Some(1.0)));
+    }
+    let all = |times: &[Times]| times.iter().map(up).collect::<Vec<_>>();
+    measures.extend(compared(
+        "create and start",
+        &all(&theirs),
+        &all(&ours),
+        Some(1.0),
+    ));
+    measures.extend(compared("create and start, cold", &cold[0], &cold[1], None));
+    Ok(measures)
+}
+
+/// Until the program runs.
+fn up(times: &Times) -> f64 {
+    times["create"] + times["start"]
+}
+
+fn compared(what: &str, theirs: &[f64], ours: &[f64], goal: Option<f64>) -> Vec<Measure> {
+    let ms = Unit::Milliseconds;
+    let ratio = Measure::ratios(&format!("runc/{what}, ratio"), ours, theirs);
+    vec![
+        Measure::new(
+            &format!("runc/{what} of runc"),
+            ms,
+            theirs.to_vec(),
+            "a process of this host",
+        ),
+        Measure::new(
+            &format!("runc/{what}"),
+            ms,
+            ours.to_vec(),
+            "in a sandbox that runs",
+        ),
+        match goal {
+            Some(goal) => ratio.at_most(goal),
+            None => ratio,
+        },
+    ]
+}
+
+impl Pair<'_> {
+    fn command(&self, runtime: Runtime, words: &[&str]) -> Command {
+        match runtime {
+            Runtime::Hutch => self.scene.world.hutch(words),
+            Runtime::Runc => {
+                let mut runc = Command::new("runc");
+                runc.arg("--root").arg(self.runc_root.path()).args(words);
+                runc
+            }
+        }
+    }
+
+    fn live(&self, runtime: Runtime, bundle: &Path) -> Result<Times> {
+        let mut create = self.command(runtime, &["create", "--bundle"]);
+        create.arg(bundle);
+        if let Runtime::Hutch = runtime {
+            create.args(["--sandbox", BED]);
+        }
+        create.arg(ID);
+        let mut times = Times::from([("create", timed(&mut create)?)]);
+        for (verb, words) in VERBS {
+            if verb == "delete" {
+                ensure!(
+                    wait_until(|| self.is_stopped(runtime), SOON),
+                    "it does not stop"
+                );
+            }
+            times.insert(verb, timed(&mut self.command(runtime, words))?);
+        }
+        Ok(times)
+    }
+
+    fn is_stopped(&self, runtime: Runtime) -> bool {
+        let output = self.command(runtime, &["state", ID]).output();
+        let state = output
+            .ok()
+            .and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok());
+        state.is_some_and(|state| state["status"] == "stopped")
+    }
+}
+
+fn timed(command: &mut Command) -> Result<f64> {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let line = crate::command::line(command);
+    let began = Instant::now();
+    let status = command
+        .status()
+        .with_context(|| format!("start `{line}`"))?;
+    let took = began.elapsed().as_secs_f64() * 1000.0;
+    ensure!(status.success(), "`{line}` ended with {status}");
+    Ok(took)
+}
