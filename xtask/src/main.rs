@@ -62,8 +62,8 @@ enum Verb {
     E2eStory(e2e::side_by_side::Arguments),
     /// Play cases with Debian's runc and with Hutch, on the same bundles, and compare what both show (needs root)
     ///
-    /// A difference is a failure unless docs/conformance.md names it with its reason. Without FILTER and --all, the cases
-    /// that are part of `test`.
+    /// A difference is a failure unless docs/conformance.md names it with its reason. Without FILTER and --all, the
+    /// quick ones are played.
     Conformance(conformance::Arguments),
     /// Run the tests of the agent and of its container engine inside guests that no daemon drives
     GuestTests,

@@ -23,6 +23,9 @@ impl Bundle {
     pub fn read(folder: &Path) -> Result<Self> {
         let folder =
             fs::canonicalize(folder).with_context(|| format!("bundle {}", folder.display()))?;
+        if !folder.is_dir() {
+            bail!("bundle {}: Not a directory", folder.display());
+        }
         let path = folder.join("config.json");
         // runc's words for the case that callers know.
         let about = || format!("JSON specification file {}", path.display());

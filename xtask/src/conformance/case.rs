@@ -18,7 +18,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
     pub name: String,
-    /// Part of `cargo xtask test`.
+    /// Played also without --all.
     pub is_quick: bool,
     /// In a sandbox of its own; the others share one.
     pub is_alone: bool,

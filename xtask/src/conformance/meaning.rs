@@ -43,24 +43,21 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ("not stopped", &["that is not stopped"]),
     (
         "paused",
-        &[
-            "cannot exec in a paused container",
-            "in the paused state",
-            "container is paused",
-        ],
+        &["cannot exec in a paused container", "in the paused state"],
     ),
     (
         "stopped",
         &["cannot exec in a stopped container", "in the stopped state"],
     ),
     ("not paused", &["container not paused"]),
-    ("not running", &["not running", "container not running"]),
+    ("not running", &["not running", "is already paused"]),
     (
         "bad id",
         &[
             "invalid container ID format",
             "invalid container id",
-            "id cannot be empty",
+            "container id cannot be empty",
+            "container id must not be empty",
         ],
     ),
     ("no container", &["container does not exist"]),
@@ -80,75 +77,72 @@ const MEANINGS: &[(&str, &[&str])] = &[
         "no checkpoint",
         &["CRIU", "container still running", "snapshots"],
     ),
-    ("no config", &["JSON specification file"]),
     (
-        "not JSON",
+        "working directory not absolute",
+        &["Cwd must be an absolute path", "process.cwd"],
+    ),
+    (
+        "no arguments",
+        &["args must not be empty", "args cannot be empty"],
+    ),
+    (
+        "bad configuration",
         &[
             "invalid character",
             "unexpected end of JSON",
             "unexpected EOF",
-            "cannot unmarshal",
+            "failed: EOF",
             "EOF while parsing",
+            "cannot unmarshal",
             "expected value",
-            "expected `",
             "expected ident",
             "key must be a string",
             "trailing characters",
             "invalid type",
+            "invalid length",
             "not an object",
             "missing field",
+            "unknown variant",
+            "no variant for",
+            "did not match any variant",
+            "Cwd property must not be empty",
+            "is not a valid",
+            "invalid value for",
         ],
     ),
+    ("no config", &["JSON specification file"]),
+    ("cannot be mounted", &["error mounting", ": mount "]),
     (
         "program not found",
-        &[
-            "executable file not found",
-            "program's name is empty",
-            "not found in $PATH",
-        ],
+        &["executable file not found", "program's name is empty"],
     ),
     (
         "no working directory",
         &["chdir to cwd", "mkdir cwd", "working directory"],
     ),
     (
-        "working directory not absolute",
-        &[
-            "Cwd property must not be empty",
-            "must be an absolute path",
-            "is not an absolute path",
-        ],
-    ),
-    (
-        "no arguments",
-        &[
-            "args must not be empty",
-            "args cannot be empty",
-            "no command is given",
-        ],
-    ),
-    (
         "bad user",
         &["for uid failed", "for gid failed", "is not a number"],
     ),
     ("bad environment", &["invalid environment variable"]),
-    (
-        "unknown capability",
-        &["unknown or unavailable capabilities", "unknown capability"],
-    ),
-    ("unknown rlimit", &["invalid rlimit type", "unknown rlimit"]),
-    ("bad size", &["invalid value for memory", "invalid size"]),
-    ("too few or many", &["range"]),
-    ("unknown namespace", &["unknown namespace"]),
+    ("unknown rlimit", &["invalid rlimit type", "rlimit"]),
+    ("unknown namespace", &["namespace"]),
     ("bad sysctl", &["sysctl"]),
-    ("no root", &["rootfs"]),
+    ("a hook failed", &["hook"]),
+    ("no root", &["rootfs", "root.path"]),
     (
         "not permitted",
-        &["permission denied", "not permitted", "is a directory"],
+        &["permission denied", "Permission denied", "not permitted"],
     ),
     (
         "no file",
-        &["no such file or directory", "No such file or directory"],
+        &[
+            "no such file or directory",
+            "No such file or directory",
+            "not a directory",
+            "Not a directory",
+            "does not exist",
+        ],
     ),
     ("invalid", &["invalid argument", "Invalid argument"]),
 ];
@@ -156,10 +150,13 @@ const MEANINGS: &[(&str, &[&str])] = &[
 /// Nobody has said yet what these words mean.
 pub const UNKNOWN: &str = "?";
 
-/// The runtime's own words in what came out of standard error, and those of the program.
+/// The runtime's own words in what came out of standard error, and those of the program. Warnings are not compared.
 pub fn parted(stderr: &str) -> (Vec<&str>, Vec<&str>) {
+    let is_warning =
+        |line: &&str| line.contains("level=warning") || line.starts_with("hutch: warning");
     stderr
         .lines()
+        .filter(|line| !is_warning(line))
         .partition(|line| line.starts_with("time=\"") || line.starts_with("hutch: "))
 }
 
