@@ -1,8 +1,7 @@
 //! The differences that are meant, and those that are known: docs/conformance.md is the table.
 //!
-//! A row is `| case | verb | fact | runc | hutch | owner | reason |`. Case and fact may end with `*`; so may the verb be
-//! `*` alone. `runc` and `hutch` are the values, or `…` for any. An owner is a room that will mend it; `-` is nobody,
-//! since it is meant.
+//! A row is `| case | verb | fact | runc | hutch | owner | reason |`. In the first three a `*` stands for anything. `runc`
+//! and `hutch` are the values, or `…` for any. An owner is a room that will mend it; `-` is nobody, since it is meant.
 
 use anyhow::{Context, Result, ensure};
 
@@ -79,11 +78,21 @@ impl Row {
     }
 }
 
+/// Whether it is the pattern, of which each `*` stands for anything.
 fn like(pattern: &str, text: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => text.starts_with(start),
-        None => text == pattern,
+    let Some((start, mut after)) = pattern.split_once('*') else {
+        return text == pattern;
+    };
+    let Some(mut rest) = text.strip_prefix(start) else {
+        return false;
+    };
+    while let Some((part, next)) = after.split_once('*') {
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        (rest, after) = (&rest[at + part.len()..], next);
     }
+    rest.ends_with(after)
 }
 
 pub fn table() -> Result<Vec<Row>> {
@@ -134,6 +143,28 @@ mod tests {
         assert_eq!(named(&table, &difference("code", Some("1"))), None);
         assert_eq!(table[0].owner(), None);
         assert_eq!(table[1].owner(), Some("guest"));
+    }
+
+    #[test]
+    fn a_star_stands_for_anything_and_all_else_for_itself() {
+        for (pattern, text) in [
+            ("*", ""),
+            ("a*", "ab"),
+            ("*b", "ab"),
+            ("a/*/c/*", "a/b/c/d"),
+            ("a", "a"),
+        ] {
+            assert!(like(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [
+            ("a*", "ba"),
+            ("*b", "ba"),
+            ("a/*/c/*", "a/b/d"),
+            ("a", "ab"),
+            ("a*a", "a"),
+        ] {
+            assert!(!like(pattern, text), "{pattern} {text}");
+        }
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub fn of(step: &Step, seen: &Seen) -> Facts {
     if !program.is_empty() {
         facts.insert("program's stderr".to_owned(), program.join("\n"));
     }
-    let meanings: Vec<&str> = runtime.iter().map(|line| meaning::of(line)).collect();
+    let mut meanings: Vec<&str> = runtime.iter().map(|line| meaning::of(line)).collect();
+    meanings.dedup();
     if !meanings.is_empty() {
         facts.insert("stderr".to_owned(), meanings.join(", "));
     }

@@ -14,6 +14,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
     (
         "usage",
         &[
+            "requires a maximum",
             "flag provided but not defined",
             "flag needs an argument",
             "requires exactly",
@@ -75,7 +76,12 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ),
     (
         "no checkpoint",
-        &["CRIU", "container still running", "snapshots"],
+        &[
+            "cannot be checkpointed",
+            "CRIU",
+            "container still running",
+            "snapshots",
+        ],
     ),
     (
         "working directory not absolute",
@@ -88,6 +94,12 @@ const MEANINGS: &[(&str, &[&str])] = &[
     (
         "bad configuration",
         &[
+            "ociVersion is missing",
+            "process property must not be empty",
+            "process is missing",
+            "root must be specified",
+            "root is missing",
+            "invalid device type",
             "invalid character",
             "unexpected end of JSON",
             "unexpected EOF",
@@ -122,7 +134,12 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ),
     (
         "bad user",
-        &["for uid failed", "for gid failed", "is not a number"],
+        &[
+            "uids and gids must be in range",
+            "for uid failed",
+            "for gid failed",
+            "is not a number",
+        ],
     ),
     ("bad environment", &["invalid environment variable"]),
     ("unknown rlimit", &["invalid rlimit type", "rlimit"]),
@@ -132,7 +149,12 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ("no root", &["rootfs", "root.path"]),
     (
         "not permitted",
-        &["permission denied", "Permission denied", "not permitted"],
+        &[
+            "is a directory",
+            "permission denied",
+            "Permission denied",
+            "not permitted",
+        ],
     ),
     (
         "no file",
