@@ -78,7 +78,8 @@ fn send(at: &Place, daemon: &mut Daemon, kill: &Kill, signal: u32) -> Result<()>
     Ok(())
 }
 
-fn status(at: &Place, daemon: &mut Daemon, id: &str) -> Result<String> {
+/// The state that a container is in.
+pub(super) fn status(at: &Place, daemon: &mut Daemon, id: &str) -> Result<String> {
     let request = StateRequest {
         namespace: at.namespace.clone(),
         container_id: id.to_owned(),
@@ -109,7 +110,8 @@ fn ended(at: &Place, daemon: &mut Daemon, id: &str, limit: Option<Duration>) -> 
     Ok(!is_late.get())
 }
 
-fn is_denied(why: &anyhow::Error) -> bool {
+/// Its state does not allow it.
+pub(super) fn is_denied(why: &anyhow::Error) -> bool {
     let refused = why.downcast_ref::<Refused>();
     refused.is_some_and(|refused| refused.code == ttrpc::Code::FAILED_PRECONDITION)
 }

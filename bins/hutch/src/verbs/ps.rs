@@ -3,14 +3,17 @@
 //! runc runs the host's ps and picks lines; no ps of the host sees into a guest. So of its options those are taken that
 //! ask for what the guest tells: pid and command.
 
-use super::Place;
+use super::{
+    Place,
+    kill::{is_denied, status},
+};
 use crate::{
     args::{self, Format},
     daemon::soon,
     output::table,
 };
 use anyhow::{Result, bail};
-use protocols::blocking::hutch::{PsEntry, PsRequest};
+use protocols::blocking::hutch::{PsEntry, PsRequest, PsResponse};
 use serde_json::json;
 
 /// A column, and its title.
@@ -35,7 +38,14 @@ pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
         container_id: ps.id.clone(),
         ..Default::default()
     };
-    let answer = at.daemon()?.ask(|client| client.ps(soon(), &request))?;
+    let mut daemon = at.daemon()?;
+    let answer = match daemon.ask(|client| client.ps(soon(), &request)) {
+        // As with runc: one that has stopped has none.
+        Err(why) if is_denied(&why) && status(at, &mut daemon, &ps.id)? == "stopped" => {
+            PsResponse::default()
+        }
+        answer => answer?,
+    };
     match ps.format {
         Format::Json => {
             let pids: Vec<u32> = answer.processes.iter().map(|entry| entry.pid).collect();

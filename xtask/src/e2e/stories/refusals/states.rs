@@ -153,11 +153,5 @@ pub fn of_a_stopped_one() -> Vec<Row> {
             ["exec", "house", "/bin/true"],
             "stopped",
         ),
-        row!(
-            "the processes of what has ended",
-            FAILED,
-            ["ps", "house"],
-            "stopped"
-        ),
     ]
 }
