@@ -12,11 +12,15 @@ use crate::{
     stdio::{self, Carrier, Endpoint, Kill, Output, Prepared, Pulled, Terminal, Wire},
     table::{Denied, State as ProcessState},
 };
-use std::{fs, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{fs, io::Read, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tokio::{select, sync::watch, time::sleep};
 
 /// What is read at once of a terminal that nobody looks at.
 const DRAIN: usize = 4096;
+/// As much of a command as a line of `ps` is good for.
+const COMMAND_BYTES_MAX: u64 = 1024;
+/// One answer has 4 MiB at most: of more processes than these only the names are told.
+const WHOLE_COMMANDS_MAX: usize = 2048;
 
 /// Who will be at the agent's end of a process's stdio.
 pub(super) enum Waiting {
@@ -271,12 +275,11 @@ impl Agent {
     pub fn pids(&self, container: &Id) -> Result<Vec<(u32, String)>, Error> {
         let pids = self.engine.pids(container.as_str());
         let pids = pids.map_err(engine_failed(|| format!("list container {container}")))?;
-        let command = |pid| {
-            // One that ended since has none.
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            (pid, comm.trim_end().to_owned())
+        let command = match pids.len() {
+            ..=WHOLE_COMMANDS_MAX => command,
+            _ => name,
         };
-        Ok(pids.into_iter().map(command).collect())
+        Ok(pids.into_iter().map(|pid| (pid, command(pid))).collect())
     }
 
     /// Every process, container by container, the init first.
@@ -361,6 +364,26 @@ impl Agent {
         let place = state.places.get(&name.container)?;
         place.processes.get(&name.process).map(look)
     }
+}
+
+/// With its arguments, if it has any.
+fn command(pid: u32) -> String {
+    let mut line = Vec::new();
+    if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
+        // Cut off is better than nothing, and so is what could be read before an error.
+        let _ = file.take(COMMAND_BYTES_MAX).read_to_end(&mut line);
+    }
+    let text = String::from_utf8_lossy(&line).replace('\0', " ");
+    if !text.trim().is_empty() {
+        return text.trim_end().to_owned();
+    }
+    name(pid)
+}
+
+/// What the kernel calls it; nothing, if it has ended since.
+fn name(pid: u32) -> String {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.trim_end().to_owned()
 }
 
 async fn drain(pulled: Pulled) {

@@ -104,7 +104,7 @@ async fn execs_signals_and_removal_of_what_still_runs() {
     };
     let pids = house.link.agent.pids(deadline(), &pids).await.unwrap().pids;
     assert!(
-        pids.iter().any(|entry| entry.command == "sleep"),
+        pids.iter().any(|entry| entry.command == "/bin/sleep 1000"),
         "{pids:?}"
     );
     house.signal("web", "e2", 9).await.unwrap();

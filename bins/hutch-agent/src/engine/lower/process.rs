@@ -40,6 +40,14 @@ pub fn lower_process(
     if args.is_empty() {
         return invalid("process", "args must not be empty");
     }
+    for variable in process.env().iter().flatten() {
+        if variable.find('=').is_none_or(|at| at == 0) {
+            return invalid(
+                "process",
+                format!("invalid environment variable: {variable:?}"),
+            );
+        }
+    }
     warn_of_labels(process, warnings);
     let user = process.user();
     Ok(ProcessPlan {
@@ -267,6 +275,14 @@ mod tests {
                 "Cwd must be an absolute path",
             ),
             (r#"{"user":{},"cwd":"/"}"#, "args must not be empty"),
+            (
+                r#"{"user":{},"cwd":"/","args":["a"],"env":["A=","B"]}"#,
+                r#"invalid environment variable: "B""#,
+            ),
+            (
+                r#"{"user":{},"cwd":"/","args":["a"],"env":["=B"]}"#,
+                r#"invalid environment variable: "=B""#,
+            ),
             (
                 r#"{"user":{},"cwd":"/","args":["a"],"terminal":true}"#,
                 "its terminal is true, but it was given pipes",
