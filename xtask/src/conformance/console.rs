@@ -39,7 +39,7 @@ impl Console {
     /// What the terminal showed until nobody had its other end.
     pub fn shown(self) -> Result<String> {
         // Where nobody sent one, this is who comes instead; else nobody listens any more.
-        let _ours = UnixStream::connect(&self.path);
+        drop(UnixStream::connect(&self.path));
         if !wait_until(|| self.reader.is_finished(), SOON) {
             bail!("the terminal is still held");
         }

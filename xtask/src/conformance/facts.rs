@@ -89,8 +89,8 @@ fn stdout(step: &Step, text: &str) -> Facts {
     match verb(step) {
         _ if text.is_empty() => Facts::new(),
         "state" => json(text, state),
-        "list" if is_json(words) => json(text, listed),
         "list" if words.iter().any(|word| word == "-q" || word == "--quiet") => quiet(text),
+        "list" if is_json(words) => json(text, listed),
         "list" => table(text),
         "ps" if is_json(words) => json(text, pids),
         "ps" => processes(text),
@@ -290,6 +290,7 @@ mod tests {
     #[test]
     fn the_harness_own_container_is_in_no_list() {
         assert_eq!(facts("list -q", "bed\none\n")["stdout"], "one");
+        assert_eq!(facts("list -q -f json", "bed\none\n")["stdout"], "one");
         assert_eq!(facts("list -f json", "null")["stdout"], "null");
         assert_eq!(facts("list -f json", r#"[{"id":"bed"}]"#)["stdout"], "null");
         let table = facts("list", "ID   PID\nbed  8\none  9\n");

@@ -24,6 +24,17 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "see hutch --help",
         ],
     ),
+    (
+        "unknown word for ps",
+        &["unknown gnu long option", "ps option"],
+    ),
+    (
+        "no such processors",
+        &[
+            "umerical result out of range",
+            "math result not representable",
+        ],
+    ),
     ("ambiguous", &["is ambiguous"]),
     (
         "exists already",
@@ -103,7 +114,8 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "invalid character",
             "unexpected end of JSON",
             "unexpected EOF",
-            "failed: EOF",
+            "failed: EOF\"",
+            "exec: no command",
             "EOF while parsing",
             "cannot unmarshal",
             "expected value",
