@@ -26,6 +26,8 @@ pub struct Args {
     /// Nobody has written to this stream before.
     pub fresh: bool,
     pub answer_limit: Duration,
+    /// A file that is made if the process was killed for want of memory, before its exit is seen.
+    pub oom_note: Option<PathBuf>,
     /// Gets the word "ready", or why it did not come to that.
     pub ready_fd: Option<i32>,
 }
@@ -76,6 +78,7 @@ impl Args {
             stdin_from: StdinFrom::Next,
             fresh: false,
             answer_limit: ANSWER_LIMIT,
+            oom_note: None,
             ready_fd: None,
         };
         while let Some(arg) = args.next() {
@@ -119,6 +122,7 @@ impl Args {
             "--stdout-from" => found.stdout_from = Some(number(name, value)?),
             "--stderr-from" => found.stderr_from = Some(number(name, value)?),
             "--answer-ms" => found.answer_ms = Some(number(name, value)?),
+            "--oom-note" => self.oom_note = Some(value.into()),
             "--ready-fd" => self.ready_fd = Some(number(name, value)?),
             _ => return Err(WrongArgs::Unknown(name)),
         }
@@ -145,7 +149,7 @@ mod tests {
         let args = parse(
             "--stream /s/p1.sock --connect-port 1025 --hutchd /s/hutchd.sock --namespace k8s.io \
              --container web --exec e1 --terminal --console-socket /c.sock --fresh \
-             --answer-ms 1500 --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
+             --answer-ms 1500 --oom-note /b/oom --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
         );
 
         assert_eq!(
@@ -166,6 +170,7 @@ mod tests {
                 stdin_from: StdinFrom::At(1),
                 fresh: true,
                 answer_limit: Duration::from_millis(1500),
+                oom_note: Some("/b/oom".into()),
                 ready_fd: Some(5),
             })
         );

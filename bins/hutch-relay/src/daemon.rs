@@ -3,6 +3,7 @@
 
 use crate::error::RelayError;
 use crate::link::connect;
+use crate::place::Place;
 use protobuf::MessageField;
 use protocols::blocking::hutch::{AttachRequest, ExitedRequest, ProcessRef, WaitRequest};
 use protocols::blocking::hutch_ttrpc::RuntimeClient;
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// Between two looks whether a daemon listens again.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// The reason of an exit for want of memory, as hutch.v1 has it.
+const OOM: &str = "oom";
 
 /// A process, as the daemon knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +34,20 @@ pub struct Daemon {
     pub process: Process,
 }
 
+/// How a process ended, as far as a relay needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    pub code: u8,
+    /// The guest had no memory left for it.
+    pub was_oom: bool,
+}
+
 impl Daemon {
-    /// Says that this very process stands for the process in the guest.
+    /// Says that this very process stands for the process in the guest, and hears where it belongs.
     ///
     /// # Errors
     /// When the daemon does not take it in time.
-    pub fn attach(&self, limit: Duration) -> Result<(), RelayError> {
+    pub fn attach(&self, limit: Duration) -> Result<Place, RelayError> {
         // Without /proc nobody could watch us either.
         let start_time = proc::start_time(std::process::id()).ok().flatten();
         let request = AttachRequest {
@@ -45,7 +57,13 @@ impl Daemon {
             ..AttachRequest::default()
         };
         self.call("attach", limit, |client, context| {
-            client.attach(context, &request).map(|_| ())
+            let answer = client.attach(context, &request)?;
+            Ok(Place {
+                cgroup_procs: answer.cgroup_procs.into_iter().map(PathBuf::from).collect(),
+                netns: Some(answer.netns)
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from),
+            })
         })
     }
 
@@ -68,14 +86,17 @@ impl Daemon {
     ///
     /// # Errors
     /// When the daemon does not know it in time.
-    pub fn exit_of(&self, limit: Duration) -> Result<u8, RelayError> {
+    pub fn exit_of(&self, limit: Duration) -> Result<Exit, RelayError> {
         let request = WaitRequest {
             process: self.process(),
             ..WaitRequest::default()
         };
         self.call("wait", limit, |client, context| {
             let answer = client.wait(context, &request)?;
-            Ok(u8::try_from(answer.exit.code).unwrap_or(crate::VM_LOST))
+            Ok(Exit {
+                code: u8::try_from(answer.exit.code).unwrap_or(crate::VM_LOST),
+                was_oom: answer.exit.reason == OOM,
+            })
         })
     }
 

@@ -45,6 +45,13 @@ pub enum RelayError {
         #[source]
         source: ttrpc::Error,
     },
+    #[error("{step} {path}")]
+    Place {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Errno,
+    },
     #[error("no hutchd listens at {path}")]
     NoDaemon {
         path: PathBuf,

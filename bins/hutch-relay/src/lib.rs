@@ -16,6 +16,7 @@ pub mod daemon;
 mod error;
 mod files;
 mod link;
+mod place;
 mod relay;
 mod session;
 mod signals;

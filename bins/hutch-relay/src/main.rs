@@ -24,6 +24,9 @@ const EXITED_LIMIT: Duration = Duration::from_secs(1);
 /// When the VM is gone, the daemon learns it within a second or two; it may be being restarted.
 const LOST_LIMIT: Duration = Duration::from_secs(5);
 
+/// What a process is killed with for want of memory: SIGKILL.
+const KILLED: u8 = 128 + 9;
+
 fn main() {
     // A caller that already leads a session for us is fine.
     let _ = rustix::process::setsid();
@@ -44,8 +47,14 @@ fn main() {
         },
     };
     let code = match stand(&args, &daemon, &mut caller) {
-        Ok(Outcome::Exited(code)) => code,
-        Ok(Outcome::Lost) => daemon.exit_of(LOST_LIMIT).unwrap_or(VM_LOST),
+        Ok(Outcome::Exited(code)) => {
+            note_oom(&args, &daemon, code);
+            code
+        }
+        Ok(Outcome::Lost) => {
+            let exit = daemon.exit_of(LOST_LIMIT);
+            exit.map_or(VM_LOST, |exit| exit.code)
+        }
         Err(error) => {
             // Nothing has exited but us; a daemon that knows us sees that.
             tell(&mut caller, &chain(&*error));
@@ -55,6 +64,20 @@ fn main() {
     // The daemon hears of it from the guest too; the code waits for nobody.
     let _ = daemon.exited(code, EXITED_LIMIT);
     exit(i32::from(code));
+}
+
+/// conmon cannot see the memory of a guest; a file of this name in the bundle is what it would leave, and what Podman
+/// looks for. A daemon that does not answer in time costs the note, not the exit.
+fn note_oom(args: &Args, daemon: &Daemon, code: u8) {
+    let Some(path) = args.oom_note.as_deref().filter(|_| code == KILLED) else {
+        return;
+    };
+    let exit = daemon.exit_of(EXITED_LIMIT);
+    if exit.is_ok_and(|exit| exit.was_oom)
+        && let Err(why) = File::create(path)
+    {
+        eprintln!("hutch-relay: note oom in {}: {why}", path.display());
+    }
 }
 
 fn stand(
@@ -82,7 +105,7 @@ fn stand(
         },
         ..Session::new(stream, stdio, args.answer_limit)
     })?;
-    daemon.attach(ATTACH_LIMIT)?;
+    daemon.attach(ATTACH_LIMIT)?.enter()?;
     tell(caller, "ready");
     Ok(relay.run()?.outcome)
 }

@@ -105,6 +105,7 @@ async fn live(host: Addr<HostActor>, bundle: &Path, config: &[u8], number: u64) 
         bundle: &bundle.display().to_string(),
         config_json: config,
         join: None,
+        neighbour: None,
         cgroups_path: String::new(),
         uid: SandboxUid::from_random(number),
         created: now(),
@@ -142,6 +143,7 @@ async fn gather(count: u64, root: &Path, bundle: &Path) -> Result<()> {
         host,
         facts: Arc::new(facts),
         store: Arc::new(store::Figures::default),
+        lodging: Arc::new(|_| Vec::new()),
     };
     let (root, socket) = (root.to_owned(), serve::socket_path(root));
     let mut served = tokio::task::spawn_local(async move { serve::serve(&root, api).await });

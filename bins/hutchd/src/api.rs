@@ -5,6 +5,7 @@
 use crate::{
     bundle,
     convert::{container_info, exit_info, ps_entry, sandbox_info, store_figures, stream_address},
+    neighbour::{self, Neighbour},
     status::status,
 };
 use actix::prelude::*;
@@ -30,8 +31,11 @@ use runtime_core::{
     ids::{
         ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
     },
+    premises::Cgroup,
     process::{Begin, Kill},
-    sandbox::{ExecIn, GetPidsOf, ProcessIn, SandboxView, ViewContainer, ViewProcess, WaitIn},
+    sandbox::{
+        ExecIn, GetPidsOf, GetSandbox, ProcessIn, SandboxView, ViewContainer, ViewProcess, WaitIn,
+    },
 };
 use std::{sync::Arc, time::SystemTime};
 use ttrpc::asynchronous::TtrpcContext;
@@ -48,11 +52,15 @@ pub struct Facts {
 /// What the store did until now.
 pub type StoreGauge = Arc<dyn Fn() -> store::Figures + Send + Sync>;
 
+/// The files by which a process joins a caller's cgroup.
+pub type Lodging = Arc<dyn Fn(&Cgroup) -> Vec<String> + Send + Sync>;
+
 #[derive(Clone)]
 pub struct Api {
     pub host: Addr<HostActor>,
     pub facts: Arc<Facts>,
     pub store: StoreGauge,
+    pub lodging: Lodging,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -113,12 +121,21 @@ impl Api {
 
     async fn create_container(&self, request: CreateRequest) -> Result<CreateResponse, Fault> {
         let key = key_of(&request.key)?;
+        let joined = match request.sandbox_id.as_str() {
+            "" => neighbour::joined(&request.config_json),
+            named => Some(named.to_owned()),
+        };
+        let neighbour = match &joined {
+            Some(id) => Some(self.neighbour(&request.namespace, id).await?),
+            None => None,
+        };
         let wish = bundle::wish(bundle::Request {
             namespace: parsed(Namespace::new(request.namespace))?,
             id: parsed(ContainerId::new(request.container_id))?,
             bundle: &request.bundle,
             config_json: &request.config_json,
-            join: Some(request.sandbox_id).filter(|id| !id.is_empty()),
+            join: joined,
+            neighbour,
             cgroups_path: request.cgroups_path,
             uid: SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0),
             created: now(),
@@ -129,6 +146,17 @@ impl Api {
             sandbox_uid: created.place.uid.to_string(),
             stream: Some(stream_address(&created.lease.host)).into(),
             ..Default::default()
+        })
+    }
+
+    async fn neighbour(&self, namespace: &str, id: &str) -> Result<Neighbour, Fault> {
+        let located = self.find(namespace, id).await?;
+        let number = located.place.number;
+        let view = asked(located.sandbox.send(ViewContainer(number)).await)??;
+        Ok(Neighbour {
+            id: view.spec.id.to_string(),
+            number,
+            pid: view.relay.map(|relay| relay.pid),
         })
     }
 
@@ -204,7 +232,7 @@ impl Api {
     }
 
     /// After a restart a relay attaches again to a process that has exited: it needs no watch.
-    async fn attach_relay(&self, request: &AttachRequest) -> Result<(), Fault> {
+    async fn attach_relay(&self, request: &AttachRequest) -> Result<AttachResponse, Fault> {
         let target = self.target(request.process.get_or_default()).await?;
         let relay = HostProcess {
             pid: request.relay_pid,
@@ -214,12 +242,23 @@ impl Api {
             container: target.located.place.number,
             process: target.process.clone(),
         };
-        asked(target.located.sandbox.send(view).await)??;
+        let (number, sandbox) = (target.located.place.number, target.located.sandbox.clone());
+        asked(sandbox.send(view).await)??;
         self.command(
             target.located,
             ProcessCommand::AttachRelay(target.process, relay),
         )
-        .await
+        .await?;
+        let container = asked(sandbox.send(ViewContainer(number)).await)??;
+        let vm = asked(sandbox.send(GetSandbox).await)?.vm;
+        Ok(AttachResponse {
+            cgroup_procs: match &container.spec.cgroup {
+                Some(cgroup) => (self.lodging)(cgroup),
+                None => Vec::new(),
+            },
+            netns: vm.map_or_else(String::new, |vm| netns_of(vm.vmm)),
+            ..Default::default()
+        })
     }
 
     async fn sandboxes(&self) -> Result<Vec<(SandboxView, Vec<Name>)>, Fault> {
@@ -247,6 +286,11 @@ impl Api {
             )),
         }
     }
+}
+
+/// The sandbox's network namespace is the one that its VMM is in.
+fn netns_of(vmm: HostProcess) -> String {
+    format!("/proc/{}/ns/net", vmm.pid)
 }
 
 fn on(verb: &str, id: &str) -> String {
@@ -394,12 +438,8 @@ impl Runtime for Api {
 
     async fn attach(&self, _: &TtrpcContext, request: AttachRequest) -> Answer<AttachResponse> {
         let outcome = self.attach_relay(&request).await;
-        named(
-            outcome,
-            "attach relay to container",
-            &request.process.container_id,
-        )?;
-        Ok(AttachResponse::default())
+        let what = on("attach relay to container", &request.process.container_id);
+        outcome.map_err(|why| status(why.during(what)))
     }
 
     async fn exited(&self, _: &TtrpcContext, request: ExitedRequest) -> Answer<ExitedResponse> {

@@ -9,7 +9,10 @@ use runtime_core::{
     premises::{Cgroup, PremisesSpec},
     sandbox::SandboxSpec,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// What is the same for every sandbox of a daemon.
 #[derive(Debug, Clone)]
@@ -20,14 +23,11 @@ pub struct Grounds {
     pub channel: Channel,
 }
 
-/// Below the caller's cgroup where one is named, so that its limits hold for the VM; a path of
-/// systemd's form (`slice:prefix:name`) is not a cgroup path, and ours is used.
+/// Below the caller's cgroup where one is named, so that its limits hold for the VM.
 fn cgroup(wish: &Wish, part: &str) -> Cgroup {
-    let named = wish.cgroups_path.trim_matches('/');
-    let usable = !named.is_empty() && !named.contains(':') && !named.split('/').any(|p| p == "..");
-    match usable {
-        true => Cgroup(format!("/{named}/hutch-{}-{part}", wish.uid)),
-        false => Cgroup(format!("/hutch/{}/{part}", wish.uid)),
+    match &wish.spec.cgroup {
+        Some(Cgroup(named)) => Cgroup(format!("{named}/hutch-{}-{part}", wish.uid)),
+        None => Cgroup(format!("/hutch/{}/{part}", wish.uid)),
     }
 }
 
@@ -50,6 +50,7 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
             folder: folder.clone(),
             vmm: vmm.clone(),
             helpers: helpers.clone(),
+            lodged: BTreeSet::new(),
         },
         network: NetworkSpec {
             uid: wish.uid,

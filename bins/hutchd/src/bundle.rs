@@ -5,6 +5,7 @@
 
 mod hooks;
 
+use crate::neighbour::Neighbour;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use runtime_core::{
     container::ContainerSpec,
@@ -12,6 +13,7 @@ use runtime_core::{
     error::{Fault, Kind},
     host::Wish,
     ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
+    premises::Cgroup,
 };
 use std::{
     collections::BTreeMap,
@@ -34,6 +36,8 @@ pub struct Request<'a> {
     pub bundle: &'a str,
     pub config_json: &'a [u8],
     pub join: Option<String>,
+    /// The container whose sandbox it joins, where that is known already.
+    pub neighbour: Option<Neighbour>,
     pub cgroups_path: String,
     pub uid: SandboxUid,
     pub created: EpochMs,
@@ -81,11 +85,14 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
         binds: binds(spec.mounts().as_deref().unwrap_or_default())?,
     };
     let hostname = spec.hostname().clone().unwrap_or_default();
+    let (config_json, netns) = match &request.neighbour {
+        Some(neighbour) => (neighbour.admit(text, &spec)?, None),
+        None => (text.to_owned(), network_namespace(&spec)?),
+    };
     Ok(Wish {
         uid: request.uid,
         join: request.join,
-        netns: network_namespace(&spec)?,
-        cgroups_path: request.cgroups_path,
+        netns,
         hostname: hostname_for_guest(hostname, &request.id)?,
         spec: ContainerSpec {
             number: ContainerNumber(0),
@@ -93,13 +100,14 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             id: request.id,
             rootfs: bundle.join(root.path()),
             bundle,
-            config_json: text.to_owned(),
+            config_json,
             oci_version: spec.version().clone(),
             annotations,
             devices,
             hooks,
             created: request.created,
             owner_uid: 0,
+            cgroup: callers_cgroup(&request.cgroups_path),
             created_by: None,
         },
     })
@@ -262,9 +270,18 @@ fn check_cgroups_path(path: &str) -> Result<(), Fault> {
     }
 }
 
+/// A path of systemd's form (`slice:prefix:name`) is not a cgroup path, and none is used.
+fn callers_cgroup(path: &str) -> Option<Cgroup> {
+    let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+    parts.peek()?;
+    let named: String = parts.map(|part| format!("/{part}")).collect();
+    (!named.contains(':')).then_some(Cgroup(named))
+}
+
 fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Fault> {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
+    let mut network = None;
     for namespace in namespaces.unwrap_or_default() {
         let Some(path) = namespace.path() else {
             continue;
@@ -275,7 +292,7 @@ fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Fault> {
                     "linux.namespaces: network path",
                     &path.display().to_string(),
                 )?;
-                return Ok(Some(path));
+                network = Some(path);
             }
             other => {
                 return Err(Fault::new(
@@ -288,7 +305,7 @@ fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Fault> {
             }
         }
     }
-    Ok(None)
+    Ok(network)
 }
 
 /// A host name has at most 64 bytes in Linux (`__NEW_UTS_LEN`).

@@ -11,6 +11,7 @@ mod convert;
 pub mod keys;
 pub mod logs;
 pub mod mirror;
+pub mod neighbour;
 pub mod serve;
 pub mod start;
 mod status;

@@ -238,6 +238,7 @@ mod tests {
             bundle: "/",
             config_json: CONFIG.as_bytes(),
             join: None,
+            neighbour: None,
             cgroups_path: String::new(),
             uid: SandboxUid::from_random(random),
             created: EpochMs(1),

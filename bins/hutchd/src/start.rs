@@ -121,6 +121,7 @@ async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
         channel,
     };
     let sandboxes = root.join("s");
+    let lodging = wiring::lodging(&premises);
     let ports = Ports {
         vmm: wiring::qemu(config)?,
         agent: Rc::new(move |uid| {
@@ -150,6 +151,7 @@ async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
         host,
         facts: Arc::new(facts),
         store: gauge,
+        lodging,
     };
     serve::serve(root, api).await
 }

@@ -2,7 +2,10 @@
 //!
 //! The daemon calls [`build`] with the real ports, the simulation with fakes. Nothing else differs.
 
-use crate::config::{AcceleratorChoice, Config};
+use crate::{
+    api::Lodging,
+    config::{AcceleratorChoice, Config},
+};
 use actix::Addr;
 use agent_client::{
     actor::AgentActor,
@@ -135,11 +138,14 @@ pub fn qemu(config: &Config) -> Result<Rc<dyn Vmm>> {
     })))
 }
 
+/// A command that starts a daemon may have been given no PATH: Podman's `kill` has none.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 fn find_program(named: &Path) -> Result<PathBuf> {
     if named.components().count() > 1 {
         return Ok(named.to_owned());
     }
-    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::var_os("PATH").unwrap_or_else(|| USUAL_PATH.into());
     let found = env::split_paths(&path)
         .map(|folder| folder.join(named))
         .find(|path| path.is_file());
@@ -158,6 +164,20 @@ pub fn shares(premises: &HostPremises) -> Rc<dyn Shares> {
         Err(_) => Vec::new(),
     };
     Rc::new(HostShares::new(Arc::new(procs_files)))
+}
+
+/// How whoever stands for a container joins its cgroup.
+pub fn lodging(premises: &HostPremises) -> Lodging {
+    let hierarchies = premises.hierarchies().clone();
+    Arc::new(move |cgroup| match CgroupPath::new(&cgroup.0) {
+        Ok(path) => {
+            let files = hierarchies.lodging(&path);
+            let shown = |file: PathBuf| file.display().to_string();
+            files.into_iter().map(shown).collect()
+        }
+        // The premises refused such a cgroup before.
+        Err(_) => Vec::new(),
+    })
 }
 
 /// What runs the guests, and why; `auto` proves that KVM boots a guest before it is used.

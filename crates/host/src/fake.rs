@@ -199,7 +199,9 @@ impl FakePremises {
         let world = self.world.borrow();
         let known: Vec<_> = known.iter().map(|&uid| world.spec(uid)).collect();
         let all_held = known.iter().filter_map(|spec| cgroups(spec).ok());
-        let all_held: Vec<_> = all_held.flatten().collect();
+        let lodged = known.iter().flat_map(|spec| &spec.lodged);
+        let lodged = lodged.filter_map(|cgroup| CgroupPath::try_from(cgroup).ok());
+        let all_held: Vec<_> = all_held.flatten().chain(lodged).collect();
         let held = |path: &CgroupPath| {
             // The parents of a cgroup that is held are held as well.
             let is_held = |held: &CgroupPath| held.contains(path) || path.contains(held);
@@ -294,6 +296,13 @@ impl FakePremises {
         for cgroup in &cgroups {
             self.world.borrow_mut().remove_cgroup(cgroup);
         }
+        let lodged = self.world.borrow().spec(spec.uid).lodged;
+        for cgroup in &lodged {
+            if let Ok(path) = CgroupPath::try_from(cgroup) {
+                // Busy: whoever is in it is none of ours.
+                let _ = self.world.borrow_mut().vacate(spec.uid, cgroup, &path);
+            }
+        }
         self.step().await;
         self.change(|world| {
             if world.folders.remove(&spec.folder).is_some() {
@@ -341,6 +350,40 @@ impl Premises for FakePremises {
                 host.world.borrow_mut().cgroups.extend(made);
             }
             Ok(())
+        })
+    }
+
+    fn lodge(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>> {
+        let host = self.clone();
+        let mut turn = self.turns.take(uid);
+        Box::pin(async move {
+            turn.come().await;
+            let path = CgroupPath::try_from(&cgroup).map_err(|error| fault(&error))?;
+            host.step().await;
+            if let Some(fault) = host.failing() {
+                return Err(fault);
+            }
+            let mut world = host.world.borrow_mut();
+            let mut claim = world.spec(uid);
+            if !world.folders.contains_key(&claim.folder) {
+                let missing = format!("lodge in cgroup {path}: sandbox {uid} has no premises");
+                return Err(Fault::new(Kind::NotFound, missing));
+            }
+            claim.lodged.insert(cgroup);
+            world.claim(claim);
+            world.cgroups.extend(path.ladder());
+            Ok(())
+        })
+    }
+
+    fn vacate(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>> {
+        let host = self.clone();
+        let mut turn = self.turns.take(uid);
+        Box::pin(async move {
+            turn.come().await;
+            let path = CgroupPath::try_from(&cgroup).map_err(|error| fault(&error))?;
+            host.step().await;
+            host.world.borrow_mut().vacate(uid, &cgroup, &path)
         })
     }
 
@@ -412,6 +455,23 @@ impl World {
 
     fn claim(&mut self, spec: PremisesSpec) {
         self.folders.insert(spec.folder.clone(), Some(spec));
+    }
+
+    fn vacate(&mut self, uid: SandboxUid, cgroup: &Cgroup, path: &CgroupPath) -> Result<(), Fault> {
+        let below = |other: &CgroupPath| other != path && path.contains(other);
+        if self.cgroups.iter().any(below) {
+            return Ok(());
+        }
+        if !self.members(path).is_empty() {
+            let busy = format!("cgroup {path}: still busy");
+            return Err(Fault::new(Kind::Timeout, busy));
+        }
+        self.cgroups.remove(path);
+        let mut claim = self.spec(uid);
+        if claim.lodged.remove(cgroup) {
+            self.claim(claim);
+        }
+        Ok(())
     }
 
     fn begin(&mut self, cgroup: Option<CgroupPath>) -> HostProcess {

@@ -101,6 +101,22 @@ impl Premises for HostPremises {
         })
     }
 
+    fn lodge(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>> {
+        let mut turn = self.turns.take(uid);
+        self.blocking(move |house| {
+            turn.wait();
+            house.lodge(uid, cgroup)
+        })
+    }
+
+    fn vacate(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>> {
+        let mut turn = self.turns.take(uid);
+        self.blocking(move |house| {
+            turn.wait();
+            house.vacate(uid, &cgroup)
+        })
+    }
+
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let mut turn = self.turns.take(spec.uid);
         self.blocking(move |house| {
@@ -181,6 +197,30 @@ impl House {
         Ok(())
     }
 
+    /// Claimed before it is there: what a crash leaves of it is found.
+    fn lodge(&self, uid: SandboxUid, cgroup: Cgroup) -> Result<(), Error> {
+        let path = CgroupPath::try_from(&cgroup)?;
+        let spec = default_spec(&self.root, uid);
+        let mut claim = self.claim(&spec.folder).unwrap_or(spec);
+        if claim.lodged.insert(cgroup) {
+            write_claim(&claim)?;
+        }
+        self.hierarchies.lodge(&path)
+    }
+
+    fn vacate(&self, uid: SandboxUid, cgroup: &Cgroup) -> Result<(), Error> {
+        let path = CgroupPath::try_from(cgroup)?;
+        let is_gone = self.hierarchies.vacate(&path, REMOVE_LIMIT)?;
+        let claim = self.claim(&default_spec(&self.root, uid).folder);
+        let Some(mut claim) = claim.filter(|_| is_gone) else {
+            return Ok(());
+        };
+        match claim.lodged.remove(cgroup) {
+            true => write_claim(&claim),
+            false => Ok(()),
+        }
+    }
+
     /// Every step runs, whatever became of those before it.
     pub fn clear(&self, spec: &PremisesSpec) -> (Cleared, Vec<Error>) {
         let mut cleared = Cleared::default();
@@ -202,6 +242,13 @@ impl House {
         for cgroup in &cgroups {
             errors.extend(self.hierarchies.remove(cgroup, REMOVE_LIMIT).err());
         }
+        // The claim knows those that came after the spec.
+        let claimed = self.claim(&spec.folder).map(|claim| claim.lodged);
+        for cgroup in &claimed.unwrap_or_default() {
+            let vacated = CgroupPath::try_from(cgroup)
+                .and_then(|path| self.hierarchies.vacate(&path, REMOVE_LIMIT));
+            errors.extend(vacated.err());
+        }
         errors.extend(folder::remove_tree(&spec.folder).err());
         (cleared, errors)
     }
@@ -214,6 +261,7 @@ pub(crate) fn default_spec(root: &Path, uid: SandboxUid) -> PremisesSpec {
         folder: root.join(SANDBOXES).join(uid.to_string()),
         vmm: Cgroup(format!("/hutch/{uid}/vmm")),
         helpers: Cgroup(format!("/hutch/{uid}/helpers")),
+        lodged: BTreeSet::new(),
     }
 }
 

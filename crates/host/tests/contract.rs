@@ -45,6 +45,7 @@ trait House {
     fn mount(&self, spec: &PremisesSpec, name: &str);
     /// What exists of a sandbox: its cgroups, its folder, and what is mounted in it.
     fn traces(&self, spec: &PremisesSpec) -> Vec<String>;
+    fn has(&self, cgroup: &Cgroup) -> bool;
 }
 
 struct RealHouse {
@@ -153,6 +154,11 @@ impl House for RealHouse {
         }
         traces
     }
+
+    fn has(&self, cgroup: &Cgroup) -> bool {
+        let path = CgroupPath::try_from(cgroup).unwrap();
+        self.premises.hierarchies().exists(&path)
+    }
 }
 
 /// Whatever a test did, nothing of it stays on the host.
@@ -230,6 +236,11 @@ impl House for FakeHouse {
         });
         traces.map(|leak| leak.to_string()).collect()
     }
+
+    fn has(&self, cgroup: &Cgroup) -> bool {
+        let leaks = self.0.leaks(&BTreeSet::new());
+        leaks.contains(&host::fake::Leak::Cgroup(cgroup.0.clone()))
+    }
 }
 
 fn run<F: Future<Output = ()>>(paused: bool, test: impl FnOnce() -> F) {
@@ -265,6 +276,9 @@ contract! {
     what_begins_first_is_over_first_even_if_nobody_waits
     clearing_one_sandbox_leaves_another_alone
     cgroups_that_a_caller_named_are_made_and_cleared
+    a_callers_cgroup_is_vacated_when_nobody_is_in_it
+    clearing_takes_what_was_lodged_after_the_spec
+    a_callers_cgroup_that_others_use_stays_theirs
     a_folder_elsewhere_and_a_cgroup_path_that_leads_out_are_refused
     the_end_of_a_process_is_told_and_not_before
     a_process_that_is_gone_has_ended
@@ -281,6 +295,7 @@ fn spec(house: &dyn House, uid: SandboxUid) -> PremisesSpec {
         folder: house.root().join("s").join(uid.to_string()),
         vmm: Cgroup(format!("/hutch/{uid}/vmm")),
         helpers: Cgroup(format!("/hutch/{uid}/helpers")),
+        lodged: BTreeSet::new(),
     }
 }
 
@@ -395,6 +410,65 @@ async fn cgroups_that_a_caller_named_are_made_and_cleared(house: &dyn House) {
 
     sandbox.assert_gone(house);
     remove_named_parents(uid);
+}
+
+fn callers(uid: SandboxUid) -> Cgroup {
+    Cgroup(format!("/hutch-test-{uid}.slice/pod:1"))
+}
+
+async fn a_callers_cgroup_is_vacated_when_nobody_is_in_it(house: &dyn House) {
+    let spec = new_spec(house, 1);
+    let cgroup = callers(spec.uid);
+    let premises = house.premises();
+    premises.prepare(spec.clone()).await.unwrap();
+    premises.lodge(spec.uid, cgroup.clone()).await.unwrap();
+    premises.lodge(spec.uid, cgroup.clone()).await.unwrap();
+    let relay = house.spawn(&cgroup);
+    assert!(house.has(&cgroup) && house.is_alive(relay));
+    house.exit(relay);
+
+    premises.vacate(spec.uid, cgroup.clone()).await.unwrap();
+
+    assert!(!house.has(&cgroup));
+    premises.vacate(spec.uid, cgroup).await.unwrap();
+    premises.clear(spec.clone()).await.unwrap();
+    remove_named_parents(spec.uid);
+}
+
+async fn clearing_takes_what_was_lodged_after_the_spec(house: &dyn House) {
+    let spec = new_spec(house, 1);
+    let cgroup = callers(spec.uid);
+    let premises = house.premises();
+    premises.prepare(spec.clone()).await.unwrap();
+    premises.lodge(spec.uid, cgroup.clone()).await.unwrap();
+    let claims = house.claims().await.unwrap();
+    assert_eq!(claims[0].lodged, BTreeSet::from([cgroup.clone()]));
+
+    premises.clear(spec.clone()).await.unwrap();
+
+    assert!(!house.has(&cgroup));
+    assert!(house.traces(&spec).is_empty());
+    remove_named_parents(spec.uid);
+}
+
+async fn a_callers_cgroup_that_others_use_stays_theirs(house: &dyn House) {
+    let [one, other] = [1, 2].map(|number| new_spec(house, number));
+    let cgroup = callers(one.uid);
+    let inner = Cgroup(format!("{}/inner", cgroup.0));
+    let premises = house.premises();
+    for (spec, cgroup) in [(&one, &cgroup), (&other, &inner)] {
+        premises.prepare(spec.clone()).await.unwrap();
+        premises.lodge(spec.uid, cgroup.clone()).await.unwrap();
+    }
+
+    premises.vacate(one.uid, cgroup.clone()).await.unwrap();
+
+    assert!(house.has(&cgroup) && house.has(&inner));
+    premises.clear(other).await.unwrap();
+    assert!(house.has(&cgroup) && !house.has(&inner));
+    premises.clear(one.clone()).await.unwrap();
+    assert!(!house.has(&cgroup), "nobody uses it any more");
+    remove_named_parents(one.uid);
 }
 
 /// What the caller named above its sandbox's cgroups is the caller's, and stays.

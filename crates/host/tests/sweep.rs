@@ -50,6 +50,7 @@ impl Daemon {
             folder: self.place.path().join("s").join(uid.to_string()),
             vmm: Cgroup(format!("/hutch/{uid}/vmm")),
             helpers: Cgroup(format!("/hutch/{uid}/helpers")),
+            lodged: BTreeSet::new(),
         };
         self.premises.prepare(spec.clone()).await.unwrap();
         spec

@@ -9,7 +9,7 @@ use crate::{
     kit::Work,
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// A cgroup by its path below the root of every hierarchy: `/hutch/<uid>/vmm`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct PremisesSpec {
     pub vmm: Cgroup,
     /// Where virtiofsd and other helpers of the VM live.
     pub helpers: Cgroup,
+    /// Callers' own, one for each container that came with one: whoever stands for it lives there.
+    #[serde(default)]
+    pub lodged: BTreeSet<Cgroup>,
 }
 
 /// A program of config.json's hooks.
@@ -57,8 +60,15 @@ pub trait Premises {
     /// Makes the folder (0700) and the cgroups.
     fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;
 
-    /// Kills every member of the cgroups, takes away every mount below the folder, removes folder
-    /// and cgroups. Every step runs; the errors are joined. Needs nothing but the spec.
+    /// Makes a caller's cgroup for a container of a sandbox that is prepared; it is cleared with it.
+    fn lodge(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>>;
+
+    /// Takes such a cgroup away once nobody is in it; one that others have cgroups in stays.
+    fn vacate(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>>;
+
+    /// Kills every member of the VM's cgroups, takes away every mount below the folder, removes
+    /// folder and cgroups, and vacates those that were lodged. Every step runs; the errors are
+    /// joined. Needs nothing but the spec.
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;
 
     /// Answers when the process has ended; at once when it is gone already.

@@ -35,6 +35,7 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
         terminal,
         console_socket: socket,
         pid_file,
+        oom_note: None,
     };
     if exec.detach {
         relay::leave(&mut daemon, stands)?;

@@ -10,6 +10,9 @@ use crate::{
 use anyhow::{Result, anyhow, bail};
 use protocols::blocking::hutch::{CreateRequest, DeleteRequest, StartRequest, StreamAddress};
 
+/// conmon's name for it; Podman looks for it in the bundle.
+const OOM_NOTE: &str = "oom";
+
 pub fn refuse_preserved_fds(count: u32) -> Result<()> {
     if count > 0 {
         bail!("--preserve-fds {count}: a file descriptor cannot enter a virtual machine");
@@ -58,6 +61,7 @@ pub fn create(at: &Place, create: args::Create) -> Result<u8> {
         terminal: bundle.terminal(),
         console_socket: creation.console_socket.as_deref(),
         pid_file: creation.pid_file.as_deref(),
+        oom_note: Some(bundle.folder.join(OOM_NOTE)),
     };
     undone(at, &creation.id, relay::leave(&mut daemon, stands))?;
     Ok(0)
@@ -100,6 +104,7 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
         terminal: bundle.terminal(),
         console_socket: creation.console_socket.as_deref(),
         pid_file: creation.pid_file.as_deref(),
+        oom_note: Some(bundle.folder.join(OOM_NOTE)),
     };
     if run.detach {
         undone(

@@ -35,6 +35,8 @@ pub struct Stands<'a> {
     pub terminal: bool,
     pub console_socket: Option<&'a Path>,
     pub pid_file: Option<&'a Path>,
+    /// Made when the process was killed for want of memory.
+    pub oom_note: Option<PathBuf>,
 }
 
 impl Stands<'_> {
@@ -199,6 +201,9 @@ pub fn leave(daemon: &mut Daemon, stands: Stands<'_>) -> Result<()> {
     }
     if let Some(socket) = stands.console_socket {
         command.arg("--console-socket").arg(socket);
+    }
+    if let Some(path) = &stands.oom_note {
+        command.arg("--oom-note").arg(path);
     }
     // The descriptor is the relay's alone: nobody else must keep the pipe open.
     let said = OwnedFd::from(said);

@@ -47,6 +47,8 @@ const CREATE_ATTEMPTS: u32 = 100;
 /// An empty cgroup is freed when its last member is reaped by the kernel: milliseconds.
 pub const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
+/// Within a cgroup that hands controllers down, and so takes no members of its own.
+const RELAYS: &str = "hutch-relays";
 /// Says which daemon made a cgroup: its root folder.
 const MARK: &str = "trusted.hutch.root";
 /// Linux's PATH_MAX.
@@ -110,6 +112,60 @@ impl Hierarchies {
     pub fn procs_files(&self, cgroup: &CgroupPath) -> Vec<PathBuf> {
         let file = |hierarchy: &Hierarchy| hierarchy.folder(cgroup).join("cgroup.procs");
         self.0.iter().map(file).collect()
+    }
+
+    /// Makes a caller's cgroup, ready for whoever stands for a container.
+    ///
+    /// # Errors
+    /// What was made stays; [`Self::vacate`] takes it away.
+    pub fn lodge(&self, cgroup: &CgroupPath) -> Result<(), Error> {
+        self.create(cgroup)?;
+        for hierarchy in self.0.iter().filter(|h| h.hands_down(cgroup)) {
+            hierarchy.create(&cgroup.child(RELAYS)?)?;
+        }
+        Ok(())
+    }
+
+    /// The `cgroup.procs` files by which whoever stands for a container joins a cgroup that was lodged.
+    pub fn lodging(&self, cgroup: &CgroupPath) -> Vec<PathBuf> {
+        let file = |hierarchy: &Hierarchy| {
+            let folder = hierarchy.folder(cgroup);
+            match hierarchy.hands_down(cgroup) {
+                true => folder.join(RELAYS).join("cgroup.procs"),
+                false => folder.join("cgroup.procs"),
+            }
+        };
+        self.0.iter().map(file).collect()
+    }
+
+    /// Removes a cgroup once nobody is in it. False: others have cgroups in it, and it stays.
+    ///
+    /// # Errors
+    /// Somebody was still in it after `limit`.
+    pub fn vacate(&self, cgroup: &CgroupPath, limit: Duration) -> Result<bool, Error> {
+        let deadline = Instant::now() + limit;
+        let mut is_gone = true;
+        for hierarchy in &self.0 {
+            let folder = hierarchy.folder(cgroup);
+            for folder in [folder.join(RELAYS), folder] {
+                is_gone &= loop {
+                    match remove_empty(&folder)? {
+                        Emptied::Gone => break true,
+                        Emptied::Shared => break false,
+                        Emptied::Populated if Instant::now() < deadline => {}
+                        Emptied::Populated => {
+                            return Err(Error::StillBusy {
+                                cgroup: cgroup.to_string(),
+                                limit,
+                            });
+                        }
+                    }
+                    // tidy: v1 gives no sign when the last member of a cgroup has gone
+                    thread::sleep(POLL);
+                };
+            }
+        }
+        Ok(is_gone)
     }
 
     /// Moves this process into it.
@@ -241,6 +297,13 @@ impl Hierarchy {
         }
     }
 
+    /// It is no leaf of v2: the kernel takes members only below it.
+    fn hands_down(&self, cgroup: &CgroupPath) -> bool {
+        let control = self.folder(cgroup).join("cgroup.subtree_control");
+        self.version == Version::V2
+            && fs::read_to_string(control).is_ok_and(|handed| !handed.trim().is_empty())
+    }
+
     fn create(&self, cgroup: &CgroupPath) -> Result<(), Error> {
         let mut attempts = 0;
         loop {
@@ -369,6 +432,25 @@ fn procs(folder: &Path) -> Result<Vec<u32>, Error> {
             Ok(Vec::new())
         }
         Err(error) => Err(Error::path(Doing::ListMembers, file)(error)),
+    }
+}
+
+/// What an attempt to remove one cgroup came to.
+enum Emptied {
+    Gone,
+    /// There are cgroups below it.
+    Shared,
+    Populated,
+}
+
+fn remove_empty(folder: &Path) -> Result<Emptied, Error> {
+    match unlinkat(CWD, folder, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(Emptied::Gone),
+        Err(Errno::BUSY | Errno::NOTEMPTY) => match children(folder)?.is_empty() {
+            true => Ok(Emptied::Populated),
+            false => Ok(Emptied::Shared),
+        },
+        Err(errno) => Err(Error::path(Doing::RemoveCgroup, folder)(errno.into())),
     }
 }
 

@@ -110,10 +110,19 @@ impl ContainerActor {
     }
 
     fn attach(&self, op: OpId, ctx: &mut Context<Self>) {
-        let devices = self.shell.confirmed().spec().devices.clone();
-        let work = self.around.plant.attach(devices);
+        let ContainerSpec {
+            devices, cgroup, ..
+        } = self.shell.confirmed().spec().clone();
+        let (plant, uid) = (self.around.plant.clone(), self.around.uid);
+        let lodged = cgroup.map(|cgroup| self.around.premises.lodge(uid, cgroup));
         kit::complete(ctx, async move {
-            let outcome = work.await;
+            let outcome = async {
+                if let Some(lodged) = lodged {
+                    lodged.await?;
+                }
+                plant.attach(devices).await
+            };
+            let outcome = outcome.await;
             Event::Attached { op, outcome }
         });
     }
@@ -121,8 +130,17 @@ impl ContainerActor {
     fn remove(&self, op: OpId, ctx: &mut Context<Self>) {
         let attached = self.shell.confirmed().attached().cloned();
         let work = self.around.plant.remove(self.number, attached);
+        let (premises, uid) = (self.around.premises.clone(), self.around.uid);
+        let cgroup = self.shell.confirmed().spec().cgroup.clone();
         kit::complete(ctx, async move {
-            let outcome = work.await;
+            let outcome = async {
+                work.await?;
+                match cgroup {
+                    Some(cgroup) => premises.vacate(uid, cgroup).await,
+                    None => Ok(()),
+                }
+            };
+            let outcome = outcome.await;
             Event::Removed { op, outcome }
         });
     }

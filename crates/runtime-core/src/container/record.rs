@@ -9,6 +9,7 @@ use crate::{
     agent::ExitStatus,
     devices::{Attached, ContainerDevices},
     ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
+    premises::Cgroup,
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub struct ContainerSpec {
     pub hooks: HostHooks,
     pub created: EpochMs,
     pub owner_uid: u32,
+    /// The caller's own for it, where one is named.
+    #[serde(default)]
+    pub cgroup: Option<Cgroup>,
     /// The request that created it: asked again, it gets the same answer.
     #[serde(default)]
     pub created_by: Option<RequestKey>,

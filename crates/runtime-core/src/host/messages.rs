@@ -19,8 +19,6 @@ pub struct Wish {
     pub join: Option<String>,
     /// A network namespace of the caller's.
     pub netns: Option<std::path::PathBuf>,
-    /// The caller's cgroup path. May be empty.
-    pub cgroups_path: String,
     pub hostname: String,
 }
 

@@ -26,6 +26,7 @@ use runtime_core::{
     records::{Change, Records, Rows},
     sandbox::{DeleteContainer, ExecIn, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
 };
+use std::collections::BTreeSet;
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 /// What stands for a process in every story.
@@ -112,6 +113,7 @@ fn plan(wish: &Wish) -> SandboxSpec {
             folder: folder.clone(),
             vmm: cgroup("vmm"),
             helpers: cgroup("helpers"),
+            lodged: BTreeSet::new(),
         },
         network: NetworkSpec {
             uid: wish.uid,
@@ -164,12 +166,12 @@ pub fn wish(id: &str, random: u64) -> Wish {
             created: EpochMs(1),
             owner_uid: 0,
             hooks: Default::default(),
+            cgroup: None,
             created_by: None,
         },
         uid: SandboxUid::from_random(random),
         join: None,
         netns: None,
-        cgroups_path: String::new(),
         hostname: "web".to_owned(),
     }
 }

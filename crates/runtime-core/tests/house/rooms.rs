@@ -10,7 +10,7 @@ use runtime_core::{
     ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
     kit::Work,
     network,
-    premises::{HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec},
     rooms::Rooms,
 };
 use std::{
@@ -258,6 +258,14 @@ impl Premises for World {
             state.premises.insert(spec.uid);
             Ok(())
         })
+    }
+
+    fn lodge(&self, _: SandboxUid, _: Cgroup) -> Work<Result<(), CoreFault>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn vacate(&self, _: SandboxUid, _: Cgroup) -> Work<Result<(), CoreFault>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), CoreFault>> {

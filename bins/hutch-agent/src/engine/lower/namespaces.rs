@@ -8,6 +8,9 @@ use crate::engine::{
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
 use std::collections::BTreeMap;
 
+/// No path of a host begins so: they are absolute.
+const CONTAINER: &str = "container:";
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
     /// CLONE_NEW* for the fork. The mount namespace is always new.
@@ -50,6 +53,7 @@ pub fn lower_namespaces(
     ] {
         let from = match given.get(&kind) {
             Some(from) => Some(from.clone()),
+            None if of_container(wanted, oci).is_some() => of_container(wanted, oci),
             None if own(wanted, oci)? => None,
             None => Some(NamespaceFrom::Guest),
         };
@@ -97,6 +101,14 @@ impl Namespaces {
             self.uts_is_the_guests = guests;
         }
     }
+}
+
+/// The container whose namespace of this kind config.json names: hosts that know us put it in the place of a path of theirs.
+fn of_container(wanted: &[LinuxNamespace], kind: Kind) -> Option<NamespaceFrom> {
+    let found = wanted.iter().find(|one| one.typ() == kind)?;
+    let path = found.path().as_ref()?.to_str()?;
+    let id = path.strip_prefix(CONTAINER)?;
+    Some(NamespaceFrom::Container(id.to_owned()))
 }
 
 /// Whether config.json asks for a new one of this kind.
@@ -171,6 +183,22 @@ mod tests {
             [("pod".to_owned(), libc::CLONE_NEWUTS | libc::CLONE_NEWIPC)]
         );
         assert_eq!(lowered.clone, libc::CLONE_NEWNS as u64);
+    }
+
+    #[test]
+    fn a_container_of_the_sandbox_may_stand_in_the_place_of_a_path() {
+        let wanted = wanted(
+            r#"[{"type":"ipc","path":"container:3"},{"type":"uts","path":"container:3"},
+                {"type":"pid"},{"type":"mount"}]"#,
+        );
+
+        let lowered = lower_namespaces(&wanted, &BTreeMap::new()).unwrap();
+
+        assert_eq!(
+            lowered.join,
+            [("3".to_owned(), libc::CLONE_NEWUTS | libc::CLONE_NEWIPC)]
+        );
+        assert_eq!(lowered.pid_of, None);
     }
 
     #[test]

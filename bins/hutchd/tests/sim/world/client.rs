@@ -168,7 +168,12 @@ impl Client {
             bundle: BUNDLE,
             config_json: &config_json(wanted),
             join: wanted.join.map(str::to_owned),
-            cgroups_path: String::new(),
+            neighbour: None,
+            // Callers of runtimes name one for each container; here, for those that join.
+            cgroups_path: match wanted.join {
+                Some(_) => format!("/caller-{}", wanted.id),
+                None => String::new(),
+            },
             uid: SandboxUid::from_random(self.world.dice.throw()),
             created: self.world.now(),
         })?;

@@ -26,7 +26,7 @@ use runtime_core::{
     hypervisor::BlockSpec,
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec},
     records::{Change, Rows},
 };
 use std::{
@@ -432,6 +432,18 @@ impl Premises for SimPremises {
     fn prepare(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let name = format!("premises prepare {}", spec.uid);
         let work = || self.premises.prepare(spec);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn lodge(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>> {
+        let name = format!("premises lodge {uid}");
+        let work = || self.premises.lodge(uid, cgroup);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn vacate(&self, uid: SandboxUid, cgroup: Cgroup) -> Work<Result<(), Fault>> {
+        let name = format!("premises vacate {uid}");
+        let work = || self.premises.vacate(uid, cgroup);
         self.life.call(name, ANY, work, || failing(Err(fault())))
     }
 
