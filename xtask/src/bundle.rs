@@ -41,7 +41,8 @@ pub fn with_rootfs(folder: &Path, rootfs: &Path, process: &Process<'_>) -> Resul
         .with_context(|| format!("write {}", path.display()))
 }
 
-fn busybox_rootfs(rootfs: &Path) -> Result<()> {
+/// The root file system alone.
+pub fn busybox_rootfs(rootfs: &Path) -> Result<()> {
     let doing = || format!("make a busybox root file system in {}", rootfs.display());
     for folder in FOLDERS {
         fs::create_dir_all(rootfs.join(folder)).with_context(doing)?;

@@ -53,7 +53,13 @@ pub const CONFORMANCE: Group = Group {
     packages: &["procps", "runc"],
 };
 
-pub const ALL: &[Group] = &[KERNEL, PROGRAMS, RUN, CONFORMANCE];
+/// Podman asks conmon to hold its containers; catatonit is its init.
+pub const PODMAN: Group = Group {
+    need: "run containers from Podman",
+    packages: &["catatonit", "conmon", "podman"],
+};
+
+pub const ALL: &[Group] = &[KERNEL, PROGRAMS, RUN, CONFORMANCE, PODMAN];
 
 /// Makes sure that the groups' packages are there.
 pub fn ensure(groups: &[Group]) -> Result<()> {

@@ -6,6 +6,7 @@
 mod apart;
 pub mod cgroups;
 mod engine;
+mod podman;
 pub mod process;
 pub mod side_by_side;
 mod snapshot;

@@ -89,6 +89,11 @@ impl<'a> World<'a> {
         &self.root
     }
 
+    /// A folder of the story's own.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub fn fixtures(&self) -> &Fixtures {
         self.fixtures
     }

@@ -6,6 +6,7 @@ mod daemon;
 mod guest;
 mod hooks;
 mod lifecycle;
+mod podman;
 mod refusals;
 mod run;
 mod stdio;
@@ -29,6 +30,14 @@ macro_rules! stories {
 /// The longest first: what is short fills the gaps at the end.
 pub const ALL: &[Story] = stories![
     stdio::a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory,
+    podman::podman_hides_and_forbids_and_tells_what_was_killed_for_memory,
+    podman::podman_restarts_what_fails_as_often_as_it_was_told,
+    podman::podman_runs_a_pod_of_two_in_one_vm,
+    podman::podman_reaches_into_a_running_container,
+    podman::podman_attaches_to_a_terminal_and_stops_what_does_not_heed,
+    podman::podman_runs_a_container_and_starts_it_again,
+    podman::a_podman_container_outlives_a_killed_daemon,
+    podman::podman_gives_a_container_its_limits_and_its_files,
     run::hello_comes_out_and_the_exit_code_comes_back,
     run::a_second_run_starts_from_the_cache,
     run::what_goes_in_comes_out_unchanged,
