@@ -2,8 +2,9 @@
 
 use crate::{channel::Channel, config::Config};
 use runtime_core::{
+    container::ContainerSpec,
     devices::ShareSpec,
-    host::Wish,
+    host::SandboxWish,
     hypervisor::{Accelerator, VmSpec},
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
@@ -22,7 +23,7 @@ pub struct Grounds {
 
 /// Below the caller's cgroup where one is named, so that its limits hold for the VM; a path of
 /// systemd's form (`slice:prefix:name`) is not a cgroup path, and ours is used.
-fn cgroup(wish: &Wish, part: &str) -> Cgroup {
+fn cgroup(wish: &SandboxWish, part: &str) -> Cgroup {
     let named = wish.cgroups_path.trim_matches('/');
     let usable = !named.is_empty() && !named.contains(':') && !named.split('/').any(|p| p == "..");
     match usable {
@@ -31,7 +32,8 @@ fn cgroup(wish: &Wish, part: &str) -> Cgroup {
     }
 }
 
-pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
+/// Of a sandbox that is made for itself, or for its first container.
+pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>) -> SandboxSpec {
     let Grounds {
         root,
         config,
@@ -43,7 +45,11 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
     let channel = channel.of(wish.uid, &helpers);
     SandboxSpec {
         uid: wish.uid,
-        created: wish.spec.created,
+        namespace: wish.namespace.clone(),
+        id: wish.id.clone(),
+        lifetime: wish.lifetime,
+        created_by: wish.created_by.clone(),
+        created: wish.created,
         hostname: wish.hostname.clone(),
         premises: PremisesSpec {
             uid: wish.uid,
@@ -56,7 +62,7 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
             folder: folder.clone(),
             netns: wish.netns.clone(),
         },
-        share: needs_share(wish).then(|| ShareSpec {
+        share: first.is_none_or(needs_share).then(|| ShareSpec {
             uid: wish.uid,
             folder: folder.clone(),
             virtiofsd: config.share.virtiofsd.clone(),
@@ -81,8 +87,9 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
     }
 }
 
-/// A root file system that is an image, with nothing bound into it, needs no share.
-fn needs_share(wish: &Wish) -> bool {
+/// A root file system that is an image, with nothing bound into it, needs no share. What a sandbox that
+/// is made for itself will hold is not known yet.
+fn needs_share(first: &ContainerSpec) -> bool {
     let is_image = |path: &Path| path.metadata().is_ok_and(|found| !found.is_dir());
-    !wish.spec.devices.binds.is_empty() || !is_image(&wish.spec.rootfs)
+    !first.devices.binds.is_empty() || !is_image(&first.rootfs)
 }

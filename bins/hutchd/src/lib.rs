@@ -11,6 +11,8 @@ mod convert;
 pub mod keys;
 pub mod logs;
 pub mod mirror;
+pub mod pods;
+mod sandboxes;
 pub mod serve;
 pub mod start;
 mod status;

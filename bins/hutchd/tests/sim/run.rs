@@ -140,7 +140,7 @@ async fn tell(world: &Rc<World>, forecast: Forecast, dice: &Dice) {
     }
     looking.abort();
     pass(REST).await;
-    world.check_agreement();
+    world.check_agreement(&client.ledger);
     tidy_up(&client).await;
     pass(REST).await;
     world.check_empty();

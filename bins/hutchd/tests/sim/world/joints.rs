@@ -62,6 +62,14 @@ impl VmmsGround for VmmGround {
         self.guests.of(uid).cut();
     }
 
+    fn paused(&self, uid: SandboxUid) {
+        self.guests.of(uid).hang();
+    }
+
+    fn resumed(&self, uid: SandboxUid) {
+        self.guests.of(uid).wake();
+    }
+
     fn ended(&self, uid: SandboxUid, process: HostProcess) {
         self.premises.exit(process);
         self.guests.of(uid).power_off();

@@ -30,12 +30,14 @@ use hypervisor::{
     port::ExitHow,
 };
 use joints::Guests;
+use ledger::Ledger;
 use log::Log;
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     agent::FsType,
     container::{ContainerRecord, ContainerState, FreezerRecord},
-    host::{DeletionRecord, Drain},
+    host::{DeletionRecord, Drain, Place},
+    hypervisor::VmStatus,
     ids::{EpochMs, HostProcess, SandboxUid},
     premises::Cgroup,
     records::decode,
@@ -265,7 +267,7 @@ impl World {
     }
 
     /// At rest, what is on record as living lives, and what is not does not.
-    pub fn check_agreement(&self) {
+    pub fn check_agreement(&self, ledger: &Ledger) {
         let (on_disk, live) = (self.on_disk(), self.vms.live());
         for (key, row) in &on_disk {
             if key.starts_with(SandboxRecord::PREFIX) {
@@ -276,7 +278,7 @@ impl World {
             }
             if key.starts_with("container/") {
                 match decode::<ContainerRecord>(row) {
-                    Ok(record) => self.check_container(&record, &on_disk),
+                    Ok(record) => self.check_container(&record, &on_disk, ledger),
                     Err(why) => self.violated(format_args!("{key} does not read: {why}")),
                 }
             }
@@ -306,24 +308,51 @@ impl World {
             .is_mounted(&record.spec.premises.folder.join("share"));
         let carried = self.vms.backend(uid).is_some();
         let is_carried = self.channel == Channel::HybridVsock;
+        let stands = self.vms.is_paused(uid);
+        let is_up = |vm: &VmStatus| vmms == [vm.vmm] && has_mounts && carried == is_carried;
         let lives = match (&record.phase, &record.vm) {
-            (Phase::Ready, Some(vm)) => vmms == [vm.vmm] && has_mounts && carried == is_carried,
-            (Phase::Stopped(_), _) => vmms.is_empty() && !has_mounts && !carried,
-            (Phase::Creating | Phase::Stopping(_) | Phase::Ready, _) => false,
+            (Phase::Ready | Phase::Running, Some(vm)) => is_up(vm) && !stands,
+            (Phase::Paused(_), Some(vm)) => is_up(vm) && stands,
+            (Phase::Stopped(_) | Phase::Failed(_), _) => vmms.is_empty() && !has_mounts && !carried,
+            (
+                Phase::Creating
+                | Phase::Starting
+                | Phase::Beginning
+                | Phase::Pausing(_)
+                | Phase::Resuming(_)
+                | Phase::Stopping(_)
+                | Phase::Deleting
+                | Phase::Ready
+                | Phase::Running
+                | Phase::Paused(_),
+                _,
+            ) => false,
         };
         if !lives {
             let phase = &record.phase;
             self.violated(format_args!(
-                "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}, carried: {carried}"
+                "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}, carried: {carried}, paused: {stands}"
             ));
         }
     }
 
-    fn check_container(&self, record: &ContainerRecord, on_disk: &BTreeMap<String, Vec<u8>>) {
+    fn check_container(
+        &self,
+        record: &ContainerRecord,
+        on_disk: &BTreeMap<String, Vec<u8>>,
+        ledger: &Ledger,
+    ) {
         let (uid, number) = (record.uid, record.spec.number);
         let sandbox = on_disk.get(&SandboxRecord::key(uid));
         let sandbox = sandbox.and_then(|row| decode::<SandboxRecord>(row).ok());
-        let ready = sandbox.is_some_and(|sandbox| sandbox.phase == Phase::Ready);
+        // Of an earlier VM, the guest of this one knows nothing.
+        let ready = sandbox.is_some_and(|sandbox| {
+            let up = matches!(
+                sandbox.phase,
+                Phase::Ready | Phase::Running | Phase::Paused(_)
+            );
+            up && number.0 >= sandbox.first_of_vm
+        });
         let known = ready && self.guest(uid).knows(number);
         let agrees = match record.state {
             ContainerState::Creating => false,
@@ -334,7 +363,9 @@ impl World {
             ContainerState::Paused => false,
             // A deletion that failed half way, and that nobody asked for again: the guest may have
             // forgotten it already.
-            ContainerState::Stopped(_) => true,
+            ContainerState::Stopped(_) => {
+                known || !ready || ledger.was_deletion_tried(Place { uid, number })
+            }
         };
         if !agrees {
             let state = &record.state;

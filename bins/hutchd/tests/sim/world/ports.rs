@@ -19,14 +19,14 @@ use runtime_core::{
     agent::{
         AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
         GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
+        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     devices::{ContainerDevices, ShareSpec},
     error::{Fault, Kind},
     hypervisor::BlockSpec,
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
     records::{Change, Rows},
 };
 use std::{
@@ -210,6 +210,12 @@ impl AgentPort for SimAgent {
     fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()> {
         self.call(Call::CreateSandbox, || {
             self.agent.create_sandbox(ask.clone(), deadline)
+        })
+    }
+
+    fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
+        self.call(Call::SetClock, || {
+            self.agent.set_clock(ask.clone(), deadline)
         })
     }
 
@@ -445,6 +451,18 @@ impl Premises for SimPremises {
         let name = format!("premises hook {}", run.hook.name);
         self.premises.note_hook(&run);
         let work = || self.premises.run_hook(run);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn spent(&self, cgroup: Cgroup) -> Work<Result<Spent, Fault>> {
+        let name = format!("premises spent {}", cgroup.0);
+        let work = || self.premises.spent(cgroup);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn spent_by(&self, processes: Vec<HostProcess>) -> Work<Result<Spent, Fault>> {
+        let name = format!("premises spent by {}", processes.len());
+        let work = || self.premises.spent_by(processes);
         self.life.call(name, ANY, work, || failing(Err(fault())))
     }
 
