@@ -15,7 +15,7 @@ use runtime_core::{
         LeaseStream, MachineType, Parent, Pause, Resume, ReturnStream, RoomGone, Stop, StreamLease,
         VmSpec, VmStatus,
     },
-    ids::SandboxUid,
+    ids::{OpId, SandboxUid},
     kit::{self, Guard, Room, Shell, Work},
     records::{self, Records},
 };
@@ -142,6 +142,16 @@ impl HypervisorActor {
         self.command(command, read, ctx)
     }
 
+    fn turn(&self, op: OpId, turn: Turn, ctx: &mut Context<Self>) {
+        let (uid, vmm) = (self.uid, &self.around.vmm);
+        let (during, work) = match turn {
+            Turn::Pause => ("pause vm", vmm.pause(uid)),
+            Turn::Resume => ("resume vm", vmm.resume(uid)),
+        };
+        let turned = move |outcome| Event::Turned { op, outcome };
+        Self::begin(ctx, during, work, turned);
+    }
+
     /// Beside the actor: what the work yields comes home as an event.
     fn begin<T: 'static>(
         ctx: &mut Context<Self>,
@@ -232,16 +242,7 @@ impl Room for HypervisorActor {
                     Event::BlockDetached { op, outcome }
                 });
             }
-            World::Turn { op, turn } => {
-                let (during, work) = match turn {
-                    Turn::Pause => ("pause vm", vmm.pause(uid)),
-                    Turn::Resume => ("resume vm", vmm.resume(uid)),
-                };
-                Self::begin(ctx, during, work, move |outcome| Event::Turned {
-                    op,
-                    outcome,
-                });
-            }
+            World::Turn { op, turn } => self.turn(op, turn, ctx),
             World::Wait { op, delay } => kit::complete(ctx, async move {
                 tokio::time::sleep(delay).await;
                 Event::RetryDue { op }

@@ -39,6 +39,38 @@ impl Sandbox {
         batch.world.push(World::TearDown { op, after });
     }
 
+    pub(super) fn lost(&mut self, text: String, code: u32, batch: &mut Batch<Self>) {
+        match &self.state {
+            State::Up { .. }
+            | State::Beginning { .. }
+            | State::Pausing { .. }
+            | State::Paused { .. }
+            | State::Resuming { .. }
+            | State::Thawed { .. } => self.stop(Why::Lost(text), code, batch),
+            // It was to end.
+            State::Quieting { .. } => self.stop(Why::Asked, KILLED, batch),
+            State::Launching { .. } | State::Linking { .. } | State::Greeting { .. } => {
+                self.fail(Fault::new(Kind::Aborted, text), batch);
+            }
+            State::New
+            | State::Opening { .. }
+            | State::Premises { .. }
+            | State::Plumbing { .. }
+            | State::Attaching { .. }
+            | State::Stopping { .. }
+            | State::Stopped { .. }
+            | State::Gone => {}
+        }
+    }
+
+    /// A link that is closed on purpose is not lost.
+    pub(super) fn link_lost(&mut self, why: &Fault, batch: &mut Batch<Self>) {
+        match self.state {
+            State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. } => {}
+            _ => self.lost(format!("its agent does not answer: {why}"), LOST, batch),
+        }
+    }
+
     /// It does not come up.
     pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
         let why = match self.boot {

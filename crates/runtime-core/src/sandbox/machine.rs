@@ -38,7 +38,6 @@ use super::{
 use crate::{
     container::{ContainerSpec, ContainerState},
     devices::Share,
-    error::{Fault, Kind},
     hypervisor::{BlockSpec, VmStatus},
     ids::{ContainerId, ContainerNumber, OpId, RequestKey},
     kit::{Batch, Machine, Waiter},
@@ -353,38 +352,6 @@ impl Sandbox {
         self.state = State::Launching { op };
         let vm = Box::new(vm);
         batch.world.push(World::Launch { op, vm });
-    }
-
-    fn lost(&mut self, text: String, code: u32, batch: &mut Batch<Self>) {
-        match &self.state {
-            State::Up { .. }
-            | State::Beginning { .. }
-            | State::Pausing { .. }
-            | State::Paused { .. }
-            | State::Resuming { .. }
-            | State::Thawed { .. } => self.stop(Why::Lost(text), code, batch),
-            // It was to end.
-            State::Quieting { .. } => self.stop(Why::Asked, KILLED, batch),
-            State::Launching { .. } | State::Linking { .. } | State::Greeting { .. } => {
-                self.fail(Fault::new(Kind::Aborted, text), batch);
-            }
-            State::New
-            | State::Opening { .. }
-            | State::Premises { .. }
-            | State::Plumbing { .. }
-            | State::Attaching { .. }
-            | State::Stopping { .. }
-            | State::Stopped { .. }
-            | State::Gone => {}
-        }
-    }
-
-    /// A link that is closed on purpose is not lost.
-    fn link_lost(&mut self, why: &Fault, batch: &mut Batch<Self>) {
-        match self.state {
-            State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. } => {}
-            _ => self.lost(format!("its agent does not answer: {why}"), LOST, batch),
-        }
     }
 }
 

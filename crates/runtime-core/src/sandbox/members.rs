@@ -78,16 +78,17 @@ impl Sandbox {
                 let guest = Guest::Goes;
                 batch.world.push(World::Retire { deletion, guest });
             }
-            (State::Up { .. } | State::Beginning { .. } | State::Thawed { .. }, force) => {
+            (State::Up { .. } | State::Beginning { .. }, _) => {
                 let guest = self.guest_of_last();
-                if let (State::Thawed { .. }, Guest::Stays) = (&self.state, guest) {
-                    self.admit_deletion(force)?;
-                    self.end(Errand::Delete(deletion), batch);
-                } else {
-                    batch.world.push(World::Retire { deletion, guest });
-                }
+                batch.world.push(World::Retire { deletion, guest });
             }
-            (State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. }, force) => {
+            (
+                State::Pausing { .. }
+                | State::Paused { .. }
+                | State::Resuming { .. }
+                | State::Thawed { .. },
+                force,
+            ) => {
                 self.admit_deletion(force)?;
                 match self.guest_of_last() {
                     Guest::Stays => self.end(Errand::Delete(deletion), batch),
