@@ -87,14 +87,8 @@ impl Sandbox {
                 | State::Paused { .. }
                 | State::Resuming { .. }
                 | State::Thawed { .. },
-                force,
-            ) => {
-                self.admit_deletion(force)?;
-                match self.guest_of_last() {
-                    Guest::Stays => self.end(Errand::Delete(deletion), batch),
-                    guest @ Guest::Goes => batch.world.push(World::Retire { deletion, guest }),
-                }
-            }
+                _,
+            ) => return self.delete_in_paused(deletion, batch),
             (State::Stopped { .. }, _) => {
                 let guest = Guest::Goes;
                 batch.world.push(World::Retire { deletion, guest });
@@ -130,12 +124,21 @@ impl Sandbox {
     }
 
     /// While the VM is paused, the guest ends only what is ended by force.
-    fn admit_deletion(&self, force: Force) -> Result<(), Denied> {
-        let op = match force {
+    fn delete_in_paused(
+        &mut self,
+        deletion: Deletion,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        let op = match deletion.force {
             Force::No => Op::UseGuest,
             Force::Yes => Op::EndInGuest,
         };
-        refused(op, self.standing())
+        refused(op, self.standing())?;
+        match self.guest_of_last() {
+            Guest::Stays => self.end(Errand::Delete(deletion), batch),
+            guest @ Guest::Goes => batch.world.push(World::Retire { deletion, guest }),
+        }
+        Ok(())
     }
 
     pub(super) fn retired(
