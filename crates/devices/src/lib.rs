@@ -9,6 +9,8 @@ pub mod driver;
 mod error;
 mod events;
 pub mod fake;
+mod follow;
+mod follower;
 mod machine;
 mod mounts;
 pub mod plan;
@@ -16,6 +18,8 @@ pub mod port;
 mod record;
 pub mod steps;
 mod survey;
+mod tree;
+mod watch;
 
 pub use actor::open;
 pub use error::Error;

@@ -55,6 +55,10 @@ pub struct GuestMount {
     pub index: u32,
     /// Path below the share.
     pub share_path: String,
+    /// Path below the share of copies that stand for it, each whole; a guest that does not know
+    /// how to follow them takes the other one.
+    #[serde(default)]
+    pub copies_path: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
