@@ -332,7 +332,8 @@ mod tests {
             },
             examples: Examples {
                 vsock_contract: nowhere.clone(),
-                vsock_stream: nowhere,
+                vsock_stream: nowhere.clone(),
+                hear: nowhere,
             },
         }
     }
