@@ -1,3 +1,5 @@
+//! Trees as Kubernetes makes them, and such as nobody should.
+
 use super::*;
 use std::{
     fs,

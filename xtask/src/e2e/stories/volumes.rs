@@ -230,20 +230,50 @@ impl Drop for Mounted {
     }
 }
 
+/// Tells of all that [`options`] mounts.
+const LOOK_AT_ALL: &str = "\
+    cat /flat/in /deep/in/inner /link /sub 2>&1
+    echo x > /deep/in/new; echo x > /flat/new || echo flat refused
+    echo x > /over/new || echo over refused; cat /over/nested
+    cat /twice/one/file /twice/two/file
+    for place in /tmp/small /dev/shm; do
+      dd if=/dev/zero of=$place/file bs=64k count=32 2>/dev/null || echo $place is full
+      stat -c '%n %s' $place/file
+    done
+    grep ' /attr ' /proc/self/mountinfo; grep -c /shared /proc/self/mountinfo
+    /attr/run || echo no program";
+
+fn options(source: &Path) -> Vec<Value> {
+    let tmpfs = |destination: &str| {
+        let options = ["size=1m", "nosuid"];
+        json!({ "type": "tmpfs", "source": "tmpfs", "destination": destination, "options": options })
+    };
+    let read_only = ["remount", "ro"];
+    vec![
+        bind(source, "/flat", &["bind", "ro"]),
+        bind(source, "/deep", &["rbind", "rprivate"]),
+        bind(&source.join("link"), "/link", &["bind"]),
+        bind(&source.join("sub/path"), "/sub", &["bind", "rslave"]),
+        // A mount over another one, and one in another one's destination.
+        bind(source, "/over", &["bind"]),
+        tmpfs("/over"),
+        bind(&source.join("file"), "/over/nested", &["bind", "ro"]),
+        json!({ "type": "none", "source": "none", "destination": "/over", "options": read_only }),
+        bind(source, "/twice/one", &["bind"]),
+        bind(source, "/twice/two", &["bind", "ro"]),
+        tmpfs("/tmp/small"),
+        bind(
+            source,
+            "/attr",
+            &["bind", "nosuid", "nodev", "noexec", "noatime"],
+        ),
+        bind(source, "/shared", &["rbind", "rshared"]),
+    ]
+}
+
 /// Options, order and depth are those of config.json, and sizes hold.
 pub fn pain_17_mounts_are_what_their_options_say(world: &World<'_>) -> Result<()> {
-    let script = "\
-        cat /flat/in /deep/in/inner /link /sub 2>&1
-        echo x > /deep/in/new; echo x > /flat/new || echo flat refused
-        echo x > /over/new || echo over refused; cat /over/nested
-        cat /twice/one/file /twice/two/file
-        for place in /tmp/small /dev/shm; do
-          dd if=/dev/zero of=$place/file bs=64k count=32 2>/dev/null || echo $place is full
-          stat -c '%n %s' $place/file
-        done
-        grep ' /attr ' /proc/self/mountinfo; grep -c /shared /proc/self/mountinfo
-        /attr/run || echo no program";
-    let bundle = world.shell(script)?;
+    let bundle = world.shell(LOOK_AT_ALL)?;
     let source = volume(&bundle, "source")?;
     fs::write(source.join("file"), "file\n")?;
     fs::write(source.join("run"), "#!/bin/sh\necho ran\n")?;
@@ -253,30 +283,7 @@ pub fn pain_17_mounts_are_what_their_options_say(world: &World<'_>) -> Result<()
     fs::write(inner.0.join("inner"), "inner\n")?;
     fs::create_dir(source.join("sub"))?;
     fs::write(source.join("sub/path"), "sub path\n")?;
-    let tmpfs = |destination: &str| json!({ "type": "tmpfs", "source": "tmpfs", "destination": destination, "options": ["size=1m", "nosuid"] });
-    with_mounts(
-        &bundle,
-        vec![
-            bind(&source, "/flat", &["bind", "ro"]),
-            bind(&source, "/deep", &["rbind", "rprivate"]),
-            bind(&source.join("link"), "/link", &["bind"]),
-            bind(&source.join("sub/path"), "/sub", &["bind", "rslave"]),
-            // A mount in another one's destination, and one over another one.
-            bind(&source, "/over", &["bind"]),
-            tmpfs("/over"),
-            bind(&source.join("file"), "/over/nested", &["bind", "ro"]),
-            json!({ "type": "none", "source": "none", "destination": "/over", "options": ["remount", "ro"] }),
-            bind(&source, "/twice/one", &["bind"]),
-            bind(&source, "/twice/two", &["bind", "ro"]),
-            tmpfs("/tmp/small"),
-            bind(
-                &source,
-                "/attr",
-                &["bind", "nosuid", "nodev", "noexec", "noatime"],
-            ),
-            bind(&source, "/shared", &["rbind", "rshared"]),
-        ],
-    )?;
+    with_mounts(&bundle, options(&source))?;
     reconfigure(&bundle, |config| {
         for mount in config["mounts"].as_array_mut().into_iter().flatten() {
             if mount["destination"] == "/dev/shm" {
@@ -303,10 +310,8 @@ pub fn pain_17_mounts_are_what_their_options_say(world: &World<'_>) -> Result<()
             "{expected:?}: {outcome:?}"
         );
     }
-    ensure!(
-        inner.0.join("new").exists(),
-        "it was not written to the mount below: {outcome:?}"
-    );
+    let below = inner.0.join("new").exists();
+    ensure!(below, "it was not written to the mount below: {outcome:?}");
     Ok(())
 }
 

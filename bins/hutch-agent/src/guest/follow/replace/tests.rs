@@ -1,3 +1,5 @@
+//! What a reader meets while a tree is replaced under its eyes.
+
 use super::*;
 use std::{
     os::unix::fs::symlink,
