@@ -162,6 +162,18 @@ impl FakeShares {
         self.put(path, Nature::Directory);
     }
 
+    /// A folder is gone, and whoever followed what is in it was told nothing.
+    pub fn forget_below(&self, folder: &Path) {
+        let mut copies = self.copies.borrow_mut();
+        copies.retain(|place, _| !place.starts_with(folder));
+    }
+
+    /// By how many the copies there are followed.
+    pub fn followers(&self, place: &Path) -> usize {
+        let copies = self.copies.borrow();
+        copies.get(place).map_or(0, watch::Sender::receiver_count)
+    }
+
     /// Where copies are.
     pub fn copies(&self) -> Vec<PathBuf> {
         self.copies.borrow().keys().cloned().collect()
@@ -306,8 +318,12 @@ impl Shares for FakeShares {
 
     fn follow(&self, copies: Bind) -> Work<Result<(), Error>> {
         let target = share(&copies.folder).join(&copies.place);
-        let held = self.copies.borrow();
-        let life = held.get(&target).map(watch::Sender::subscribe);
+        let mut held = self.copies.borrow_mut();
+        // Whoever followed before is let go.
+        let life = held.get_mut(&target).map(|held| {
+            *held = watch::Sender::new(());
+            held.subscribe()
+        });
         let source = self.nature(&copies.source);
         Box::pin(async move {
             sleep(MOUNT).await;

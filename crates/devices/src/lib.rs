@@ -26,3 +26,4 @@ pub use error::Error;
 pub use events::{Event, World};
 pub use machine::Devices;
 pub use port::Shares;
+pub use record::DevicesRecord;

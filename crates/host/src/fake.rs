@@ -180,6 +180,11 @@ impl FakePremises {
         self.world.borrow().mounts.contains(point)
     }
 
+    /// Every mount there is, in order.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        self.world.borrow().mounts.iter().cloned().collect()
+    }
+
     /// The host is restarted: nothing outlives it but what is on its disk, and none of this is.
     pub fn reboot(&self) {
         self.change(|world| {

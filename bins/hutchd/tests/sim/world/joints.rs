@@ -106,12 +106,18 @@ impl SharesGround for ShareGround {
     }
 }
 
-pub fn join(premises: &FakePremises, vms: &FakeHost, namespaces: &FakeNamespaces) {
-    let (vms, namespaces) = (vms.clone(), namespaces.clone());
+pub fn join(
+    premises: &FakePremises,
+    vms: &FakeHost,
+    shares: &FakeShares,
+    namespaces: &FakeNamespaces,
+) {
+    let (vms, shares, namespaces) = (vms.clone(), shares.clone(), namespaces.clone());
     premises.watch(move |news| match news {
         News::Ended(process) => vms.end_process(*process, ExitHow::Signal(SIGKILL)),
         News::Unmounted(point) => namespaces.clear(point),
         News::FolderRemoved(folder) => {
+            shares.forget_below(folder);
             let inside = namespaces.things().into_keys();
             for path in inside.filter(|path| path.starts_with(folder)) {
                 namespaces.clear(path);

@@ -7,6 +7,7 @@
 
 #![allow(dead_code)] // Whoever includes it uses its own part.
 
+mod binds;
 pub mod client;
 mod daemon;
 pub mod dice;
@@ -109,6 +110,9 @@ impl World {
         shares.put(format!("{BUNDLE}/rootfs"), Nature::Directory);
         let image = Nature::File(Some(FsType::Ext4));
         shares.put(format!("{BUNDLE}/image"), image);
+        shares.put(format!("{BUNDLE}/data"), Nature::Directory);
+        shares.put(format!("{BUNDLE}/hosts"), Nature::File(None));
+        shares.put_published(format!("{BUNDLE}/config"));
         shares.put(daemon::VIRTIOFSD, Nature::File(None));
         let namespaces = FakeNamespaces::default();
         let vms = FakeHost::on(Rc::new(joints::VmmGround {
@@ -116,7 +120,7 @@ impl World {
             guests: guests.clone(),
             shares: shares.clone(),
         }));
-        joints::join(&premises, &vms, &namespaces);
+        joints::join(&premises, &vms, &shares, &namespaces);
         Rc::new(Self {
             fates: Rc::new(Fates::new(log.clone(), dice.fork(), weather)),
             log,
@@ -255,6 +259,7 @@ impl World {
                 ));
             }
         }
+        binds::check_on_record(self, after);
         for path in self.namespaces.things().into_keys() {
             let uid = uid_in(&path);
             if !uid.is_some_and(|uid| self.has_on_disk(&format!("network/{uid}"))) {
@@ -328,6 +333,7 @@ impl World {
                 _,
             ) => false,
         };
+        binds::check_at_rest(self, record);
         if !lives {
             let phase = &record.phase;
             self.violated(format_args!(
@@ -397,6 +403,10 @@ impl World {
         }
         for leak in self.premises.leaks(&BTreeSet::new()) {
             self.violated(format_args!("at the end: {leak} is left"));
+        }
+        for place in self.shares.copies() {
+            let place = place.display();
+            self.violated(format_args!("at the end: copies in {place} are left"));
         }
         for (uid, process) in self.vms.live() {
             self.violated(format_args!("at the end: vmm {process} of {uid} lives"));

@@ -336,6 +336,11 @@ impl<S: Shares> Shares for SimShares<S> {
         self.call(name, || self.shares.bind(binds))
     }
 
+    fn follow(&self, copies: Bind) -> Work<Result<(), devices::Error>> {
+        let name = format!("share follow {}", copies.place);
+        self.call(name, || self.shares.follow(copies))
+    }
+
     fn unbind(&self, binds: Vec<Bind>) -> Work<Result<(), devices::Error>> {
         let name = format!("share unbind {}", places(&binds));
         self.call(name, || self.shares.unbind(binds))
