@@ -11,7 +11,10 @@ use runtime_core::{
     records::decode,
     sandbox::{Phase, SandboxRecord},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 fn share(folder: &Path) -> PathBuf {
     folder.join("share")
@@ -35,17 +38,19 @@ pub fn check_on_record(world: &World, after: &str) {
         .mounts()
         .into_iter()
         .chain(world.shares.copies());
+    let mut known: BTreeMap<SandboxUid, BTreeSet<PathBuf>> = BTreeMap::new();
     for place in below_shares {
         let Some(uid) = super::uid_in(&place) else {
             continue;
         };
         let folder = PathBuf::from(super::ROOT).join("s").join(uid.to_string());
-        let below = place.starts_with(share(&folder)) && place != share(&folder);
-        if below
-            && !recorded(world, uid)
-                .iter()
-                .any(|bind| target(bind) == place)
-        {
+        if !place.starts_with(share(&folder)) || place == share(&folder) {
+            continue;
+        }
+        let known = known
+            .entry(uid)
+            .or_insert_with(|| recorded(world, uid).iter().map(target).collect());
+        if !known.contains(&place) {
             let place = place.display();
             world.violated(format_args!(
                 "after {after}: {place} is bound and on no record"
