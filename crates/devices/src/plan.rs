@@ -27,7 +27,7 @@ pub const BINDS_MAX: usize = 512;
 const COPIES: &str = "w";
 
 /// A pod has a token and a few ConfigMaps and Secrets; each has at most two copies of 2 MiB in
-/// the host's memory, and two in the guest's. Further ones are plain binds.
+/// the host's memory. Further ones are plain binds.
 pub const COPIES_MAX: usize = 32;
 
 /// virtio-blk hands a serial of at most 20 bytes to the guest.

@@ -30,6 +30,11 @@ use std::{
 const TREES: &str = "/run/hutch/w";
 /// As long as the kernel believes what it knows of a shared folder: no bind is slower or faster.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For so many looks a folder that is gone is still there: whoever was on the way into it, or is in it,
+/// may be a guest's only process that gets no processor for seconds.
+const GONE_LOOKS: u32 = 10;
+/// So many folders that are gone are kept at most; each may hold a whole set.
+const GONE_MAX: usize = 4;
 /// The host may be replacing a copy that is looked for; this often in a row is a failure.
 const MISSES_MAX: u32 = 3;
 /// The host lists fewer files.
@@ -48,8 +53,8 @@ pub struct Followed {
 struct Seen {
     turn: u64,
     misses: u32,
-    /// Folders that are gone since the last change, and shown until the next look.
-    gone: Vec<PathBuf>,
+    /// Folders that are gone and still shown, the oldest first, each with the looks that it has left.
+    gone: Vec<(PathBuf, u32)>,
 }
 
 /// Whatever has to be looked at.
@@ -96,11 +101,7 @@ impl Followed {
     /// Takes over the newest copy, if there is another one; says so when that fails for good.
     fn look(&self) {
         let mut seen = self.state();
-        for folder in std::mem::take(&mut seen.gone) {
-            if let Err(error) = remove(&self.shown().join(folder)) {
-                crate::error!("{}", error.chain());
-            }
-        }
+        self.forget(&mut seen);
         match self.renew(&mut seen) {
             Ok(()) => seen.misses = 0,
             Err(error) => {
@@ -110,6 +111,24 @@ impl Followed {
                 }
             }
         }
+    }
+
+    /// Takes away what has been gone for long enough.
+    fn forget(&self, seen: &mut Seen) {
+        let spare = seen.gone.len().saturating_sub(GONE_MAX);
+        for (_, left) in seen.gone.iter_mut().take(spare) {
+            *left = 1;
+        }
+        seen.gone.retain_mut(|(folder, left)| {
+            *left -= 1;
+            if *left > 0 {
+                return true;
+            }
+            if let Err(error) = remove(&self.shown().join(folder)) {
+                crate::error!("{}", error.chain());
+            }
+            false
+        });
     }
 
     fn renew(&self, seen: &mut Seen) -> Result<(), Error> {
@@ -131,7 +150,12 @@ impl Followed {
             shown: &self.shown(),
             next: &next,
         };
-        seen.gone = replace::replace(&places, &written)?;
+        let gone: BTreeSet<PathBuf> = replace::replace(&places, &written)?.into_iter().collect();
+        // What came back is not gone any more.
+        seen.gone.retain(|(folder, _)| gone.contains(folder));
+        let known: BTreeSet<PathBuf> = seen.gone.iter().map(|(folder, _)| folder.clone()).collect();
+        let new = gone.into_iter().filter(|folder| !known.contains(folder));
+        seen.gone.extend(new.map(|folder| (folder, GONE_LOOKS)));
         seen.turn = turn;
         remove(&next)
     }
@@ -279,6 +303,37 @@ mod tests {
 
         drop(followed);
         assert_eq!(fs::read_dir(trees).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_stays_for_a_while_and_of_many_the_newest_stay() {
+        let (trees, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (trees, copies) = (trees.path(), copies.path());
+        let publish = |turn: u64| {
+            publish(copies, turn, "text");
+            let set = copies.join(format!("{turn:016x}/tree/set{turn}"));
+            fs::create_dir(set).unwrap();
+        };
+        publish(0);
+        let followed = Followed::open_in(trees, copies.to_owned()).unwrap();
+        let shown = |turn: u64| followed.shown().join(format!("set{turn}")).exists();
+
+        publish(1);
+        followed.look();
+        for _ in 1..GONE_LOOKS {
+            followed.look();
+            assert!(shown(0) && shown(1));
+        }
+        followed.look();
+        assert!(!shown(0) && shown(1));
+
+        for turn in 2..20 {
+            publish(turn);
+            followed.look();
+        }
+        let left = (0..20).filter(|turn| shown(*turn)).count();
+        assert!((2..=GONE_MAX + 2).contains(&left), "{left} are left");
+        assert!(shown(19) && shown(18));
     }
 
     #[tokio::test(start_paused = true)]
