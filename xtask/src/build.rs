@@ -62,6 +62,8 @@ pub struct Examples {
     pub vsock_contract: PathBuf,
     /// Has a relay and a guest's end talk over AF_VSOCK.
     pub vsock_stream: PathBuf,
+    /// Prints what inotify tells.
+    pub hear: PathBuf,
 }
 
 impl Examples {
@@ -71,6 +73,7 @@ impl Examples {
         Self {
             vsock_contract: folder.join("vsock_contract"),
             vsock_stream: folder.join("vsock_stream"),
+            hear: folder.join("hear"),
         }
     }
 }
@@ -81,7 +84,8 @@ pub fn examples(workspace: &Workspace) -> Result<Examples> {
     let mut cargo = workspace.cargo();
     cargo
         .args(["build", "--workspace", "--all-features", "--locked"])
-        .args(["--example", "vsock_contract", "--example", "vsock_stream"]);
+        .args(["--example", "vsock_contract", "--example", "vsock_stream"])
+        .args(["--example", "hear"]);
     command::run(&mut cargo)?;
     Ok(Examples::of(workspace))
 }

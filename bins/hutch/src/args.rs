@@ -1,5 +1,12 @@
 //! The arguments of every verb: runc's names and meanings where runc has the verb.
 
+mod sandbox;
+
+pub use sandbox::{
+    AnnotationGet, AnnotationSet, AnnotationVerb, SandboxCreate, SandboxDelete, SandboxId,
+    SandboxList, SandboxMonitor, SandboxStats, SandboxStop, SandboxVerb,
+};
+
 use crate::verbs::{events::Events, kill::Kill, top::Top, update::Update};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -83,7 +90,7 @@ pub enum Verb {
     Restore(Snapshot),
     /// Write a config.json to start from.
     Spec(Spec),
-    /// Look at sandboxes: the virtual machines and what they hold.
+    /// Sandboxes: the virtual machines and what they hold.
     #[command(subcommand)]
     Sandbox(SandboxVerb),
     /// Print what a sandbox's guest wrote to its console.
@@ -125,7 +132,7 @@ pub struct Creation {
     /// Refused above 0: a file descriptor cannot enter a virtual machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
-    /// Join the sandbox of this container.
+    /// Join the sandbox of this id or uid, or of this container.
     #[arg(long, value_name = "ID")]
     pub sandbox: Option<String>,
     /// Id of the container.
@@ -243,20 +250,6 @@ pub struct Spec {
     /// Not supported: a sandbox needs root.
     #[arg(long)]
     pub rootless: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum SandboxVerb {
-    /// List sandboxes.
-    List(SandboxList),
-    /// Print all that is known of a sandbox as JSON.
-    Inspect(Id),
-}
-
-#[derive(Debug, Args)]
-pub struct SandboxList {
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
 }
 
 #[derive(Debug, Args)]

@@ -151,6 +151,12 @@ pub struct Refused {
     pub message: String,
 }
 
+/// The daemon said that what was asked for is not there.
+pub fn is_not_found(why: &anyhow::Error) -> bool {
+    let refused = why.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| refused.code == Code::NOT_FOUND)
+}
+
 fn refused(status: &ttrpc::Status) -> Refused {
     Refused {
         code: status.code(),

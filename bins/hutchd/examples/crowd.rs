@@ -90,7 +90,7 @@ fn ports(root: &Path, bundle: &Path) -> Result<Ports> {
         records: Rc::new(StoreRecords::new(Rc::new(opened.store), &[], Rc::new(end))),
         clock: Rc::new(HostClock),
         entropy: Rc::new(|| vec![0; 32]),
-        architect: Rc::new(move |wish| plan(&grounds, wish)),
+        architect: Rc::new(move |wish, first| plan(&grounds, wish, first)),
         boot_id: "crowd".to_owned(),
     })
 }

@@ -12,14 +12,16 @@ use actix::prelude::*;
 use async_trait::async_trait;
 use protocols::asynchronous::{
     hutch::{
-        AttachRequest, AttachResponse, ContainerInfo, CreateRequest, CreateResponse, DeleteRequest,
-        DeleteResponse, DoctorRequest, DoctorResponse, ExecRequest, ExecResponse, ExitedRequest,
-        ExitedResponse, InspectSandboxRequest, InspectSandboxResponse, KillRequest, KillResponse,
-        ListRequest, ListResponse, ListSandboxesRequest, ListSandboxesResponse, NextOomsRequest,
-        NextOomsResponse, PauseRequest, PauseResponse, ProcessRef, PsRequest, PsResponse,
-        ResumeRequest, ResumeResponse, StartRequest, StartResponse, StateRequest, StatsRequest,
-        StatsResponse, UpdateRequest, UpdateResponse, VersionRequest, VersionResponse, WaitRequest,
-        WaitResponse,
+        AnnotateSandboxRequest, AttachRequest, AttachResponse, ContainerInfo, CreateRequest,
+        CreateResponse, CreateSandboxRequest, CreateSandboxResponse, DeleteRequest, DeleteResponse,
+        DeleteSandboxRequest, DoctorRequest, DoctorResponse, ExecRequest, ExecResponse,
+        ExitedRequest, ExitedResponse, InspectSandboxRequest, InspectSandboxResponse, KillRequest,
+        KillResponse, ListRequest, ListResponse, ListSandboxesRequest, ListSandboxesResponse,
+        NextOomsRequest, NextOomsResponse, NextSandboxEventsRequest, NextSandboxEventsResponse,
+        PauseRequest, PauseResponse, ProcessRef, PsRequest, PsResponse, ResumeRequest,
+        ResumeResponse, SandboxRequest, SandboxResponse, SandboxStatsRequest, SandboxStatsResponse,
+        StartRequest, StartResponse, StateRequest, StatsRequest, StatsResponse, StopSandboxRequest,
+        UpdateRequest, UpdateResponse, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
     },
     hutch_ttrpc::Runtime,
 };
@@ -34,7 +36,7 @@ use runtime_core::{
     premises::Cgroup,
     process::{Begin, Kill},
     sandbox::{
-        ExecIn, GetPidsOf, GetSandbox, ProcessIn, SandboxView, ViewContainer, ViewProcess, WaitIn,
+        ExecIn, GetPidsOf, GetSandbox, ProcessIn, SandboxView, Verb, ViewContainer, ViewProcess, WaitIn,
     },
 };
 use std::{sync::Arc, time::SystemTime};
@@ -261,30 +263,12 @@ impl Api {
         })
     }
 
-    async fn sandboxes(&self) -> Result<Vec<(SandboxView, Vec<Name>)>, Fault> {
-        asked(self.host.send(ListSandboxes).await)
-    }
-
-    async fn inspect(&self, wanted: &str) -> Result<InspectSandboxResponse, Fault> {
-        let mut found: Vec<_> = self.sandboxes().await?;
-        found.retain(|(view, names)| {
-            view.spec.uid.to_string().starts_with(wanted)
-                || names.iter().any(|name| name.id.as_str() == wanted)
-        });
-        match (found.len(), wanted) {
-            (1, wanted) if !wanted.is_empty() => {
-                let (view, names) = &found[0];
-                Ok(InspectSandboxResponse {
-                    sandbox: Some(sandbox_info(view, names)).into(),
-                    ..Default::default()
-                })
-            }
-            (0, _) | (1, _) => Err(Fault::new(Kind::NotFound, "sandbox does not exist")),
-            (several, _) => Err(Fault::new(
-                Kind::Invalid,
-                format!("{wanted:?} is ambiguous: {several} sandboxes match"),
-            )),
-        }
+    async fn sandboxes(&self, namespace: &str) -> Result<Vec<(SandboxView, Vec<Name>)>, Fault> {
+        let namespace = match namespace {
+            "" => None,
+            namespace => Some(parsed(Namespace::new(namespace))?),
+        };
+        asked(self.host.send(ListSandboxes { namespace }).await)
     }
 }
 
@@ -301,6 +285,11 @@ fn on(verb: &str, id: &str) -> String {
 
 fn named(outcome: Result<(), Fault>, verb: &str, id: &str) -> Answer<()> {
     outcome.map_err(|why| status(why.during(on(verb, id))))
+}
+
+fn obeyed(outcome: Result<(), Fault>, verb: &str, id: &str) -> Answer<SandboxResponse> {
+    named(outcome, verb, id)?;
+    Ok(SandboxResponse::default())
 }
 
 #[async_trait]
@@ -458,9 +447,9 @@ impl Runtime for Api {
     async fn list_sandboxes(
         &self,
         _: &TtrpcContext,
-        _: ListSandboxesRequest,
+        request: ListSandboxesRequest,
     ) -> Answer<ListSandboxesResponse> {
-        let sandboxes = self.sandboxes().await.map_err(status)?;
+        let sandboxes = self.sandboxes(&request.namespace).await.map_err(status)?;
         let infos = sandboxes
             .iter()
             .map(|(view, names)| sandbox_info(view, names));
@@ -476,12 +465,101 @@ impl Runtime for Api {
         request: InspectSandboxRequest,
     ) -> Answer<InspectSandboxResponse> {
         let what = on("inspect sandbox", &request.sandbox);
-        let outcome = self.inspect(&request.sandbox).await;
+        let viewed = self.view_sandbox(&request.namespace, &request.sandbox);
+        let (view, names) = viewed.await.map_err(|why| status(why.during(what)))?;
+        Ok(InspectSandboxResponse {
+            sandbox: Some(sandbox_info(&view, &names)).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn create_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: CreateSandboxRequest,
+    ) -> Answer<CreateSandboxResponse> {
+        let what = on("create sandbox", &request.sandbox_id);
+        let created = self.create_empty(request).await;
+        created.map_err(|why| status(why.during(what)))
+    }
+
+    async fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: SandboxRequest,
+    ) -> Answer<SandboxResponse> {
+        let outcome = self.order(&request, Verb::Start).await;
+        obeyed(outcome, "start sandbox", &request.sandbox)
+    }
+
+    async fn stop_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: StopSandboxRequest,
+    ) -> Answer<SandboxResponse> {
+        let outcome = self.stop(&request).await;
+        obeyed(outcome, "stop sandbox", &request.sandbox)
+    }
+
+    async fn delete_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: DeleteSandboxRequest,
+    ) -> Answer<SandboxResponse> {
+        let outcome = self.delete_whole(&request).await;
+        obeyed(outcome, "delete sandbox", &request.sandbox)
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: SandboxRequest,
+    ) -> Answer<SandboxResponse> {
+        let outcome = self.order(&request, Verb::Pause).await;
+        obeyed(outcome, "pause sandbox", &request.sandbox)
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: SandboxRequest,
+    ) -> Answer<SandboxResponse> {
+        let outcome = self.order(&request, Verb::Resume).await;
+        obeyed(outcome, "resume sandbox", &request.sandbox)
+    }
+
+    async fn annotate_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: AnnotateSandboxRequest,
+    ) -> Answer<SandboxResponse> {
+        let sandbox = request.sandbox.clone();
+        let outcome = self.annotate(request).await;
+        obeyed(outcome, "annotate sandbox", &sandbox)
+    }
+
+    async fn sandbox_stats(
+        &self,
+        _: &TtrpcContext,
+        request: SandboxStatsRequest,
+    ) -> Answer<SandboxStatsResponse> {
+        let what = on("stats of sandbox", &request.sandbox);
+        let outcome = self.stats_of_sandbox(&request).await;
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
+    async fn next_sandbox_events(
+        &self,
+        _: &TtrpcContext,
+        request: NextSandboxEventsRequest,
+    ) -> Answer<NextSandboxEventsResponse> {
+        let what = on("watch sandbox", &request.sandbox);
+        let outcome = self.next_events(&request).await;
         outcome.map_err(|why| status(why.during(what)))
     }
 
     async fn doctor(&self, _: &TtrpcContext, _: DoctorRequest) -> Answer<DoctorResponse> {
-        let sandboxes = self.sandboxes().await.map_err(status)?;
+        let sandboxes = self.sandboxes("").await.map_err(status)?;
         Ok(DoctorResponse {
             sandboxes: u32::try_from(sandboxes.len()).unwrap_or(u32::MAX),
             damaged_stores: self.facts.damaged_stores.clone(),

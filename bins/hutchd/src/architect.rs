@@ -2,8 +2,9 @@
 
 use crate::{channel::Channel, config::Config};
 use runtime_core::{
+    container::ContainerSpec,
     devices::ShareSpec,
-    host::Wish,
+    host::SandboxWish,
     hypervisor::{Accelerator, VmSpec},
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
@@ -24,14 +25,15 @@ pub struct Grounds {
 }
 
 /// Below the caller's cgroup where one is named, so that its limits hold for the VM.
-fn cgroup(wish: &Wish, part: &str) -> Cgroup {
-    match &wish.spec.cgroup {
+fn cgroup(wish: &SandboxWish, part: &str) -> Cgroup {
+    match &wish.cgroup {
         Some(Cgroup(named)) => Cgroup(format!("{named}/hutch-{}-{part}", wish.uid)),
         None => Cgroup(format!("/hutch/{}/{part}", wish.uid)),
     }
 }
 
-pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
+/// Of a sandbox that is made for itself, or for its first container.
+pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>) -> SandboxSpec {
     let Grounds {
         root,
         config,
@@ -43,7 +45,11 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
     let channel = channel.of(wish.uid, &helpers);
     SandboxSpec {
         uid: wish.uid,
-        created: wish.spec.created,
+        namespace: wish.namespace.clone(),
+        id: wish.id.clone(),
+        lifetime: wish.lifetime,
+        created_by: wish.created_by.clone(),
+        created: wish.created,
         hostname: wish.hostname.clone(),
         premises: PremisesSpec {
             uid: wish.uid,
@@ -57,7 +63,7 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
             folder: folder.clone(),
             netns: wish.netns.clone(),
         },
-        share: needs_share(wish).then(|| ShareSpec {
+        share: first.is_none_or(needs_share).then(|| ShareSpec {
             uid: wish.uid,
             folder: folder.clone(),
             virtiofsd: config.share.virtiofsd.clone(),
@@ -82,8 +88,9 @@ pub fn plan(grounds: &Grounds, wish: &Wish) -> SandboxSpec {
     }
 }
 
-/// A root file system that is an image, with nothing bound into it, needs no share.
-fn needs_share(wish: &Wish) -> bool {
+/// A root file system that is an image, with nothing bound into it, needs no share. What a sandbox that
+/// is made for itself will hold is not known yet.
+fn needs_share(first: &ContainerSpec) -> bool {
     let is_image = |path: &Path| path.metadata().is_ok_and(|found| !found.is_dir());
-    !wish.spec.devices.binds.is_empty() || !is_image(&wish.spec.rootfs)
+    !first.devices.binds.is_empty() || !is_image(&first.rootfs)
 }

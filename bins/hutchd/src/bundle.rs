@@ -5,7 +5,10 @@
 
 mod hooks;
 
-use crate::neighbour::Neighbour;
+use crate::{
+    neighbour::Neighbour,
+    pods::{self, Home},
+};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use runtime_core::{
     container::ContainerSpec,
@@ -14,6 +17,7 @@ use runtime_core::{
     host::Wish,
     ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
     premises::Cgroup,
+    sandbox::ANNOTATIONS_BYTES_MAX,
 };
 use std::{
     collections::BTreeMap,
@@ -22,8 +26,6 @@ use std::{
 
 /// ttrpc's message limit is 4 MiB; what is larger than this would not reach the guest.
 const CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// As much as Kubernetes allows one object in all.
-const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 /// NAME_MAX of Linux.
 const NAME_BYTES_MAX: usize = 255;
 /// PATH_MAX of Linux, less its closing NUL.
@@ -77,6 +79,10 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     let hooks = hooks::on_the_host(&spec)?;
     check_cgroups_path(&request.cgroups_path)?;
     let annotations = annotations(&spec)?;
+    let (join, sandbox) = match pods::home(&request.id, &annotations, request.join)? {
+        Home::New(sandbox) => (None, sandbox),
+        Home::Join(sandbox) => (Some(sandbox), None),
+    };
     let devices = ContainerDevices {
         container: ContainerNumber(0),
         bundle: bundle.clone(),
@@ -91,9 +97,10 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     };
     Ok(Wish {
         uid: request.uid,
-        join: request.join,
+        join,
+        sandbox,
         netns,
-        hostname: hostname_for_guest(hostname, &request.id)?,
+        hostname: hostname_for_guest(hostname, request.id.as_str())?,
         spec: ContainerSpec {
             number: ContainerNumber(0),
             namespace: request.namespace,
@@ -309,10 +316,13 @@ fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Fault> {
 }
 
 /// A host name has at most 64 bytes in Linux (`__NEW_UTS_LEN`).
-fn hostname_for_guest(hostname: String, id: &ContainerId) -> Result<String, Fault> {
+///
+/// # Errors
+/// `Invalid`: it is none.
+pub fn hostname_for_guest(hostname: String, id: &str) -> Result<String, Fault> {
     const BYTES_MAX: usize = 64;
     if hostname.is_empty() {
-        return Ok(id.as_str().chars().take(12).collect());
+        return Ok(id.chars().take(12).collect());
     }
     match hostname.len() <= BYTES_MAX && !hostname.contains('\0') {
         true => Ok(hostname),

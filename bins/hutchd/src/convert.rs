@@ -2,7 +2,8 @@
 
 use protocols::asynchronous::hutch::{
     ContainerInfo, CpuStats, ExitInfo, HugetlbStats, IoStats, MemoryStats, NextOomsResponse, Oom,
-    Phase, PidsStats, PsEntry, SandboxInfo, StatsResponse, StoreFigures, StreamAddress,
+    Phase, PidsStats, PsEntry, SandboxEvent, SandboxInfo, SandboxPart, StatsResponse, StoreFigures,
+    StreamAddress,
 };
 use runtime_core::{
     agent::{ContainerStats, ExitStatus, GuestPid},
@@ -10,7 +11,8 @@ use runtime_core::{
     host::Name,
     hypervisor::{HostEndpoint, MachineType},
     ids::SandboxUid,
-    sandbox::{PhaseTook, SandboxView},
+    premises::Spent,
+    sandbox::{Happening, JournalEntry, PhaseTook, SandboxView},
 };
 use std::time::Duration;
 use store::Figures;
@@ -186,7 +188,12 @@ pub fn sandbox_info(view: &SandboxView, names: &[Name]) -> SandboxInfo {
     };
     SandboxInfo {
         uid: view.spec.uid.to_string(),
-        status: view.state.to_owned(),
+        id: view.spec.id.to_string(),
+        namespace: view.spec.namespace.to_string(),
+        annotations: view.annotations.clone().into_iter().collect(),
+        lifetime: view.spec.lifetime.name().to_owned(),
+        hostname: view.spec.hostname.clone(),
+        status: view.standing.name().to_owned(),
         vmm_pid: view.vm.as_ref().map_or(0, |vm| vm.vmm.pid),
         accelerator: vm.accelerator.name().to_owned(),
         machine: machine_name(vm.machine).to_owned(),
@@ -198,6 +205,34 @@ pub fn sandbox_info(view: &SandboxView, names: &[Name]) -> SandboxInfo {
         vcpus: vm.vcpus,
         memory_mib: vm.memory_mib,
         phases: view.phases.iter().map(phase).collect(),
+        ..Default::default()
+    }
+}
+
+pub fn sandbox_event(entry: &JournalEntry) -> SandboxEvent {
+    let mut event = SandboxEvent {
+        number: entry.number,
+        ..Default::default()
+    };
+    match &entry.happened {
+        Happening::State { standing, reason } => {
+            event.status = standing.name().to_owned();
+            event.reason.clone_from(reason);
+        }
+        Happening::Exited { container, status } => {
+            event.container_id = container.to_string();
+            event.exit = Some(exit_info(status)).into();
+        }
+    }
+    event
+}
+
+pub fn part((name, spent): &(&'static str, Spent)) -> SandboxPart {
+    SandboxPart {
+        name: (*name).to_owned(),
+        cpu_usec: spent.cpu_usec,
+        memory_bytes: spent.memory_bytes,
+        processes: spent.processes,
         ..Default::default()
     }
 }

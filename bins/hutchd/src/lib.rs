@@ -12,6 +12,8 @@ pub mod keys;
 pub mod logs;
 pub mod mirror;
 pub mod neighbour;
+pub mod pods;
+mod sandboxes;
 pub mod serve;
 pub mod start;
 mod status;

@@ -12,7 +12,7 @@ use runtime_core::{
     kit::{self, Work},
     premises::PremisesSpec,
     records::{Change, Records, Rows, decode},
-    sandbox::{Phase, SandboxRecord},
+    sandbox::SandboxRecord,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -122,7 +122,7 @@ fn lives(rows: &Rows, uid: SandboxUid) -> bool {
     let key = SandboxRecord::key(uid);
     let own = rows.iter().find(|(found, _)| *found == key);
     let record = own.and_then(|(_, bytes)| decode::<SandboxRecord>(bytes).ok());
-    record.is_some_and(|record| record.phase == Phase::Ready)
+    record.is_some_and(|record| record.phase.is_up())
 }
 
 /// Whole or not at all.
@@ -199,6 +199,7 @@ mod tests {
         hypervisor::Accelerator,
         ids::{ContainerId, EpochMs, Namespace},
         records::put,
+        sandbox::{Journal, Phase},
     };
     use std::collections::BTreeMap;
     use tokio::task::LocalSet;
@@ -251,10 +252,17 @@ mod tests {
         };
         SandboxRecord {
             boot_id: "boot".to_owned(),
-            spec: plan(&grounds, &wish.unwrap()),
+            spec: {
+                let wish = wish.unwrap();
+                plan(&grounds, &wish.home(), Some(&wish.spec))
+            },
             phase,
             vm: None,
             containers_numbered: 1,
+            first_of_vm: 0,
+            annotations: BTreeMap::new(),
+            keys: Vec::new(),
+            journal: Journal::default(),
         }
     }
 

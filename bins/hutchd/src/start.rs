@@ -134,7 +134,7 @@ async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
         records,
         clock: Rc::new(HostClock),
         entropy: Rc::new(entropy),
-        architect: Rc::new(move |wish| plan(&grounds, wish)),
+        architect: Rc::new(move |wish, first| plan(&grounds, wish, first)),
         boot_id,
     };
     let host = wiring::build(ports).await?;

@@ -26,7 +26,7 @@ use runtime_core::{
     clock::Clock,
     devices as devices_room,
     error::Fault,
-    host::{self as host_room, HostActor, Wish},
+    host::{self as host_room, HostActor},
     hypervisor as hypervisor_room,
     ids::SandboxUid,
     kit::Work,
@@ -34,7 +34,6 @@ use runtime_core::{
     premises::{Cgroup, Premises},
     records::Records,
     rooms::Rooms,
-    sandbox::SandboxSpec,
 };
 use std::{
     env,
@@ -57,7 +56,7 @@ pub struct Ports {
     pub records: Rc<dyn Records>,
     pub clock: Rc<dyn Clock>,
     pub entropy: Rc<dyn Fn() -> Vec<u8>>,
-    pub architect: Rc<dyn Fn(&Wish) -> SandboxSpec>,
+    pub architect: host_room::Architect,
     pub boot_id: String,
 }
 

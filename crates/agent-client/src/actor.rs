@@ -222,6 +222,14 @@ impl Handler<agent::Open> for AgentActor {
     }
 }
 
+impl Handler<agent::Close> for AgentActor {
+    type Result = ();
+
+    fn handle(&mut self, _: agent::Close, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Close, ctx);
+    }
+}
+
 impl Handler<agent::NewsRecorded> for AgentActor {
     type Result = ();
 
@@ -249,6 +257,7 @@ call!(
     create_sandbox,
     ()
 );
+call!(agent::SetClock, Call::SetClock, set_clock, ());
 call!(
     agent::CreateContainer,
     Call::CreateContainer,

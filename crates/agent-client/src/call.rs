@@ -7,6 +7,7 @@ use std::{fmt, time::Duration};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     CreateSandbox,
+    SetClock,
     CreateContainer,
     StartContainer,
     Exec,
@@ -36,7 +37,7 @@ impl Call {
             // Kills and reaps what is left, unmounts, removes cgroups that may be busy for a while.
             Self::RemoveContainer => 20,
             // Nothing in the guest waits for anything here.
-            Self::Signal | Self::Stats | Self::List | Self::Pids => 5,
+            Self::SetClock | Self::Signal | Self::Stats | Self::List | Self::Pids => 5,
         })
     }
 
@@ -49,6 +50,7 @@ impl Call {
     pub fn name(self) -> &'static str {
         match self {
             Self::CreateSandbox => "create sandbox",
+            Self::SetClock => "set clock",
             Self::CreateContainer => "create container",
             Self::StartContainer => "start container",
             Self::Exec => "exec",

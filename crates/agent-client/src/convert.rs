@@ -287,6 +287,7 @@ fn host_mount(mount: GuestMount) -> wire::HostMount {
     let mut message = wire::HostMount::new();
     message.index = mount.index;
     message.share_path = mount.share_path;
+    message.copies_path = mount.copies_path.unwrap_or_default();
     message
 }
 

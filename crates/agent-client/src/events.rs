@@ -16,6 +16,8 @@ pub enum Event {
         waiter: Waiter,
         link: LinkSpec,
     },
+    /// Leave the agent alone; it is not to be missed.
+    Close,
     /// A call of another room; what it carries stays with the actor.
     Call {
         waiter: Waiter,

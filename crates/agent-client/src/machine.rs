@@ -8,6 +8,7 @@
 //!     └► Awaiting  └─ Waiting ◄────────────┘
 //!         │  ▲ RetryDue
 //!         └──┘ silent console        out of patience, from any state but Ready:  Lost
+//!                                    Close, from any state but Lost:             Closed
 //! ```
 //!
 //! Invariants:
@@ -28,7 +29,7 @@ use crate::{
 };
 use runtime_core::{
     agent::{AgentDetails, GuestNews, LinkSpec},
-    error::Fault,
+    error::{Fault, Kind},
     hypervisor::HostEndpoint,
     ids::OpId,
     kit::{self, Machine, Waiter},
@@ -123,6 +124,7 @@ impl Machine for Link {
         match event {
             Event::Open { waiter, link } => self.open(waiter, link, batch)?,
             Event::Call { waiter, call } => self.call(waiter, call, batch)?,
+            Event::Close => self.close(batch),
             Event::NewsRecorded { seq } => self.recorded(seq, batch),
             Event::Looked { op, console_bytes } => self.looked(op, console_bytes, batch),
             Event::Dialed { op, outcome } => self.dialed(op, outcome, batch),
@@ -181,6 +183,29 @@ impl Link {
             State::Lost { why } => return Err(Denied::GivenUp { why: why.clone() }),
         }
         Ok(())
+    }
+
+    /// Whoever waits for it is answered: nothing will come.
+    fn close(&mut self, batch: &mut Batch) {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Closed => {}
+            State::Awaiting { reach, .. }
+            | State::Dialing { reach, .. }
+            | State::Waiting { reach, .. } => {
+                batch.world.push(World::HangUp);
+                for opener in reach.purpose.openers() {
+                    let what = "the link to the agent was closed";
+                    let why = Fault::new(Kind::Unavailable, what);
+                    batch.replies.push((*opener, Err(why)));
+                }
+            }
+            State::Ready(ready) => {
+                batch.world.push(World::HangUp);
+                ready.end(batch);
+            }
+            // What was given up stays so: the sandbox was told.
+            lost @ State::Lost { .. } => self.state = lost,
+        }
     }
 
     fn call(&mut self, waiter: Waiter, call: Call, batch: &mut Batch) -> Result<(), Denied> {

@@ -5,7 +5,7 @@ use runtime_core::{
     agent::{
         AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
         GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
+        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     error::Fault,
     kit::Work,
@@ -30,6 +30,9 @@ pub trait AgentPort {
     fn hang_up(&self);
 
     fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()>;
+
+    /// Of a guest that stood still.
+    fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()>;
     fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()>;
     fn start_container(&self, ask: StartContainer, deadline: Duration) -> Answer<()>;
     fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()>;

@@ -404,6 +404,9 @@ mod panicking {
         fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()> {
             self.0.create_sandbox(ask, deadline)
         }
+        fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
+            self.0.set_clock(ask, deadline)
+        }
         fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()> {
             self.0.create_container(ask, deadline)
         }

@@ -182,6 +182,7 @@ macro_rules! all_promises {
                 statistics_count_the_living,
                 limits_must_be_an_object,
                 a_signal_under_one_key_is_delivered_once,
+                a_clock_that_was_set_is_what_exits_are_dated_by,
             ]
         );
     };

@@ -115,6 +115,25 @@ impl Room for DevicesActor {
                     }
                 });
             }
+            World::Follow {
+                container,
+                copies,
+                pause,
+            } => {
+                let shares = self.shares.clone();
+                kit::complete(ctx, async move {
+                    tokio::time::sleep(pause).await;
+                    let outcome = faulty(shares.follow(copies.clone()).await);
+                    if let Err(why) = &outcome {
+                        tracing::warn!(%container, source = %copies.source.display(), %why, "not followed");
+                    }
+                    Event::Unfollowed {
+                        container,
+                        copies,
+                        outcome,
+                    }
+                });
+            }
             World::Bind {
                 container,
                 op,

@@ -5,7 +5,9 @@
 //! plain umount answers EBUSY. So binds are taken away plainly where that works, else lazily, and
 //! their file system is free when the guest has forgotten it or virtiofsd is gone.
 
-use crate::{error::Error, mounts, plan::Survey, port::Shares, steps::Bind, survey};
+use crate::{
+    error::Error, follower::Followers, mounts, plan::Survey, port::Shares, steps::Bind, survey,
+};
 use proc::berth::{self, Berth};
 use runtime_core::{
     devices::{ContainerDevices, ShareSpec},
@@ -43,11 +45,15 @@ pub type ProcsFiles = Arc<dyn Fn(&Cgroup) -> Vec<PathBuf> + Send + Sync>;
 #[derive(Clone)]
 pub struct HostShares {
     procs_files: ProcsFiles,
+    followers: Followers,
 }
 
 impl HostShares {
     pub fn new(procs_files: ProcsFiles) -> Self {
-        Self { procs_files }
+        Self {
+            procs_files,
+            followers: Followers::default(),
+        }
     }
 }
 
@@ -247,11 +253,20 @@ impl Shares for HostShares {
         })
     }
 
+    fn follow(&self, copies: Bind) -> Work<Result<(), Error>> {
+        self.followers.follow(&copies)
+    }
+
     fn unbind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>> {
-        blocking(move || unbind_all(&binds))
+        let followers = self.followers.clone();
+        blocking(move || {
+            binds.iter().for_each(|bind| followers.let_go(bind));
+            unbind_all(&binds)
+        })
     }
 
     fn close(&self, spec: ShareSpec, virtiofsd: Option<HostProcess>) -> Work<Result<(), Error>> {
+        let followers = self.followers.clone();
         Box::pin(async move {
             if let Some(process) = virtiofsd
                 && tokio::time::timeout(END_MAX, ended(process)).await.is_err()
@@ -259,7 +274,11 @@ impl Shares for HostShares {
                 kill(process);
                 ended(process).await;
             }
-            blocking(move || close_share(&spec.folder)).await
+            blocking(move || {
+                followers.let_go_below(&spec.folder);
+                close_share(&spec.folder)
+            })
+            .await
         })
     }
 

@@ -1,6 +1,6 @@
 //! What can fail between a container's directories and its guest.
 
-use crate::plan::Refusal;
+use crate::{plan::Refusal, tree::Unfit};
 use runtime_core::error::{Classify, Kind};
 use std::{io, path::PathBuf};
 
@@ -28,6 +28,14 @@ pub enum Error {
     /// What was a directory is a file now, or the other way round, or a link.
     #[error("{path:?} changed while it was brought into the share")]
     Changed { path: PathBuf },
+    #[error("copy {path:?} into the share")]
+    Unfit {
+        path: PathBuf,
+        #[source]
+        why: Unfit,
+    },
+    #[error("copy {path:?} into the share: it changes faster than it can be read")]
+    Restless { path: PathBuf },
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -49,7 +57,8 @@ impl Classify for Error {
             | Self::Spawn { .. }
             | Self::EndedEarly { .. }
             | Self::StillMounted { .. } => Kind::Internal,
-            Self::Changed { .. } => Kind::Aborted,
+            Self::Unfit { .. } => Kind::Unsupported,
+            Self::Changed { .. } | Self::Restless { .. } => Kind::Aborted,
             Self::Silent { .. } => Kind::Timeout,
             Self::Refused(refusal) => refusal.kind(),
         }

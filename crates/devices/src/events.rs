@@ -7,6 +7,7 @@ use runtime_core::{
     ids::{ContainerNumber, HostProcess, OpId},
     kit::Waiter,
 };
+use std::time::Duration;
 
 #[derive(Debug)]
 pub enum Event {
@@ -48,6 +49,12 @@ pub enum Event {
         op: OpId,
         outcome: Result<(), Fault>,
     },
+    /// Copies are not kept up to date any more.
+    Unfollowed {
+        container: ContainerNumber,
+        copies: Bind,
+        outcome: Result<(), Fault>,
+    },
     VirtiofsdEnded {
         virtiofsd: HostProcess,
         said: String,
@@ -69,6 +76,12 @@ pub enum World {
     Survey {
         op: OpId,
         devices: Box<ContainerDevices>,
+    },
+    /// Keep copies up to date, after a pause.
+    Follow {
+        container: ContainerNumber,
+        copies: Bind,
+        pause: Duration,
     },
     Bind {
         container: ContainerNumber,

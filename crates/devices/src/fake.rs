@@ -7,7 +7,7 @@
 use crate::{
     error::Error,
     mounts::share,
-    plan::{Nature, Source, Survey},
+    plan::{Habit, Nature, Source, Survey},
     port::Shares,
     steps::{Bind, Shape},
 };
@@ -131,6 +131,10 @@ pub struct FakeShares {
     ground: Rc<dyn Ground>,
     /// What lies on the host, with every link followed.
     things: Rc<RefCell<BTreeMap<PathBuf, Nature>>>,
+    /// Of them, the volumes that are published whole.
+    published: Rc<RefCell<BTreeSet<PathBuf>>>,
+    /// Where copies are, and who follows them: dropped, they are let go.
+    copies: Rc<RefCell<BTreeMap<PathBuf, watch::Sender<()>>>>,
     /// Which virtiofsd serves the share of a folder.
     serving: Rc<RefCell<BTreeMap<PathBuf, HostProcess>>>,
 }
@@ -140,6 +144,8 @@ impl FakeShares {
         Self {
             ground,
             things: Rc::default(),
+            published: Rc::default(),
+            copies: Rc::default(),
             serving: Rc::default(),
         }
     }
@@ -147,6 +153,30 @@ impl FakeShares {
     /// Something lies there from now on: a bundle, a program.
     pub fn put(&self, path: impl Into<PathBuf>, nature: Nature) {
         self.things.borrow_mut().insert(path.into(), nature);
+    }
+
+    /// A directory that somebody publishes whole.
+    pub fn put_published(&self, path: impl Into<PathBuf>) {
+        let path = path.into();
+        self.published.borrow_mut().insert(path.clone());
+        self.put(path, Nature::Directory);
+    }
+
+    /// A folder is gone, and whoever followed what is in it was told nothing.
+    pub fn forget_below(&self, folder: &Path) {
+        let mut copies = self.copies.borrow_mut();
+        copies.retain(|place, _| !place.starts_with(folder));
+    }
+
+    /// By how many the copies there are followed.
+    pub fn followers(&self, place: &Path) -> usize {
+        let copies = self.copies.borrow();
+        copies.get(place).map_or(0, watch::Sender::receiver_count)
+    }
+
+    /// Where copies are.
+    pub fn copies(&self) -> Vec<PathBuf> {
+        self.copies.borrow().keys().cloned().collect()
     }
 
     /// The VMM of the sandbox in this folder is gone: its virtiofsd ends by itself.
@@ -163,7 +193,23 @@ impl FakeShares {
 
     fn source(&self, path: PathBuf) -> Source {
         let nature = self.nature(&path);
-        Source { path, nature }
+        Source {
+            path,
+            nature,
+            habit: Habit::Unknown,
+        }
+    }
+
+    fn bound(&self, path: PathBuf, read_only: bool) -> Source {
+        let published = self.published.borrow().contains(&path);
+        let source = self.source(path);
+        match published && read_only {
+            true => Source {
+                habit: Habit::Published,
+                ..source
+            },
+            false => source,
+        }
     }
 
     fn bind_one(&self, bind: &Bind) -> Result<(), Error> {
@@ -181,6 +227,13 @@ impl FakeShares {
                 self.ground.mount(target);
                 Ok(())
             }
+            (Nature::Directory, Shape::Copies) => {
+                let mut copies = self.copies.borrow_mut();
+                copies
+                    .entry(target)
+                    .or_insert_with(|| watch::Sender::new(()));
+                Ok(())
+            }
             _ => Err(Error::Changed {
                 path: bind.source.clone(),
             }),
@@ -189,7 +242,9 @@ impl FakeShares {
 
     fn unbind_all(&self, binds: &[Bind]) {
         for bind in binds {
-            self.ground.unmount(&share(&bind.folder).join(&bind.place));
+            let target = share(&bind.folder).join(&bind.place);
+            self.copies.borrow_mut().remove(&target);
+            self.ground.unmount(&target);
         }
     }
 
@@ -240,7 +295,7 @@ impl Shares for FakeShares {
             Ok(Survey {
                 root: shares.source(bundle.join(&devices.root)),
                 binds: binds
-                    .map(|bind| shares.source(bundle.join(&bind.source)))
+                    .map(|bind| shares.bound(bundle.join(&bind.source), bind.read_only))
                     .collect(),
                 bundle,
             })
@@ -257,6 +312,26 @@ impl Shares for FakeShares {
                     return Err(why);
                 }
             }
+            Ok(())
+        })
+    }
+
+    fn follow(&self, copies: Bind) -> Work<Result<(), Error>> {
+        let target = share(&copies.folder).join(&copies.place);
+        let mut held = self.copies.borrow_mut();
+        // Whoever followed before is let go.
+        let life = held.get_mut(&target).map(|held| {
+            *held = watch::Sender::new(());
+            held.subscribe()
+        });
+        let source = self.nature(&copies.source);
+        Box::pin(async move {
+            sleep(MOUNT).await;
+            let Some(mut life) = life.filter(|_| source == Nature::Directory) else {
+                return Err(missing("open", target));
+            };
+            // Nothing is ever sent: it fails when they are let go.
+            let _ = life.changed().await;
             Ok(())
         })
     }
@@ -281,7 +356,10 @@ impl Shares for FakeShares {
                 shares.ground.exit(process);
             }
             sleep(MOUNT).await;
-            shares.ground.unmount(&share(&spec.folder));
+            let share = share(&spec.folder);
+            let mut copies = shares.copies.borrow_mut();
+            copies.retain(|place, _| !place.starts_with(&share));
+            shares.ground.unmount(&share);
             Ok(())
         })
     }

@@ -18,6 +18,7 @@ use crate::{
     events::{Answer, Denied, Event, Refused, World},
     plan::{self, Plan, Refusal, Survey},
     record::DevicesRecord,
+    steps::Bind,
 };
 use runtime_core::{
     devices::{ContainerDevices, Notice, Share, ShareSpec},
@@ -26,7 +27,11 @@ use runtime_core::{
     kit::{Batch, Machine, Waiter},
     records::{self, Change},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+/// What could not be copied is looked at again after this: as long as a guest believes what it
+/// knows of a directory, so that nobody notices the difference.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ShareState {
@@ -248,6 +253,7 @@ impl Devices {
         let answer = match outcome {
             Ok(()) => {
                 let attached = plan.attached.clone();
+                follow(number, &plan, Duration::ZERO, batch);
                 self.containers.insert(number, Container::Attached(plan));
                 Ok(attached)
             }
@@ -257,6 +263,32 @@ impl Devices {
             }
         };
         batch.replies.push((waiter, Answer::Attached(answer)));
+    }
+
+    /// Whatever is in the way may go: as long as the container is there, it is tried again.
+    fn unfollowed(
+        &mut self,
+        number: ContainerNumber,
+        copies: Bind,
+        outcome: &Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let attached = match self.containers.get(&number) {
+            Some(Container::Attached(plan)) => plan.copies().any(|known| *known == copies),
+            Some(
+                Container::Surveying { .. }
+                | Container::Binding { .. }
+                | Container::Unbinding { .. },
+            )
+            | None => false,
+        };
+        if attached && outcome.is_err() {
+            batch.world.push(World::Follow {
+                container: number,
+                copies,
+                pause: FOLLOW_AGAIN,
+            });
+        }
     }
 
     fn detach(
@@ -300,6 +332,7 @@ impl Devices {
             return;
         };
         if outcome.is_err() {
+            follow(number, &plan, FOLLOW_AGAIN, batch);
             self.containers.insert(number, Container::Attached(plan));
         }
         batch.records.push(self.record());
@@ -362,6 +395,18 @@ impl Devices {
         };
         batch.records.push(self.record());
         batch.replies.push((waiter, Answer::Done(outcome)));
+    }
+}
+
+/// Copies that were made are kept up to date from now on.
+fn follow(container: ContainerNumber, plan: &Plan, pause: Duration, batch: &mut Batch<Devices>) {
+    for copies in plan.copies() {
+        let copies = copies.clone();
+        batch.world.push(World::Follow {
+            container,
+            copies,
+            pause,
+        });
     }
 }
 
@@ -458,6 +503,11 @@ impl Machine for Devices {
                     self.closed(outcome, batch);
                 }
             }
+            Event::Unfollowed {
+                container,
+                copies,
+                outcome,
+            } => self.unfollowed(container, copies, &outcome, batch),
             Event::VirtiofsdEnded { virtiofsd, said } => {
                 if matches!(self.share, ShareState::Open { virtiofsd: Some(known), .. } if known == virtiofsd)
                 {
@@ -470,6 +520,11 @@ impl Machine for Devices {
                 }
             }
             Event::Resume => {
+                for (number, container) in &self.containers {
+                    if let Container::Attached(plan) = container {
+                        follow(*number, plan, Duration::ZERO, batch);
+                    }
+                }
                 if let ShareState::Open {
                     spec,
                     virtiofsd: Some(virtiofsd),

@@ -11,6 +11,8 @@
 
 use crate::{
     error::Error,
+    follow::{self, Follow},
+    plan,
     steps::{Access, Bind, Depth, Shape},
 };
 use rustix::{
@@ -37,7 +39,7 @@ pub fn share(folder: &Path) -> PathBuf {
 }
 
 /// The same folder as the host writes to it.
-fn tree(folder: &Path) -> PathBuf {
+pub fn tree(folder: &Path) -> PathBuf {
     folder.join("tree")
 }
 
@@ -73,7 +75,7 @@ pub fn unmake_share(folder: &Path) -> Result<(), Error> {
     let tree = tree(folder);
     for (_, container) in children(&tree)? {
         for (_, point) in children(&container)? {
-            remove_point(&point)?;
+            clear_place(&point)?;
         }
         remove_directory(&container)?;
     }
@@ -87,6 +89,10 @@ pub fn bind(bind: &Bind) -> Result<(), Error> {
     match bind.shape {
         Shape::Directory => make_directory(&below)?,
         Shape::File => make_file(&below)?,
+        Shape::Copies => {
+            make_directory(&below)?;
+            return Follow::new(bind).look().map(|_| ());
+        }
     }
     let target = share(&bind.folder).join(&bind.place);
     if is_mounted(&target)? {
@@ -112,7 +118,7 @@ pub fn bind(bind: &Bind) -> Result<(), Error> {
 pub fn unbind(folder: &Path, place: &str) -> Result<(), Error> {
     take_off(&share(folder).join(place))?;
     let below = tree(folder).join(place);
-    remove_point(&below)?;
+    clear_place(&below)?;
     let parent = below.parent().expect("a place has two parts");
     match fs::remove_dir(parent) {
         Ok(()) => Ok(()),
@@ -235,6 +241,15 @@ fn remove_directory(path: &Path) -> Result<(), Error> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(failed("remove", path, source)),
+    }
+}
+
+/// Copies go whole: the host alone writes them. Whatever else is at a place is a mount point.
+fn clear_place(path: &Path) -> Result<(), Error> {
+    let copies = path.file_name().is_some_and(plan::holds_copies);
+    match copies {
+        true => follow::remove(path),
+        false => remove_point(path),
     }
 }
 

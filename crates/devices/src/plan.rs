@@ -14,6 +14,7 @@ use runtime_core::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    ffi::OsStr,
     fmt,
     path::{Component, Path, PathBuf},
 };
@@ -21,6 +22,13 @@ use std::{
 /// A pod has some twenty mounts; each costs a host mount in two namespaces, and the kernel ends
 /// at 100,000 per namespace.
 pub const BINDS_MAX: usize = 512;
+
+/// How the name of a place begins at which copies are.
+const COPIES: &str = "w";
+
+/// A pod has a token and a few ConfigMaps and Secrets; each has at most two copies of 2 MiB in
+/// the host's memory. Further ones are plain binds.
+pub const COPIES_MAX: usize = 32;
 
 /// virtio-blk hands a serial of at most 20 bytes to the guest.
 pub const SERIAL_BYTES_MAX: usize = 20;
@@ -40,6 +48,15 @@ pub struct Source {
     /// Every link followed; the path as given where nothing is there.
     pub path: PathBuf,
     pub nature: Nature,
+    pub habit: Habit,
+}
+
+/// How somebody changes a directory on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    Unknown,
+    /// In whole sets, by one rename, as Kubernetes does; and it is small enough to be copied.
+    Published,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +76,14 @@ pub enum Nature {
 pub struct Plan {
     pub binds: Vec<Bind>,
     pub attached: Attached,
+}
+
+impl Plan {
+    /// What is kept up to date.
+    pub fn copies(&self) -> impl Iterator<Item = &Bind> {
+        let all = self.binds.iter();
+        all.filter(|bind| bind.shape == Shape::Copies)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,19 +167,16 @@ pub fn plan(
     );
     let number = devices.container;
     let mut plan = root(devices, survey, share)?;
+    let mut copied = 0;
     for (spec, source) in devices.binds.iter().zip(&survey.binds) {
         let shape = shape_of(spec, source)?;
         let folder = share.ok_or_else(|| Refusal::NoShare {
             what: format!("mount {} ({:?})", spec.index, spec.source),
         })?;
         let place = format!("{number}/m{}", spec.index);
-        plan.attached.mounts.push(GuestMount {
-            index: spec.index,
-            share_path: place.clone(),
-        });
-        plan.binds.push(Bind {
+        let bind = Bind {
             folder: folder.to_owned(),
-            place,
+            place: place.clone(),
             source: source.path.clone(),
             shape,
             depth: match spec.recursive {
@@ -162,9 +184,35 @@ pub fn plan(
                 false => Depth::Top,
             },
             access: access(spec.read_only),
+        };
+        let copies = copies(number, spec, source, &bind).filter(|_| copied < COPIES_MAX);
+        copied += copies.iter().len();
+        plan.attached.mounts.push(GuestMount {
+            index: spec.index,
+            share_path: place,
+            copies_path: copies.as_ref().map(|copies| copies.place.clone()),
         });
+        plan.binds.push(bind);
+        plan.binds.extend(copies);
     }
     Ok(plan)
+}
+
+/// What is published whole must be seen whole, which no cache of a shared directory grants: the
+/// guest gets copies besides. Only where it may not write: a copy goes one way.
+fn copies(number: ContainerNumber, spec: &BindSpec, source: &Source, bind: &Bind) -> Option<Bind> {
+    let copied = (source.nature, source.habit) == (Nature::Directory, Habit::Published);
+    (copied && spec.read_only).then(|| Bind {
+        place: format!("{number}/{COPIES}{}", spec.index),
+        shape: Shape::Copies,
+        depth: Depth::Top,
+        ..bind.clone()
+    })
+}
+
+/// Whether a place has this name because copies are there.
+pub fn holds_copies(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(COPIES.as_bytes())
 }
 
 fn root(
@@ -324,6 +372,7 @@ mod tests {
         Source {
             path: path.into(),
             nature,
+            habit: Habit::Unknown,
         }
     }
 
@@ -421,6 +470,45 @@ mod tests {
         );
         assert_eq!((hosts.depth, hosts.access), (Depth::Top, Access::ReadOnly));
         assert_eq!(hosts.shape, Shape::File);
+    }
+
+    #[test]
+    fn what_is_published_whole_is_copied_besides_where_the_guest_only_reads() {
+        let published = Source {
+            habit: Habit::Published,
+            ..at("/vol", Nature::Directory)
+        };
+        let request = devices("rootfs", vec![bind(4, "/vol"), bind(7, "/vol")]);
+        let sources = vec![published.clone(), published];
+        let survey = survey(at("/b/rootfs", Nature::Directory), sources);
+
+        let plan = plan(&request, &survey, share()).unwrap();
+
+        let told = |index: usize| plan.attached.mounts[index].copies_path.as_deref();
+        assert_eq!((told(0), told(1)), (None, Some("3/w7")));
+        let copies: Vec<_> = plan.copies().collect();
+        assert_eq!(copies.len(), 1);
+        assert_eq!(copies[0].place, "3/w7");
+        assert_eq!(copies[0].source, Path::new("/vol"));
+        assert_eq!(plan.binds.len(), 4);
+    }
+
+    #[test]
+    fn of_very_many_volumes_some_are_copied_and_all_are_bound() {
+        let many: Vec<_> = (10..10 + 2 * COPIES_MAX as u32)
+            .map(|n| bind(n, "/vol"))
+            .collect();
+        let published = Source {
+            habit: Habit::Published,
+            ..at("/vol", Nature::Directory)
+        };
+        let sources = vec![published; many.len()];
+        let found = survey(at("/b/rootfs", Nature::Directory), sources);
+
+        let plan = plan(&devices("rootfs", many), &found, share()).unwrap();
+
+        assert_eq!(plan.copies().count(), COPIES_MAX);
+        assert_eq!(plan.attached.mounts.len(), 2 * COPIES_MAX);
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub trait Shares {
     /// Binds in their order; nothing is left bound after an error.
     fn bind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>>;
 
+    /// Keeps copies up to date: makes a new one whenever the tree changed. Answers when the bind is
+    /// taken away, or when it cannot go on; the newest copy stays what it is then.
+    fn follow(&self, copies: Bind) -> Work<Result<(), Error>>;
+
     /// Takes binds away in reverse; what is not there is already so.
     fn unbind(&self, binds: Vec<Bind>) -> Work<Result<(), Error>>;
 

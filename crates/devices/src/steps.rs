@@ -30,7 +30,8 @@ pub enum Trace {
 pub struct Bind {
     /// The sandbox's folder.
     pub folder: PathBuf,
-    /// Where below the share: `<container>/rootfs` or `<container>/m<index>`.
+    /// Where below the share: `<container>/rootfs`, `<container>/m<index>`, or
+    /// `<container>/w<index>` for copies.
     pub place: String,
     /// Resolved: no part of it is a link.
     pub source: PathBuf,
@@ -39,12 +40,14 @@ pub struct Bind {
     pub access: Access,
 }
 
-/// A mount point has the shape of what is mounted on it.
+/// What is at the place: a mount point of the shape of what is mounted on it, or copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     Directory,
     File,
+    /// Copies of a directory, each whole; the newest stands for it. See `follow.rs`.
+    Copies,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

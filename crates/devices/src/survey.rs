@@ -2,13 +2,18 @@
 
 use crate::{
     error::Error,
-    plan::{Nature, Source, Survey},
+    follow::open_tree,
+    plan::{Habit, Nature, Source, Survey},
+    tree::Tree,
 };
-use runtime_core::{agent::FsType, devices::ContainerDevices};
+use runtime_core::{
+    agent::FsType,
+    devices::{BindSpec, ContainerDevices},
+};
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::FileTypeExt,
+    os::{fd::AsFd, unix::fs::FileTypeExt},
     path::Path,
 };
 
@@ -24,16 +29,29 @@ const EROFS_MAGIC: [u8; 4] = [0xe2, 0xe1, 0xf5, 0xe0];
 pub fn survey(devices: &ContainerDevices) -> Result<Survey, Error> {
     let bundle = fs::canonicalize(&devices.bundle)
         .map_err(Error::path("resolve bundle", &devices.bundle))?;
-    let source = |path: &Path| source(&bundle.join(path));
+    let bind = |bind: &BindSpec| -> Result<Source, Error> {
+        let found = source(&bundle.join(&bind.source))?;
+        let habit = match (found.nature, bind.read_only) {
+            (Nature::Directory, true) => habit(&found.path),
+            _ => Habit::Unknown,
+        };
+        Ok(Source { habit, ..found })
+    };
     Ok(Survey {
-        root: source(&devices.root)?,
-        binds: devices
-            .binds
-            .iter()
-            .map(|bind| source(&bind.source))
-            .collect::<Result<_, _>>()?,
+        root: source(&bundle.join(&devices.root))?,
+        binds: devices.binds.iter().map(bind).collect::<Result<_, _>>()?,
         bundle,
     })
+}
+
+fn habit(path: &Path) -> Habit {
+    let copied = open_tree(path)
+        .is_ok_and(|root| Tree::is_published(root.as_fd()) && Tree::scan(root.as_fd()).is_ok());
+    match copied {
+        true => Habit::Published,
+        // Whatever is wrong with it, binding it will tell.
+        false => Habit::Unknown,
+    }
 }
 
 fn source(path: &Path) -> Result<Source, Error> {
@@ -43,6 +61,7 @@ fn source(path: &Path) -> Result<Source, Error> {
             return Ok(Source {
                 path: path.to_owned(),
                 nature: Nature::Missing,
+                habit: Habit::Unknown,
             });
         }
         Err(why) => return Err(Error::path("resolve", path)(why)),
@@ -66,6 +85,7 @@ fn source(path: &Path) -> Result<Source, Error> {
     Ok(Source {
         path: resolved,
         nature,
+        habit: Habit::Unknown,
     })
 }
 

@@ -10,7 +10,7 @@ use devices::{
     Error, Shares,
     driver::HostShares,
     fake::{FakeShares, Ground, OwnGround},
-    plan::Nature,
+    plan::{Habit, Nature},
     steps::{Access, Bind, Depth, Shape},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -25,6 +25,7 @@ use std::{
     env,
     fs::{self, File},
     io::{self, BufRead, BufReader},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -36,18 +37,23 @@ use tokio::{runtime::Builder, task::LocalSet, time::timeout};
 
 /// A virtiofsd that nobody connected to is killed after five seconds.
 const STORY_LIMIT: Duration = Duration::from_secs(60);
+/// What has not ended by then goes on.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// What a suite needs of the world around a driver.
 trait Stage {
     fn shares(&self) -> &dyn Shares;
     /// The sandbox's folder; it is there.
     fn folder(&self) -> PathBuf;
-    /// A bundle with a directory `rootfs` and a file `hosts`.
+    /// A bundle with a directory `rootfs`, a file `hosts`, and a volume `config` that is published
+    /// whole.
     fn bundle(&self) -> PathBuf;
     fn virtiofsd(&self) -> PathBuf;
     fn is_alive(&self, process: HostProcess) -> bool;
     /// Whether the process was put into the cgroup of the share.
     fn is_in_its_cgroup(&self, process: HostProcess) -> bool;
+    /// Where copies are, below the sandbox's folder.
+    fn copies(&self) -> Vec<PathBuf>;
     /// kill -9 from outside.
     fn murder(&self, process: HostProcess);
     /// What is mounted at the folder or below it.
@@ -156,6 +162,37 @@ async fn of_binds_of_which_one_fails_none_is_left(stage: &impl Stage) {
     closed.unwrap();
 }
 
+async fn copies_are_followed_until_they_are_taken_away(stage: &impl Stage) {
+    let virtiofsd = stage.shares().open(spec(stage)).await.unwrap();
+    let copies = Bind {
+        access: Access::ReadOnly,
+        ..bind(stage, "1/w0", "config", Shape::Copies)
+    };
+    let unmade = stage.shares().follow(copies.clone()).await;
+    assert!(unmade.is_err());
+
+    for _ in 0..2 {
+        stage.shares().bind(vec![copies.clone()]).await.unwrap();
+        assert_eq!(stage.copies(), [stage.folder().join("share/1/w0")]);
+        assert_eq!(stage.mounts(), [stage.folder().join("share")]);
+        let mut following = stage.shares().follow(copies.clone());
+        let early = timeout(MOMENT, &mut following).await;
+        assert!(early.is_err(), "{early:?}");
+
+        stage.shares().unbind(vec![copies.clone()]).await.unwrap();
+        following.await.unwrap();
+        assert!(stage.copies().is_empty());
+    }
+
+    stage.shares().bind(vec![copies.clone()]).await.unwrap();
+    let mut following = stage.shares().follow(copies);
+    assert!(timeout(MOMENT, &mut following).await.is_err());
+    let closed = stage.shares().close(spec(stage), Some(virtiofsd)).await;
+    closed.unwrap();
+    following.await.unwrap();
+    assert!(stage.copies().is_empty());
+}
+
 async fn nothing_is_bound_without_a_share(stage: &impl Stage) {
     let bind = bind(stage, "1/rootfs", "rootfs", Shape::Directory);
 
@@ -170,14 +207,19 @@ async fn a_survey_tells_what_is_there_and_what_is_not(stage: &impl Stage) {
         index,
         source: source.into(),
         recursive: true,
-        read_only: false,
+        read_only: index > 1,
     };
     let devices = ContainerDevices {
         container: ContainerNumber(1),
         bundle: stage.bundle(),
         root: "rootfs".into(),
         root_read_only: false,
-        binds: vec![source(0, "hosts"), source(1, "gone")],
+        binds: vec![
+            source(0, "hosts"),
+            source(1, "config"),
+            source(2, "config"),
+            source(3, "gone"),
+        ],
     };
 
     let survey = stage.shares().survey(devices.clone()).await.unwrap();
@@ -186,7 +228,19 @@ async fn a_survey_tells_what_is_there_and_what_is_not(stage: &impl Stage) {
     assert_eq!(survey.root.nature, Nature::Directory);
     assert_eq!(survey.root.path, stage.bundle().join("rootfs"));
     let natures: Vec<_> = survey.binds.iter().map(|source| source.nature).collect();
-    assert_eq!(natures, [Nature::File(None), Nature::Missing]);
+    let folder = Nature::Directory;
+    assert_eq!(
+        natures,
+        [Nature::File(None), folder, folder, Nature::Missing]
+    );
+    let [_, written, read, _] = &survey.binds[..] else {
+        panic!("{survey:?}")
+    };
+    // It is asked only where it matters: of what the guest cannot write.
+    assert_eq!(
+        (written.habit, read.habit),
+        (Habit::Unknown, Habit::Published)
+    );
 
     let bundle = stage.bundle().join("no-such");
     let refused = stage
@@ -207,6 +261,7 @@ impl FakeStage {
         shares.put("/b", Nature::Directory);
         shares.put("/b/rootfs", Nature::Directory);
         shares.put("/b/hosts", Nature::File(None));
+        shares.put_published("/b/config");
         shares.put("/virtiofsd", Nature::File(None));
         Self { ground, shares }
     }
@@ -241,6 +296,10 @@ impl Stage for FakeStage {
         self.ground.exit(process);
     }
 
+    fn copies(&self) -> Vec<PathBuf> {
+        self.shares.copies()
+    }
+
     fn mounts(&self) -> Vec<PathBuf> {
         self.ground.mounts().into_iter().collect()
     }
@@ -259,7 +318,9 @@ impl HostStage {
         for folder in ["s", "b", "b/rootfs"] {
             fs::create_dir(place.path().join(folder)).unwrap();
         }
-        for file in ["b/hosts", "cgroup.procs"] {
+        fs::create_dir_all(place.path().join("b/config/..1")).unwrap();
+        symlink("..1", place.path().join("b/config/..data")).unwrap();
+        for file in ["b/hosts", "b/config/..1/key", "cgroup.procs"] {
             File::create(place.path().join(file)).unwrap();
         }
         let procs = place.path().join("cgroup.procs");
@@ -302,6 +363,15 @@ impl Stage for HostStage {
     /// Whoever joins writes a 0, which means itself.
     fn is_in_its_cgroup(&self, _: HostProcess) -> bool {
         fs::read(self.at("cgroup.procs")).unwrap() == b"0"
+    }
+
+    fn copies(&self) -> Vec<PathBuf> {
+        let share = self.folder().join("share/1");
+        let places = fs::read_dir(share).into_iter().flatten();
+        let copies = places.map(|place| place.unwrap().path());
+        copies
+            .filter(|place| place.join("turn").is_file())
+            .collect()
     }
 
     fn murder(&self, process: HostProcess) {
@@ -378,6 +448,7 @@ suite!(
     a_virtiofsd_that_is_killed_is_noticed_however_late_it_is_asked,
     binds_come_and_go_however_often_it_is_asked,
     of_binds_of_which_one_fails_none_is_left,
+    copies_are_followed_until_they_are_taken_away,
     nothing_is_bound_without_a_share,
     a_survey_tells_what_is_there_and_what_is_not,
 );

@@ -14,7 +14,7 @@ use runtime_core::{
     error::{Fault, Kind, fault},
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{Cgroup, HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
 };
 use std::{
     cell::RefCell,
@@ -178,6 +178,11 @@ impl FakePremises {
 
     pub fn is_mounted(&self, point: &Path) -> bool {
         self.world.borrow().mounts.contains(point)
+    }
+
+    /// Every mount there is, in order.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        self.world.borrow().mounts.iter().cloned().collect()
     }
 
     /// The host is restarted: nothing outlives it but what is on its disk, and none of this is.
@@ -437,12 +442,32 @@ impl Premises for FakePremises {
         })
     }
 
+    fn spent(&self, cgroup: Cgroup) -> Work<Result<Spent, Fault>> {
+        let processes = u32::try_from(self.members(&cgroup).len()).unwrap_or(u32::MAX);
+        Box::pin(async move { Ok(costs(processes)) })
+    }
+
+    fn spent_by(&self, processes: Vec<HostProcess>) -> Work<Result<Spent, Fault>> {
+        let living = processes.iter().filter(|process| self.is_alive(**process));
+        let processes = u32::try_from(living.count()).unwrap_or(u32::MAX);
+        Box::pin(async move { Ok(costs(processes)) })
+    }
+
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
         let failing = self.failing();
         if failing.is_none() {
             self.change(|world| world.end(process));
         }
         Box::pin(async { failing.map_or(Ok(()), Err) })
+    }
+}
+
+/// Each process costs something.
+fn costs(processes: u32) -> Spent {
+    Spent {
+        cpu_usec: 1_000 * u64::from(processes),
+        memory_bytes: 4096 * u64::from(processes),
+        processes,
     }
 }
 

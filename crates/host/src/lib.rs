@@ -13,6 +13,7 @@ pub mod proc;
 
 mod error;
 mod premises;
+mod spent;
 mod sweeper;
 mod turns;
 

@@ -8,14 +8,14 @@ use crate::{
     cgroup::{CgroupPath, Hierarchies, KILL_LIMIT, REMOVE_LIMIT},
     folder,
     hooks::{self, Hook},
-    mounts, proc,
+    mounts, proc, spent,
     turns::Turns,
 };
 use runtime_core::{
     error::{Fault, fault},
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{Cgroup, HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
 };
 use std::{
     collections::BTreeSet,
@@ -132,6 +132,14 @@ impl Premises for HostPremises {
             let hook = Hook::from(run.hook);
             hooks::run_for(&hook, &run.cwd, &run.state).await
         })
+    }
+
+    fn spent(&self, cgroup: Cgroup) -> Work<Result<Spent, Fault>> {
+        self.blocking(move |house| house.spent(&CgroupPath::try_from(&cgroup)?))
+    }
+
+    fn spent_by(&self, processes: Vec<HostProcess>) -> Work<Result<Spent, Fault>> {
+        self.blocking(move |_| Ok(spent::spent_by(&processes)))
     }
 
     fn ended(&self, process: HostProcess) -> Work<()> {

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Error,
-    events::{Answer, Command, Event, Notice, World},
+    events::{Answer, Command, Event, Notice, Turn, World},
     machine::Hypervisor,
     port::{LaunchPlan, PortPlan, Vmm},
     record::{HypervisorRecord, key},
@@ -12,10 +12,10 @@ use runtime_core::{
     error::{Fault, Kind, fault},
     hypervisor::{
         self as messages, Address, AttachBlock, ChannelKind, DetachBlock, GetStatus, Launch,
-        LeaseStream, MachineType, Parent, ReturnStream, RoomGone, Stop, StreamLease, VmSpec,
-        VmStatus,
+        LeaseStream, MachineType, Parent, Pause, Resume, ReturnStream, RoomGone, Stop, StreamLease,
+        VmSpec, VmStatus,
     },
-    ids::SandboxUid,
+    ids::{OpId, SandboxUid},
     kit::{self, Guard, Room, Shell, Work},
     records::{self, Records},
 };
@@ -142,6 +142,16 @@ impl HypervisorActor {
         self.command(command, read, ctx)
     }
 
+    fn turn(&self, op: OpId, turn: Turn, ctx: &mut Context<Self>) {
+        let (uid, vmm) = (self.uid, &self.around.vmm);
+        let (during, work) = match turn {
+            Turn::Pause => ("pause vm", vmm.pause(uid)),
+            Turn::Resume => ("resume vm", vmm.resume(uid)),
+        };
+        let turned = move |outcome| Event::Turned { op, outcome };
+        Self::begin(ctx, during, work, turned);
+    }
+
     /// Beside the actor: what the work yields comes home as an event.
     fn begin<T: 'static>(
         ctx: &mut Context<Self>,
@@ -232,6 +242,7 @@ impl Room for HypervisorActor {
                     Event::BlockDetached { op, outcome }
                 });
             }
+            World::Turn { op, turn } => self.turn(op, turn, ctx),
             World::Wait { op, delay } => kit::complete(ctx, async move {
                 tokio::time::sleep(delay).await;
                 Event::RetryDue { op }
@@ -299,6 +310,22 @@ impl Handler<DetachBlock> for HypervisorActor {
     fn handle(&mut self, message: DetachBlock, ctx: &mut Self::Context) -> Self::Result {
         let serial = message.serial;
         self.done(Command::DetachBlock { serial }, ctx)
+    }
+}
+
+impl Handler<Pause> for HypervisorActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: Pause, ctx: &mut Self::Context) -> Self::Result {
+        self.done(Command::Turn(Turn::Pause), ctx)
+    }
+}
+
+impl Handler<Resume> for HypervisorActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: Resume, ctx: &mut Self::Context) -> Self::Result {
+        self.done(Command::Turn(Turn::Resume), ctx)
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::{
     blocks::Blocks,
     events::{Answer, Command, Notice, World},
-    machine::{Batch, Cause, Ending, Hypervisor, Kill, State, Vm, Waiting, Whose, reply_all},
+    machine::{Batch, Cause, Ending, Gait, Hypervisor, Kill, State, Vm, Waiting, Whose, reply_all},
     port::{Exit, ExitHow},
     streams::Streams,
 };
@@ -69,8 +69,9 @@ impl Hypervisor {
                 vm,
                 streams,
                 blocks,
+                gait,
             } => {
-                abandon(streams, blocks, &stopped(), batch);
+                abandon(streams, blocks, gait, &stopped(), batch);
                 self.kill(vm, Cause::Ordered, stopper(waiter), batch);
             }
             State::Ending(ending) => self.stop_again(ending, waiter, batch),
@@ -140,10 +141,11 @@ impl Hypervisor {
                 vm,
                 streams,
                 blocks,
+                gait,
             } if vm.watch == watch => {
                 let why = format!("the vm is gone ({})", exit.how);
                 let why = Fault::new(Kind::Unavailable, why);
-                abandon(streams, blocks, &why, batch);
+                abandon(streams, blocks, gait, &why, batch);
                 self.is_gone(exit_of(exit), batch);
             }
             State::Ending(ending) if ending.watch == watch => self.finish(ending, exit, batch),
@@ -200,8 +202,13 @@ fn stopper(waiter: Waiter) -> Waiting {
     }
 }
 
-fn abandon(streams: Streams, blocks: Blocks, why: &Fault, batch: &mut Batch) {
-    let waiters = streams.abandon().chain(blocks.abandon()).collect();
+fn abandon(streams: Streams, blocks: Blocks, gait: Gait, why: &Fault, batch: &mut Batch) {
+    let turning = match gait {
+        Gait::Steady => Vec::new(),
+        Gait::Turning { waiters, .. } => waiters,
+    };
+    let lent = streams.abandon().chain(blocks.abandon());
+    let waiters = lent.chain(turning).collect();
     reply_all(waiters, &Answer::Failed(why.clone()), batch);
 }
 

@@ -14,9 +14,15 @@ use std::time::Duration;
 pub enum Command {
     Launch(Box<LaunchPlan>),
     LeaseStream,
-    ReturnStream { number: u32 },
+    ReturnStream {
+        number: u32,
+    },
     AttachBlock(BlockSpec),
-    DetachBlock { serial: String },
+    DetachBlock {
+        serial: String,
+    },
+    /// Stop the guest's processors, or let them go on.
+    Turn(Turn),
     Stop,
 }
 
@@ -64,6 +70,16 @@ pub enum Event {
         op: OpId,
         outcome: Result<(), Fault>,
     },
+    Turned {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Pause,
+    Resume,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +118,10 @@ pub enum World {
     DetachBlock {
         op: OpId,
         serial: String,
+    },
+    Turn {
+        op: OpId,
+        turn: Turn,
     },
     Wait {
         op: OpId,
@@ -143,6 +163,8 @@ pub enum Denied {
     BlockBusy { serial: String },
     #[error("block device {serial:?} was there at boot and stays")]
     BootBlock { serial: String },
+    #[error("the vm is being paused or resumed")]
+    Turning,
     #[error("{max} commands wait for the vm already")]
     TooManyWait { max: usize },
 }
@@ -150,9 +172,11 @@ pub enum Denied {
 impl Classify for Denied {
     fn kind(&self) -> Kind {
         match self {
-            Self::NotRunning | Self::Stopping | Self::BlockBusy { .. } | Self::BootBlock { .. } => {
-                Kind::Denied
-            }
+            Self::NotRunning
+            | Self::Stopping
+            | Self::BlockBusy { .. }
+            | Self::BootBlock { .. }
+            | Self::Turning => Kind::Denied,
             Self::OtherVm | Self::SerialTaken { .. } => Kind::AlreadyExists,
             Self::StreamsExhausted { .. }
             | Self::SlotsExhausted { .. }

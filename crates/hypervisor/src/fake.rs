@@ -90,7 +90,14 @@ struct Process {
     streams: BTreeSet<u32>,
     /// By slot.
     blocks: BTreeMap<u32, String>,
+    gait: Gait,
     life: Rc<Life>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gait {
+    Runs,
+    Stands,
 }
 
 #[derive(Clone)]
@@ -194,6 +201,20 @@ impl FakeHost {
         blocks.unwrap_or_default()
     }
 
+    /// Whether a live VM's processors stand still.
+    pub fn is_paused(&self, uid: SandboxUid) -> bool {
+        self.with_live(uid, |process| process.gait == Gait::Stands) == Some(true)
+    }
+
+    fn turn(&self, uid: SandboxUid, gait: Gait) {
+        if self.with_live(uid, |process| process.gait = gait).is_some() {
+            match gait {
+                Gait::Runs => self.0.ground.resumed(uid),
+                Gait::Stands => self.0.ground.paused(uid),
+            }
+        }
+    }
+
     /// Ends the VMM of a sandbox as `how` says; one that is gone stays as it is.
     pub fn end(&self, uid: SandboxUid, how: ExitHow) {
         self.end_where(how, |_, process| process.plan.spec.uid == uid);
@@ -288,6 +309,7 @@ impl FakeHost {
             plan: plan.clone(),
             streams: (1..=plan.ports.cold).collect(),
             blocks: BTreeMap::new(),
+            gait: Gait::Runs,
             life: life.clone(),
         };
         self.0.processes.borrow_mut().insert(process, begun);
@@ -358,6 +380,22 @@ impl FakeVmm {
                 Outcome::Fails => refused(verb),
             };
             Err(Error::Qmp { verb, source })
+        })
+    }
+
+    fn turned(
+        &self,
+        uid: SandboxUid,
+        call: Call,
+        verb: &'static str,
+        gait: Gait,
+    ) -> Work<Result<(), Error>> {
+        let host = self.host.clone();
+        let told = self.change(uid, call, COMMAND, verb, |_| {});
+        Box::pin(async move {
+            told.await?;
+            host.turn(uid, gait);
+            Ok(())
         })
     }
 
@@ -550,10 +588,10 @@ impl Vmm for FakeVmm {
     }
 
     fn pause(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
-        self.change(uid, Call::Pause, COMMAND, "pause vm", |_| {})
+        self.turned(uid, Call::Pause, "pause vm", Gait::Stands)
     }
 
     fn resume(&self, uid: SandboxUid) -> Work<Result<(), Error>> {
-        self.change(uid, Call::Resume, COMMAND, "resume vm", |_| {})
+        self.turned(uid, Call::Resume, "resume vm", Gait::Runs)
     }
 }

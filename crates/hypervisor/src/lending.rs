@@ -2,9 +2,9 @@
 
 use crate::{
     blocks::{Settled, Todo},
-    events::{Answer, Command, Denied, World},
+    events::{Answer, Command, Denied, Turn, World},
     layout::Layout,
-    machine::{Batch, Hypervisor, State, hold},
+    machine::{Batch, Gait, Hypervisor, State, hold, reply_all},
     port::LaunchPlan,
     streams::Wish,
 };
@@ -14,6 +14,9 @@ use runtime_core::{
     ids::OpId,
     kit::Waiter,
 };
+
+/// The sandbox asks once, and once more for each rebuild while the first still waits.
+const TURNS_MAX: usize = 8;
 
 impl Hypervisor {
     pub(crate) fn use_vm(
@@ -34,6 +37,7 @@ impl Hypervisor {
                 }
                 Command::AttachBlock(block) => self.attach(waiter, block, batch),
                 Command::DetachBlock { serial } => self.detach(waiter, serial, batch),
+                Command::Turn(turn) => self.turn(waiter, turn, batch),
                 Command::Launch(_) | Command::Stop => self.asked(waiter, command, batch),
             },
             State::Ending(_) => of_no_vm(waiter, &command, Denied::Stopping, batch),
@@ -128,6 +132,47 @@ impl Hypervisor {
         Ok(())
     }
 
+    /// QEMU takes the same order twice; one that contradicts what is under way waits for nothing.
+    fn turn(&mut self, waiter: Waiter, turn: Turn, batch: &mut Batch) -> Result<(), Denied> {
+        let ops = &mut self.ops;
+        let State::Running { gait, .. } = &mut self.state else {
+            return Err(Denied::NotRunning);
+        };
+        match gait {
+            Gait::Steady => {
+                let op = ops.issue();
+                let waiters = vec![waiter];
+                *gait = Gait::Turning { op, turn, waiters };
+                batch.world.push(World::Turn { op, turn });
+                Ok(())
+            }
+            Gait::Turning {
+                turn: now, waiters, ..
+            } if *now == turn && waiters.len() < TURNS_MAX => {
+                waiters.push(waiter);
+                Ok(())
+            }
+            Gait::Turning { .. } => Err(Denied::Turning),
+        }
+    }
+
+    pub(crate) fn turned(&mut self, done: OpId, outcome: Result<(), Fault>, batch: &mut Batch) {
+        let State::Running { gait, .. } = &mut self.state else {
+            return;
+        };
+        match std::mem::replace(gait, Gait::Steady) {
+            Gait::Turning { op, waiters, .. } if op == done => {
+                let answer = match outcome {
+                    Ok(()) => Answer::Done,
+                    Err(why) => Answer::Failed(why),
+                };
+                reply_all(waiters, &answer, batch);
+            }
+            // Stale.
+            other => *gait = other,
+        }
+    }
+
     pub(crate) fn block_attached(
         &mut self,
         op: OpId,
@@ -166,9 +211,11 @@ fn of_no_vm(
             batch.replies.push((waiter, Answer::Done));
             Ok(())
         }
-        Command::LeaseStream | Command::AttachBlock(_) | Command::Launch(_) | Command::Stop => {
-            Err(denied)
-        }
+        Command::LeaseStream
+        | Command::AttachBlock(_)
+        | Command::Turn(_)
+        | Command::Launch(_)
+        | Command::Stop => Err(denied),
     }
 }
 

@@ -25,7 +25,7 @@
 
 use crate::{
     blocks::Blocks,
-    events::{Answer, Command, Denied, Event, Notice, World},
+    events::{Answer, Command, Denied, Event, Notice, Turn, World},
     layout::Layout,
     port::LaunchPlan,
     record::{BlockRecord, HypervisorRecord, Phase, StartedRecord, Suspect, key},
@@ -72,10 +72,22 @@ pub enum State {
         vm: Vm,
         streams: Streams,
         blocks: Blocks,
+        gait: Gait,
     },
     Ending(Ending),
     /// It ended by itself; the sandbox was told and has not cleared it away yet.
     Ended(VmExit),
+}
+
+/// Whether the guest's processors are being stopped, or let go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gait {
+    Steady,
+    Turning {
+        op: OpId,
+        turn: Turn,
+        waiters: Vec<Waiter>,
+    },
 }
 
 /// A command that waits for the VM to run.
@@ -176,6 +188,7 @@ impl kit::Machine for Hypervisor {
             Event::StreamAdded { op, outcome } => self.stream_added(op, outcome, batch),
             Event::BlockAttached { op, outcome } => self.block_attached(op, outcome, batch),
             Event::BlockDetached { op, outcome } => self.block_detached(op, outcome, batch),
+            Event::Turned { op, outcome } => self.turned(op, outcome, batch),
         }
         let after = self.record();
         if before != after {
@@ -268,6 +281,7 @@ impl Hypervisor {
                 vm,
                 streams,
                 blocks,
+                gait: _,
             } => started(vm, streams.leased().clone(), blocks.record()),
             State::Ending(ending) => Phase::MayLive(Suspect::Stopping {
                 plan: ending.plan.clone(),
@@ -295,7 +309,8 @@ impl Hypervisor {
             Command::LeaseStream
             | Command::ReturnStream { .. }
             | Command::AttachBlock(_)
-            | Command::DetachBlock { .. } => self.use_vm(waiter, command, batch),
+            | Command::DetachBlock { .. }
+            | Command::Turn(_) => self.use_vm(waiter, command, batch),
         }
     }
 
@@ -457,6 +472,7 @@ impl Hypervisor {
             vm,
             streams,
             blocks,
+            gait: Gait::Steady,
         };
         self.refill(batch);
     }

@@ -526,6 +526,53 @@ fn what_a_vm_held_is_already_given_back_when_it_is_gone() {
     assert_eq!(denied(&mut machine, attach), Denied::NotRunning);
 }
 
+fn turn_op(batch: &Batch, wanted: Turn) -> OpId {
+    let turned = |effect: &World| match effect {
+        World::Turn { op, turn } if *turn == wanted => Some(*op),
+        _ => None,
+    };
+    batch.world.iter().find_map(turned).expect("it is turned")
+}
+
+#[test]
+fn a_vm_is_paused_once_for_all_who_ask_and_resumed_only_after_that() {
+    let (mut machine, _) = running();
+
+    let first = ask(&mut machine, 2, Command::Turn(Turn::Pause));
+    let second = ask(&mut machine, 3, Command::Turn(Turn::Pause));
+    let op = turn_op(&first, Turn::Pause);
+    assert!(second.is_empty(), "one order is enough");
+    assert_eq!(
+        denied(&mut machine, Command::Turn(Turn::Resume)),
+        Denied::Turning
+    );
+    let outcome = Ok(());
+    let done = drive(&mut machine, Event::Turned { op, outcome });
+
+    assert_eq!(
+        done.replies,
+        [(Waiter(2), Answer::Done), (Waiter(3), Answer::Done)]
+    );
+    assert!(first.records.is_empty() && done.records.is_empty());
+    turn_op(
+        &ask(&mut machine, 4, Command::Turn(Turn::Resume)),
+        Turn::Resume,
+    );
+}
+
+#[test]
+fn whoever_waits_for_a_pause_hears_when_the_vm_is_gone() {
+    let (mut machine, _) = running();
+    ask(&mut machine, 2, Command::Turn(Turn::Pause));
+
+    let batch = ask(&mut machine, 3, Command::Stop);
+
+    assert!(matches!(
+        batch.replies[..],
+        [(Waiter(2), Answer::Failed(_))]
+    ));
+}
+
 #[test]
 fn a_block_is_on_record_before_it_is_plugged_and_while_it_is_unplugged() {
     let (mut machine, _) = running();
@@ -800,6 +847,7 @@ enum Step {
     Return(u32),
     Attach(bool),
     Detach(bool),
+    Turn(bool),
     Stop,
     /// Something outstanding comes home: which, and whether well.
     Home(usize, bool),
@@ -820,6 +868,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1..5u32).prop_map(Step::Return),
         1 => any::<bool>().prop_map(Step::Attach),
         1 => any::<bool>().prop_map(Step::Detach),
+        2 => any::<bool>().prop_map(Step::Turn),
         1 => Just(Step::Stop),
         10 => home.prop_map(|(which, well)| Step::Home(which, well)),
         1 => Just(Step::Dies),
@@ -930,6 +979,7 @@ impl Model {
             World::AddStream { op, .. } => Event::StreamAdded { op, outcome },
             World::AttachBlock { op, .. } => Event::BlockAttached { op, outcome },
             World::DetachBlock { op, .. } => Event::BlockDetached { op, outcome },
+            World::Turn { op, .. } => Event::Turned { op, outcome },
             World::Wait { op, .. } => Event::RetryDue { op },
             World::Forget => return,
         };
@@ -952,6 +1002,10 @@ impl Model {
             Step::Detach(which) => {
                 let serial = serial(*which);
                 self.ask(machine, Command::DetachBlock { serial });
+            }
+            Step::Turn(pauses) => {
+                let turn = if *pauses { Turn::Pause } else { Turn::Resume };
+                self.ask(machine, Command::Turn(turn));
             }
             Step::Stop => self.ask(machine, Command::Stop),
             Step::Home(which, well) => self.home(machine, *which, *well),

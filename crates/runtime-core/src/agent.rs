@@ -55,6 +55,10 @@ pub struct GuestMount {
     pub index: u32,
     /// Path below the share.
     pub share_path: String,
+    /// Path below the share of copies that stand for it, each whole; a guest that does not know
+    /// how to follow them takes the other one.
+    #[serde(default)]
+    pub copies_path: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,6 +224,19 @@ pub struct GuestPid {
 #[rtype(result = "Result<AgentDetails, Fault>")]
 pub struct Open(pub LinkSpec);
 
+/// Command: leave the agent alone until the next [`Open`]; a guest that stands still is not lost.
+/// Calls that are under way fail. A link that is closed is already so.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Close;
+
+/// Command: tell a guest that stood still what time it is.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct SetClock {
+    pub now: EpochMs,
+}
+
 /// Command: prepare the guest: mount the share, set name, clock and entropy.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "Result<(), Fault>")]
@@ -367,6 +384,8 @@ pub struct RoomGone(pub Gone);
 #[derive(Clone)]
 pub struct Address {
     pub open: Recipient<Open>,
+    pub close: Recipient<Close>,
+    pub set_clock: Recipient<SetClock>,
     pub create_sandbox: Recipient<CreateSandbox>,
     pub create_container: Recipient<CreateContainer>,
     pub start_container: Recipient<StartContainer>,
@@ -386,6 +405,8 @@ impl<A> From<Addr<A>> for Address
 where
     A: Actor<Context = Context<A>>
         + Handler<Open>
+        + Handler<Close>
+        + Handler<SetClock>
         + Handler<CreateSandbox>
         + Handler<CreateContainer>
         + Handler<StartContainer>
@@ -403,6 +424,8 @@ where
     fn from(room: Addr<A>) -> Self {
         Self {
             open: room.clone().recipient(),
+            close: room.clone().recipient(),
+            set_clock: room.clone().recipient(),
             create_sandbox: room.clone().recipient(),
             create_container: room.clone().recipient(),
             start_container: room.clone().recipient(),

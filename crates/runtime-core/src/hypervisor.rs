@@ -175,6 +175,16 @@ pub struct DetachBlock {
     pub serial: String,
 }
 
+/// Command: stop the guest's processors. One that is paused is already so.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Pause;
+
+/// Command: let them go on.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Resume;
+
 /// Command: end the VM at once. Answered when its process is gone; needs no guest. Legal in every state.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), Fault>")]
@@ -208,6 +218,8 @@ pub struct Address {
     pub give_back: Recipient<ReturnStream>,
     pub attach_block: Recipient<AttachBlock>,
     pub detach_block: Recipient<DetachBlock>,
+    pub pause: Recipient<Pause>,
+    pub resume: Recipient<Resume>,
     pub stop: Recipient<Stop>,
     pub status: Recipient<GetStatus>,
 }
@@ -220,6 +232,8 @@ where
         + Handler<ReturnStream>
         + Handler<AttachBlock>
         + Handler<DetachBlock>
+        + Handler<Pause>
+        + Handler<Resume>
         + Handler<Stop>
         + Handler<GetStatus>,
 {
@@ -230,6 +244,8 @@ where
             give_back: room.clone().recipient(),
             attach_block: room.clone().recipient(),
             detach_block: room.clone().recipient(),
+            pause: room.clone().recipient(),
+            resume: room.clone().recipient(),
             stop: room.clone().recipient(),
             status: room.recipient(),
         }

@@ -88,6 +88,10 @@ text_id!(
     ContainerId, "container id", ID_BYTES_MAX
 );
 text_id!(
+    /// The id that a caller gave a sandbox; its uid where it gave none.
+    SandboxId, "sandbox id", ID_BYTES_MAX
+);
+text_id!(
     /// The id that a caller gave a further process of a container.
     ExecId, "exec id", ID_BYTES_MAX
 );
@@ -109,6 +113,11 @@ impl SandboxUid {
     /// From a random number; the caller makes sure that it is not taken.
     pub fn from_random(random: u64) -> Self {
         Self(random)
+    }
+
+    /// As the id of a sandbox that was given none.
+    pub fn as_id(self) -> SandboxId {
+        SandboxId(self.to_string())
     }
 
     /// Its random number, for what is named by a shorter one.

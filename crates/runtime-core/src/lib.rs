@@ -13,6 +13,7 @@ pub mod host;
 pub mod hypervisor;
 pub mod ids;
 pub mod kit;
+pub mod listed;
 pub mod network;
 pub mod premises;
 pub mod process;

@@ -54,6 +54,14 @@ pub struct HookRun {
     pub state: Vec<u8>,
 }
 
+/// What a part of a sandbox costs the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    pub cpu_usec: u64,
+    pub memory_bytes: u64,
+    pub processes: u32,
+}
+
 /// The port to the host. What is begun for a sandbox is done in that order, also where nobody waits
 /// for the first any more.
 pub trait Premises {
@@ -70,6 +78,13 @@ pub trait Premises {
     /// folder and cgroups, and vacates those that were lodged. Every step runs; the errors are
     /// joined. Needs nothing but the spec.
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;
+
+    /// What the members of a cgroup use, and used while they were in it; nothing of one that is not
+    /// there.
+    fn spent(&self, cgroup: Cgroup) -> Work<Result<Spent, Fault>>;
+
+    /// The same of single processes; one that is gone counts nothing.
+    fn spent_by(&self, processes: Vec<HostProcess>) -> Work<Result<Spent, Fault>>;
 
     /// Answers when the process has ended; at once when it is gone already.
     fn ended(&self, process: HostProcess) -> Work<()>;

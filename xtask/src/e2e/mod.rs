@@ -333,7 +333,8 @@ mod tests {
             },
             examples: Examples {
                 vsock_contract: nowhere.clone(),
-                vsock_stream: nowhere,
+                vsock_stream: nowhere.clone(),
+                hear: nowhere,
             },
         }
     }

@@ -2,12 +2,12 @@
 
 use super::{
     Agent, Goods, Place, blocking, denied, engine_failed,
-    wish::{Made, NewContainer, SignalTo, terminal_of_config},
+    wish::{HostMount, Made, NewContainer, SignalTo, terminal_of_config},
 };
 use crate::{
     engine::{CreatePlan, Created, ProcessIo},
     error::Error,
-    guest::{loopback, storage::Wanted},
+    guest::{follow::Followed, loopback, storage::Wanted},
     id::{Id, Name},
     rootfs::{self, Rootfs, Source},
     table::{Denied, State as ProcessState},
@@ -28,7 +28,7 @@ struct Plot {
     source: Source,
     disk: Option<PathBuf>,
     storages: Vec<Wanted>,
-    binds: Vec<(usize, PathBuf)>,
+    binds: Vec<HostMount>,
     hook_programs: Vec<(usize, PathBuf)>,
     bundle: String,
 }
@@ -82,6 +82,7 @@ impl Agent {
             crate::note!("container {id}: {warning}");
         }
         if let Some(place) = self.state().places.get_mut(&id) {
+            self.follower.add(&goods.followed);
             place.goods = Some(goods);
         }
         if let Err(error) = self.settle(name, near, created) {
@@ -106,11 +107,12 @@ impl Agent {
         }
         let storages = self.mount(&plot.storages)?;
         let rootfs = self.root(plot.source, plot.disk.as_deref())?;
+        let (bind_sources, followed) = bind_sources(id, plot.binds)?;
         let plan = CreatePlan {
             id: id.as_str().to_owned(),
             config_json,
             rootfs: rootfs.path.clone(),
-            bind_sources: in_share(plot.binds)?,
+            bind_sources,
             namespaces: BTreeMap::new(),
             hook_programs: in_share(plot.hook_programs)?,
             bundle: plot.bundle,
@@ -118,6 +120,7 @@ impl Agent {
         let goods = Goods {
             _rootfs: rootfs,
             _storages: storages,
+            followed,
         };
         let created = self.engine.create(plan, io);
         let created = created.map_err(engine_failed(|| format!("create container {id}")))?;
@@ -226,4 +229,43 @@ impl Agent {
 fn in_share(paths: Vec<(usize, PathBuf)>) -> Result<BTreeMap<usize, PathBuf>, Error> {
     let place = |(index, path): (usize, PathBuf)| Ok((index, rootfs::in_share(&path)?));
     paths.into_iter().map(place).collect()
+}
+
+type BindSources = BTreeMap<usize, PathBuf>;
+
+/// Where the mounts from the host are in the guest, and what has to be followed for it.
+fn bind_sources(
+    container: &Id,
+    binds: Vec<HostMount>,
+) -> Result<(BindSources, Vec<Arc<Followed>>), Error> {
+    let (mut sources, mut followed) = (BTreeMap::new(), Vec::new());
+    for bind in binds {
+        let source = match copy_of(container, &bind) {
+            Some(copy) => {
+                let shown = copy.shown();
+                followed.push(Arc::new(copy));
+                shown
+            }
+            None => rootfs::in_share(&bind.path)?,
+        };
+        sources.insert(bind.index, source);
+    }
+    Ok((sources, followed))
+}
+
+/// The copy that stands for a mount. Where it cannot be had, what the host shares is better than
+/// nothing.
+fn copy_of(container: &Id, bind: &HostMount) -> Option<Followed> {
+    let opened = Followed::open(bind.copies.as_ref()?);
+    match opened {
+        Ok(copy) => Some(copy),
+        Err(error) => {
+            let index = bind.index;
+            crate::note!(
+                "container {container}: mount {index} is not followed: {}",
+                error.chain()
+            );
+            None
+        }
+    }
 }

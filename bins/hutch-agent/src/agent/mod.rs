@@ -15,7 +15,7 @@ mod resources;
 mod streams;
 mod wish;
 
-pub use wish::{Io, Made, NewContainer, NewExec, SignalTo};
+pub use wish::{HostMount, Io, Made, NewContainer, NewExec, SignalTo};
 
 use crate::{
     cmdline::{Options, VsockPeer},
@@ -23,7 +23,10 @@ use crate::{
     engine::{self, Engine},
     error::Error,
     exits::{Ended, Reason},
-    guest::storage::{Mounted, Mounts, Wanted},
+    guest::{
+        follow::{Followed, Follower},
+        storage::{Mounted, Mounts, Wanted},
+    },
     id::{Id, Name, Which},
     oom,
     ports::Reactor,
@@ -49,6 +52,7 @@ pub struct Agent {
     /// Numbers the folders of containers.
     folders: AtomicU64,
     mounts: Mounts,
+    follower: Arc<Follower>,
     /// What the sandbox as a whole has mounted.
     sandbox: Mutex<Vec<Arc<Mounted>>>,
     pub oom: oom::News,
@@ -87,6 +91,7 @@ struct Goods {
     _rootfs: Rootfs,
     /// Beneath the root file system, so dropped after it.
     _storages: Vec<Arc<Mounted>>,
+    followed: Vec<Arc<Followed>>,
 }
 
 /// What a process has of the agent.
@@ -128,6 +133,7 @@ impl Agent {
             changes: watch::Sender::new(0),
             folders: AtomicU64::new(0),
             mounts: Mounts::default(),
+            follower: Arc::default(),
             sandbox: Mutex::default(),
             oom: oom::News::default(),
             ended: watch::Sender::new(false),

@@ -17,8 +17,8 @@ pub struct NewContainer {
     pub host: Host,
     pub config_json: Vec<u8>,
     pub rootfs: Source,
-    /// Sources of config.json's mounts, by index, as paths below the shared folder.
-    pub binds: Vec<(usize, PathBuf)>,
+    /// Sources of config.json's mounts.
+    pub binds: Vec<HostMount>,
     /// Programs of hooks.createContainer, by index, as paths below the shared folder.
     pub hook_programs: Vec<(usize, PathBuf)>,
     /// Where the bundle is on the host.
@@ -26,6 +26,16 @@ pub struct NewContainer {
     /// Mounts that a stock host wants for it.
     pub storages: Vec<Wanted>,
     pub io: Io,
+}
+
+/// A source of a mount, as paths below the shared folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostMount {
+    /// Index into config.json's mounts.
+    pub index: usize,
+    pub path: PathBuf,
+    /// Where the host keeps copies of it, of which the newest is to stand for it.
+    pub copies: Option<PathBuf>,
 }
 
 pub struct NewExec {

@@ -3,7 +3,7 @@
 pub mod oci;
 
 use crate::{
-    agent::{Io, Made, NewContainer, NewExec},
+    agent::{HostMount, Io, Made, NewContainer, NewExec},
     error::Error,
     exits::{Entry, Exit, Reason},
     id::{Id, Name},
@@ -27,8 +27,12 @@ pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
     let id = Id::parse("container", request.container_id)?;
     let source = rootfs_of(request.rootfs.into_option(), &id)?;
     let binds = request.host_mounts.into_iter().map(|mount| {
-        let path = PathBuf::from(mount.share_path);
-        (mount.index as usize, path)
+        let copies = Some(mount.copies_path).filter(|path| !path.is_empty());
+        HostMount {
+            index: mount.index as usize,
+            path: mount.share_path.into(),
+            copies: copies.map(PathBuf::from),
+        }
     });
     let hook_programs = request.hook_programs.into_iter().map(|hook| {
         let path = PathBuf::from(hook.share_path);

@@ -1,19 +1,267 @@
-//! sandbox list, sandbox inspect.
+//! The verbs of `hutch sandbox`.
 
-use super::Place;
+use super::{Place, fresh_key};
 use crate::{
-    args::{Format, SandboxList},
+    args::{
+        AnnotationGet, AnnotationSet, AnnotationVerb, Format, SandboxCreate, SandboxDelete,
+        SandboxList, SandboxMonitor, SandboxStats, SandboxStop, SandboxVerb,
+    },
     daemon::{Daemon, soon},
     output::table,
     run::rfc3339,
 };
-use anyhow::Result;
-use protocols::blocking::hutch::{InspectSandboxRequest, ListSandboxesRequest, SandboxInfo};
+use anyhow::{Result, bail};
+use protocols::blocking::{
+    hutch::{
+        AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest,
+        InspectSandboxRequest, ListSandboxesRequest, NextSandboxEventsRequest, SandboxEvent,
+        SandboxInfo, SandboxRequest, SandboxStatsRequest, SandboxStatsResponse, StopSandboxRequest,
+    },
+    hutch_ttrpc::RuntimeClient,
+};
 use serde_json::{Value, json};
+use ttrpc::context::Context;
+
+/// How long the daemon holds a question after what happened next.
+const WATCH_MS: u32 = 20_000;
+
+pub fn sandbox(at: &Place, verb: SandboxVerb) -> Result<u8> {
+    match verb {
+        SandboxVerb::Create(wish) => {
+            println!("{}", create(at, wish)?.sandbox_id);
+            Ok(0)
+        }
+        SandboxVerb::Run(wish) => {
+            let created = create(at, wish)?;
+            order(at, &created.sandbox_uid, RuntimeClient::start_sandbox)?;
+            println!("{}", created.sandbox_id);
+            Ok(0)
+        }
+        SandboxVerb::Start(named) => order(at, &named.id, RuntimeClient::start_sandbox),
+        SandboxVerb::Pause(named) => order(at, &named.id, RuntimeClient::pause_sandbox),
+        SandboxVerb::Resume(named) => order(at, &named.id, RuntimeClient::resume_sandbox),
+        SandboxVerb::Stop(named) => stop(at, &named),
+        SandboxVerb::Delete(named) => delete(at, &named),
+        SandboxVerb::List(list_what) => list(at, &list_what),
+        SandboxVerb::Status(named) => {
+            let found = find_in(&mut at.daemon()?, &at.namespace, &named.id)?;
+            println!("{}", found.status);
+            Ok(0)
+        }
+        SandboxVerb::Inspect(named) => inspect(at, &named.id),
+        SandboxVerb::Annotation(AnnotationVerb::Get(get)) => annotation(at, &get),
+        SandboxVerb::Annotation(AnnotationVerb::Set(set)) => annotate(at, set),
+        SandboxVerb::Stats(wanted) => stats(at, &wanted),
+        SandboxVerb::Monitor(watched) => monitor(at, &watched),
+    }
+}
+
+/// What a verb is about, in the words of the daemon's own refusals.
+pub fn object(verb: &SandboxVerb) -> (&'static str, &String) {
+    match verb {
+        SandboxVerb::Create(wish) => ("create sandbox", &wish.id),
+        SandboxVerb::Run(wish) => ("run sandbox", &wish.id),
+        SandboxVerb::Start(named) => ("start sandbox", &named.id),
+        SandboxVerb::Stop(named) => ("stop sandbox", &named.id),
+        SandboxVerb::Delete(named) => ("delete sandbox", &named.id),
+        SandboxVerb::Pause(named) => ("pause sandbox", &named.id),
+        SandboxVerb::Resume(named) => ("resume sandbox", &named.id),
+        SandboxVerb::Status(named) => ("status of sandbox", &named.id),
+        SandboxVerb::Inspect(named) => ("inspect sandbox", &named.id),
+        SandboxVerb::Annotation(AnnotationVerb::Get(get)) => ("annotations of sandbox", &get.id),
+        SandboxVerb::Annotation(AnnotationVerb::Set(set)) => ("annotate sandbox", &set.id),
+        SandboxVerb::Stats(wanted) => ("stats of sandbox", &wanted.id),
+        SandboxVerb::Monitor(watched) => ("watch sandbox", &watched.id),
+        SandboxVerb::List(_) => unreachable!("a list is about no sandbox"),
+    }
+}
+
+fn create(at: &Place, wish: SandboxCreate) -> Result<CreateSandboxResponse> {
+    let request = CreateSandboxRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        sandbox_id: wish.id,
+        hostname: wish.hostname,
+        annotations: wish.annotations.into_iter().collect(),
+        ..Default::default()
+    };
+    at.daemon()?
+        .ask(|client| client.create_sandbox(soon(), &request))
+}
+
+fn order<T>(
+    at: &Place,
+    sandbox: &str,
+    verb: impl Fn(&RuntimeClient, Context, &SandboxRequest) -> ttrpc::Result<T>,
+) -> Result<u8> {
+    let request = SandboxRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        sandbox: sandbox.to_owned(),
+        ..Default::default()
+    };
+    at.daemon()?.ask(|client| verb(client, soon(), &request))?;
+    Ok(0)
+}
+
+fn stop(at: &Place, stop: &SandboxStop) -> Result<u8> {
+    let request = StopSandboxRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        sandbox: stop.id.clone(),
+        force: stop.force,
+        ..Default::default()
+    };
+    at.daemon()?
+        .ask(|client| client.stop_sandbox(soon(), &request))?;
+    Ok(0)
+}
+
+fn delete(at: &Place, delete: &SandboxDelete) -> Result<u8> {
+    let request = DeleteSandboxRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        sandbox: delete.id.clone(),
+        force: delete.force,
+        ..Default::default()
+    };
+    at.daemon()?
+        .ask(|client| client.delete_sandbox(soon(), &request))?;
+    Ok(0)
+}
+
+fn annotation(at: &Place, get: &AnnotationGet) -> Result<u8> {
+    let found = find_in(&mut at.daemon()?, &at.namespace, &get.id)?;
+    match &get.key {
+        None => {
+            let all: std::collections::BTreeMap<_, _> = found.annotations.into_iter().collect();
+            println!("{:#}", json!(all));
+        }
+        Some(key) => match found.annotations.get(key) {
+            Some(value) => println!("{value}"),
+            None => bail!("it has no annotation {key:?}"),
+        },
+    }
+    Ok(0)
+}
+
+fn annotate(at: &Place, set: AnnotationSet) -> Result<u8> {
+    let request = AnnotateSandboxRequest {
+        key: fresh_key(),
+        namespace: at.namespace.clone(),
+        sandbox: set.id,
+        annotations: set.annotations.into_iter().collect(),
+        ..Default::default()
+    };
+    at.daemon()?
+        .ask(|client| client.annotate_sandbox(soon(), &request))?;
+    Ok(0)
+}
+
+fn stats_json(answer: &SandboxStatsResponse) -> Value {
+    json!({
+        "at": rfc3339(answer.at_ms / 1_000),
+        "vcpus": answer.vcpus,
+        "memoryMib": answer.memory_mib,
+        "cpuUsec": answer.parts.iter().map(|part| part.cpu_usec).sum::<u64>(),
+        "memoryBytes": answer.parts.iter().map(|part| part.memory_bytes).sum::<u64>(),
+        "parts": answer.parts.iter().map(|part| json!({
+            "name": part.name,
+            "cpuUsec": part.cpu_usec,
+            "memoryBytes": part.memory_bytes,
+            "processes": part.processes,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn stats(at: &Place, wanted: &SandboxStats) -> Result<u8> {
+    let request = SandboxStatsRequest {
+        namespace: at.namespace.clone(),
+        sandbox: wanted.id.clone(),
+        ..Default::default()
+    };
+    let answer = at
+        .daemon()?
+        .ask(|client| client.sandbox_stats(soon(), &request))?;
+    match wanted.format {
+        Format::Json => println!("{:#}", stats_json(&answer)),
+        Format::Table => {
+            let row = |part: &protocols::blocking::hutch::SandboxPart| {
+                vec![
+                    part.name.clone(),
+                    part.processes.to_string(),
+                    format!("{:.2}", part.cpu_usec as f64 / 1e6),
+                    (part.memory_bytes >> 20).to_string(),
+                ]
+            };
+            let rows: Vec<_> = answer.parts.iter().map(row).collect();
+            print!("{}", table(&["PART", "PROCESSES", "CPU S", "MIB"], &rows));
+        }
+    }
+    Ok(0)
+}
+
+fn event_json(event: &SandboxEvent) -> Value {
+    match event.exit.as_ref() {
+        None => json!({
+            "number": event.number,
+            "status": event.status,
+            "reason": event.reason,
+        }),
+        Some(exit) => json!({
+            "number": event.number,
+            "container": event.container_id,
+            "exit": {
+                "code": exit.code,
+                "reason": exit.reason,
+                "detail": exit.detail,
+                "at": rfc3339(exit.at_ms / 1_000),
+            },
+        }),
+    }
+}
+
+/// One line of JSON for each event, until the sandbox is gone.
+fn monitor(at: &Place, watched: &SandboxMonitor) -> Result<u8> {
+    let mut daemon = at.daemon()?;
+    // By its uid: an id may be given to another when this one is gone.
+    let uid = find_in(&mut daemon, &at.namespace, &watched.id)?.uid;
+    let mut request = NextSandboxEventsRequest {
+        namespace: at.namespace.clone(),
+        sandbox: uid,
+        ..Default::default()
+    };
+    let mut shown = !watched.new;
+    loop {
+        let asked = daemon.ask(|client| client.next_sandbox_events(soon(), &request));
+        let answer = match asked {
+            Ok(answer) => answer,
+            // It was there, and went while nobody asked.
+            Err(why) if crate::daemon::is_not_found(&why) => return Ok(0),
+            Err(why) => return Err(why),
+        };
+        for event in &answer.events {
+            if shown {
+                println!("{}", event_json(event));
+            }
+            request.after = event.number;
+        }
+        if answer.over {
+            return Ok(0);
+        }
+        shown = true;
+        request.wait_ms = WATCH_MS;
+    }
+}
 
 fn as_json(info: &SandboxInfo) -> Value {
     json!({
+        "id": info.id,
+        "namespace": info.namespace,
         "uid": info.uid,
+        "lifetime": info.lifetime,
+        "hostname": info.hostname,
+        "annotations": info.annotations.iter().collect::<std::collections::BTreeMap<_, _>>(),
         "status": info.status,
         "reason": info.reason,
         "containers": info.containers,
@@ -33,11 +281,17 @@ fn as_json(info: &SandboxInfo) -> Value {
     })
 }
 
-pub fn list(at: &Place, list: &SandboxList) -> Result<u8> {
+fn list(at: &Place, list: &SandboxList) -> Result<u8> {
     let request = ListSandboxesRequest::default();
     let answer = at
         .daemon()?
         .ask(|client| client.list_sandboxes(soon(), &request))?;
+    if list.quiet {
+        for sandbox in &answer.sandboxes {
+            println!("{}", sandbox.id);
+        }
+        return Ok(0);
+    }
     match list.format {
         Format::Json => println!(
             "{:#}",
@@ -46,6 +300,7 @@ pub fn list(at: &Place, list: &SandboxList) -> Result<u8> {
         Format::Table => {
             let row = |info: &SandboxInfo| {
                 vec![
+                    info.id.clone(),
                     info.uid.clone(),
                     info.status.clone(),
                     info.vmm_pid.to_string(),
@@ -57,6 +312,7 @@ pub fn list(at: &Place, list: &SandboxList) -> Result<u8> {
             };
             let rows: Vec<_> = answer.sandboxes.iter().map(row).collect();
             let head = [
+                "ID",
                 "UID",
                 "STATUS",
                 "VMM",
@@ -71,18 +327,25 @@ pub fn list(at: &Place, list: &SandboxList) -> Result<u8> {
     Ok(0)
 }
 
+/// Whatever its namespace.
+///
 /// # Errors
 /// No sandbox, or several, go by that name.
 pub fn find(daemon: &mut Daemon, sandbox: &str) -> Result<SandboxInfo> {
+    find_in(daemon, "", sandbox)
+}
+
+fn find_in(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<SandboxInfo> {
     let request = InspectSandboxRequest {
         sandbox: sandbox.to_owned(),
+        namespace: namespace.to_owned(),
         ..Default::default()
     };
     let answer = daemon.ask(|client| client.inspect_sandbox(soon(), &request))?;
     Ok(answer.sandbox.unwrap_or_default())
 }
 
-pub fn inspect(at: &Place, sandbox: &str) -> Result<u8> {
+fn inspect(at: &Place, sandbox: &str) -> Result<u8> {
     println!("{:#}", as_json(&find(&mut at.daemon()?, sandbox)?));
     Ok(0)
 }

@@ -112,6 +112,7 @@ async fn tell(world: &Rc<World>, forecast: Forecast, dice: &Dice) {
             dice: dice.fork(),
             id: format!("s{number}"),
             root: dice.pick::<&str>(&["rootfs", "rootfs", "image"]),
+            binds: dice.pick::<&[&str]>(&[&[], &["data", "hosts"], &["hosts", "config", "config"]]),
             calm,
         };
         let begin = Duration::from_millis(dice.below(BEGIN_WITHIN_MS));
@@ -140,7 +141,7 @@ async fn tell(world: &Rc<World>, forecast: Forecast, dice: &Dice) {
     }
     looking.abort();
     pass(REST).await;
-    world.check_agreement();
+    world.check_agreement(&client.ledger);
     tidy_up(&client).await;
     pass(REST).await;
     world.check_empty();

@@ -21,6 +21,8 @@ pub struct Teller {
     pub id: String,
     /// The root file systems of its containers: a directory or a disk image.
     pub root: &'static str,
+    /// What they bring from the host.
+    pub binds: &'static [&'static str],
     /// Nothing goes wrong in this world.
     pub calm: bool,
 }
@@ -125,6 +127,7 @@ impl Teller {
             join,
             root: self.root,
             hooks: None,
+            binds: self.binds,
         }
     }
 

@@ -8,10 +8,11 @@ use runtime_core::{
     agent::{
         Attempt, CreateContainer, Exec, ExitReason, GetPids, GetStats, GuestExit, GuestNews,
         GuestProcess, GuestProcessState, LinkSpec, ListProcesses, Once, PauseContainer,
-        RemoveContainer, ResumeContainer, Signal, SignalTarget, StartContainer, UpdateContainer,
+        RemoveContainer, ResumeContainer, SetClock, Signal, SignalTarget, StartContainer,
+        UpdateContainer,
     },
     error::{Fault, Kind},
-    ids::{ContainerNumber, ExecId, ProcessId, RequestKey},
+    ids::{ContainerNumber, EpochMs, ExecId, ProcessId, RequestKey},
 };
 use std::{rc::Rc, time::Duration};
 use tokio::time::Instant;
@@ -553,6 +554,20 @@ pub async fn what_happened_without_a_link_is_told_over_the_next(bench: &impl Ben
     second.end(number).await;
 }
 
+pub async fn a_clock_that_was_set_is_what_exits_are_dated_by(bench: &impl Bench) {
+    const LATER: EpochMs = EpochMs(2_500_000_000_000);
+    let linked = linked(bench).await;
+    let number = ContainerNumber(112);
+
+    let set = linked.port.set_clock(SetClock { now: LATER }, LIMIT).await;
+    set.expect("the clock can be set");
+    linked.run(number, &words(&exits_with("0"))).await;
+
+    let exit = linked.exit_of(number, &ProcessId::Init).await;
+    assert!(exit.status.at >= LATER, "{:?}", exit.status);
+    linked.end(number).await;
+}
+
 /// All of it, in order; for a real guest.
 pub async fn suite(bench: &impl Bench, offers: Offers) {
     an_exit_is_told_until_it_is_acknowledged(bench).await;
@@ -576,6 +591,7 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
             statistics_count_the_living(bench).await;
             limits_must_be_an_object(bench).await;
             a_signal_under_one_key_is_delivered_once(bench).await;
+            a_clock_that_was_set_is_what_exits_are_dated_by(bench).await;
         }
     }
 }

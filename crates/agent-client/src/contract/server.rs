@@ -382,6 +382,7 @@ impl Agent for HutchAgent {
 /// The clock and the random pool arrive after the rest of the sandbox.
 pub(super) fn set_clock(guest: &FakeGuest, now: EpochMs, entropy: Vec<u8>) -> Served<()> {
     let set = guest.act(|world, at| {
+        world.set_clock(now, at);
         if let Some(mut ask) = world.sandbox.clone() {
             ask.now = Some(now);
             ask.entropy = entropy;

@@ -12,7 +12,7 @@ use runtime_core::{
     agent::{
         AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
         GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
+        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     error::{Fault, Kind},
     kit::Work,
@@ -180,6 +180,13 @@ impl AgentPort for FakeAgent {
     fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()> {
         self.call(Call::CreateSandbox, deadline, |world, now| {
             world.prepare(ask, now);
+            Ok(())
+        })
+    }
+
+    fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
+        self.call(Call::SetClock, deadline, move |world, now| {
+            world.set_clock(ask.now, now);
             Ok(())
         })
     }

@@ -79,9 +79,13 @@ impl World {
 
     pub fn prepare(&mut self, ask: CreateSandbox, now: Instant) {
         if let Some(time) = ask.now {
-            self.clock = (time, now);
+            self.set_clock(time, now);
         }
         self.sandbox = Some(ask);
+    }
+
+    pub fn set_clock(&mut self, time: EpochMs, now: Instant) {
+        self.clock = (time, now);
     }
 
     pub fn create(&mut self, ask: &CreateContainer) -> Done<()> {

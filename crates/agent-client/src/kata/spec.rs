@@ -339,6 +339,7 @@ mod tests {
             mounts: vec![GuestMount {
                 index: 1,
                 share_path: "4/m1".to_owned(),
+                copies_path: Some("4/w1".to_owned()),
             }],
             stream: None,
         }

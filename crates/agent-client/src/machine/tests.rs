@@ -210,6 +210,33 @@ fn everybody_who_opened_hears_who_answered() {
 }
 
 #[test]
+fn a_link_that_is_closed_is_not_missed_and_everybody_who_waited_is_answered() {
+    let mut dialing = Link::new();
+    let op = dial_op(&open(&mut dialing, 1, spec()));
+
+    let batch = drive(&mut dialing, Event::Close);
+
+    assert_eq!(batch.world, [World::HangUp]);
+    assert_eq!(batch.replies.len(), 1);
+    assert!(batch.announce.is_empty());
+    assert_eq!(*dialing.state(), State::Closed);
+    untouched(&mut dialing, dialed(op, Ok(details())));
+
+    let (mut standing, begun) = ready();
+    call(&mut standing, 2).expect("a link that stands takes calls");
+    let watch = session_op(&begun);
+
+    let batch = drive(&mut standing, Event::Close);
+
+    assert_eq!(batch.world, [World::HangUp]);
+    assert_eq!(batch.replies.len(), 1);
+    untouched(&mut standing, Event::HungUp { op: watch });
+    untouched(&mut standing, Event::Close);
+    let again = open(&mut standing, 3, spec());
+    dial_op(&again);
+}
+
+#[test]
 fn a_link_to_another_guest_is_refused() {
     let mut dialing = Link::new();
     open(&mut dialing, 1, spec());

@@ -12,7 +12,7 @@ use runtime_core::{
     agent::{
         AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
         GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
+        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     error::fault,
     kit::Work,
@@ -187,6 +187,15 @@ impl AgentPort for TtrpcAgent {
     fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()> {
         self.on("create sandbox", move |session| {
             session.create_sandbox(ask, deadline)
+        })
+    }
+
+    fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
+        self.on("set clock", move |session| async move {
+            match &session.extra {
+                Extra::Hutch(calls) => calls.set_clock(ask.now, Vec::new(), deadline).await,
+                Extra::Stock => session.first.set_clock(ask.now, deadline).await,
+            }
         })
     }
 

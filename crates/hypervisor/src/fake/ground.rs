@@ -22,6 +22,11 @@ pub trait Ground {
     /// The VMM of a sandbox has ended, however it did.
     fn ended(&self, uid: SandboxUid, process: HostProcess);
 
+    /// The guest stands still from now on.
+    fn paused(&self, uid: SandboxUid);
+
+    fn resumed(&self, uid: SandboxUid);
+
     /// What carried a channel has ended, however it did.
     fn backend_ended(&self, uid: SandboxUid, process: HostProcess);
 }
@@ -53,6 +58,10 @@ impl Ground for OwnGround {
     }
 
     fn ended(&self, _: SandboxUid, _: HostProcess) {}
+
+    fn paused(&self, _: SandboxUid) {}
+
+    fn resumed(&self, _: SandboxUid) {}
 
     fn backend_ended(&self, _: SandboxUid, _: HostProcess) {}
 }

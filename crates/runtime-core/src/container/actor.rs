@@ -8,7 +8,7 @@ use super::{
     machine::Container,
     messages::{
         ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
-        GetProcessView, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms,
+        GetProcessView, GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms,
         ProcessCommand, Retire, UpdateLimits, WaitProcess,
     },
     ooms::Ooms,
@@ -566,6 +566,23 @@ impl Handler<GetProcessView> for ContainerActor {
 async fn relay_of(init: Option<Addr<ProcessActor>>) -> Option<HostProcess> {
     let view = init?.send(process::GetProcess).await;
     view.ok().and_then(|process| process.relay)
+}
+
+impl Handler<GetRelays> for ContainerActor {
+    type Result = ResponseFuture<Vec<HostProcess>>;
+
+    fn handle(&mut self, _: GetRelays, _: &mut Context<Self>) -> Self::Result {
+        let rooms: Vec<_> = self.processes.values().cloned().collect();
+        Box::pin(async move {
+            let mut relays = Vec::new();
+            for room in rooms {
+                // One that goes away meanwhile has no relay.
+                let view = room.send(process::GetProcess).await;
+                relays.extend(view.ok().and_then(|view| view.relay));
+            }
+            relays
+        })
+    }
 }
 
 impl Handler<GetContainer> for ContainerActor {

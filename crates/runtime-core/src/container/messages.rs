@@ -126,6 +126,11 @@ pub struct Retire {
 #[rtype(result = "ContainerView")]
 pub struct GetContainer;
 
+/// Query: who stands for its processes on the host.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<HostProcess>")]
+pub struct GetRelays;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerView {
     pub spec: ContainerSpec,

@@ -18,8 +18,8 @@ pub use hooks::{HookProgress, HostHooks, Stage};
 pub use machine::{Container, Force, Guest, State};
 pub use messages::{
     ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer, GetProcessView,
-    GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms, ProcessCommand, Retire,
-    UpdateLimits, WaitProcess,
+    GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms, ProcessCommand,
+    Retire, UpdateLimits, WaitProcess,
 };
 pub use ooms::{Oom, Ooms};
 pub use record::{ContainerRecord, ContainerSpec, ContainerState};

@@ -1,17 +1,22 @@
 //! The shell around [`Host`], and the parent of every sandbox.
 
 use super::{
-    events::{Event, Found, Into, Name, Place, Repeated, World},
+    events::{Doomed, Event, Found, Into, Name, Place, Repeated, World},
     known::{Kept, KnownSandbox, read_all, read_one},
     machine::Host,
-    messages::{Find, Located, Wish},
+    messages::{Find, FindSandbox, Located, LocatedSandbox, SandboxWish, Wish},
+    sandboxes::{FoundSandbox, given_up},
 };
 use crate::{
+    container::{ContainerSpec, Force},
     error::{Fault, Kind},
     ids::{Namespace, RequestKey, SandboxUid},
     kit::{self, Gone, Room, Shell, Waiter},
-    records::Records,
-    sandbox::{self, SandboxActor, SandboxNotice, SandboxSpec},
+    records::{self, Records},
+    sandbox::{
+        self, Obey, Phase, SandboxActor, SandboxNotice, SandboxRecord, SandboxSpec, SandboxView,
+        Verb,
+    },
 };
 use actix::prelude::*;
 use std::{
@@ -25,8 +30,9 @@ use tokio::sync::oneshot;
 /// its name hears that it is not over, rather than nothing.
 const UNDO_MAX: Duration = Duration::from_secs(20);
 
-/// Makes the spec of a sandbox for its first container, from the daemon's configuration.
-pub type Architect = Rc<dyn Fn(&Wish) -> SandboxSpec>;
+/// Makes the spec of a sandbox, for its first container where it is made for one, from the daemon's
+/// configuration.
+pub type Architect = Rc<dyn Fn(&SandboxWish, Option<&ContainerSpec>) -> SandboxSpec>;
 
 /// What the host is built with.
 #[derive(Clone)]
@@ -40,11 +46,20 @@ pub struct Surroundings {
     pub architect: Architect,
 }
 
+/// What is being created, and holds up a drain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Creation {
+    Container(Name),
+    Sandbox(SandboxUid),
+}
+
 pub struct HostActor {
     shell: Shell<Host>,
     around: Surroundings,
     sandboxes: BTreeMap<SandboxUid, Addr<SandboxActor>>,
-    creations: BTreeSet<Name>,
+    creations: BTreeSet<Creation>,
+    /// Those that nobody looks after any more, as they were left.
+    pub(super) failed: BTreeMap<SandboxUid, SandboxView>,
     draining: Option<Vec<oneshot::Sender<()>>>,
     rebuild: Vec<KnownSandbox>,
     /// Who waits until a name of an earlier daemon is undone.
@@ -61,12 +76,15 @@ impl HostActor {
             sandboxes,
             deletions,
         } = read_all(&*around.records).await?;
+        let homes = sandboxes.iter().map(KnownSandbox::home);
         let names = sandboxes.iter().flat_map(KnownSandbox::names);
+        let host = Host::rebuilt(homes, names, deletions);
         let actor = Self {
-            shell: Shell::new(Host::rebuilt(names, deletions)).within(tracing::info_span!("host")),
+            shell: Shell::new(host).within(tracing::info_span!("host")),
             around,
             sandboxes: BTreeMap::new(),
             creations: BTreeSet::new(),
+            failed: BTreeMap::new(),
             draining: None,
             rebuild: sandboxes,
             undone: BTreeMap::new(),
@@ -88,6 +106,11 @@ impl HostActor {
 
     fn rebuild(&mut self, known: KnownSandbox, ctx: &Context<Self>) {
         let uid = known.record.spec.uid;
+        if let Phase::Failed(_) = known.record.phase {
+            self.failed.insert(uid, known.as_failed());
+            return;
+        }
+        self.failed.remove(&uid);
         let around = self.sandbox_surroundings(ctx);
         let address = SandboxActor::start_rebuilt(around, known.record, known.containers);
         self.sandboxes.insert(uid, address);
@@ -105,7 +128,9 @@ impl HostActor {
         let address = match into {
             Into::New => {
                 let around = self.sandbox_surroundings(ctx);
-                let address = SandboxActor::start_new(around, (self.around.architect)(&wish));
+                let home = wish.home();
+                let spec = (self.around.architect)(&home, Some(&wish.spec));
+                let address = SandboxActor::start_new(around, spec, home.annotations);
                 self.sandboxes.insert(wish.uid, address.clone());
                 Some(address)
             }
@@ -117,7 +142,7 @@ impl HostActor {
         };
         let spec = wish.spec;
         let name = Name::of(&spec);
-        self.creations.insert(name.clone());
+        self.creations.insert(Creation::Container(name.clone()));
         kit::complete(ctx, async move {
             let outcome = match address {
                 Some(address) => {
@@ -135,22 +160,45 @@ impl HostActor {
         });
     }
 
+    fn create_sandbox(&mut self, wish: SandboxWish, ctx: &mut Context<Self>) {
+        let uid = wish.uid;
+        let spec = (self.around.architect)(&wish, None);
+        let around = self.sandbox_surroundings(ctx);
+        let address = SandboxActor::start_new(around, spec, wish.annotations);
+        self.sandboxes.insert(uid, address.clone());
+        self.creations.insert(Creation::Sandbox(uid));
+        kit::complete(ctx, async move {
+            let created = address.send(sandbox::CreateEmpty).await;
+            let outcome = created.unwrap_or_else(|_| rebuilding());
+            Event::SandboxCreated { uid, outcome }
+        });
+    }
+
     fn delete(
-        &self,
+        &mut self,
         (waiter, key): (Option<Waiter>, Option<RequestKey>),
-        place: Place,
-        delete: sandbox::DeleteContainer,
+        doomed: Doomed,
+        delete: Deleting,
         repeated: Repeated,
         ctx: &mut Context<Self>,
     ) {
-        let sandbox = match self.shell.confirmed().is_given_up(place.uid) {
-            true => Err(given_up(place.uid)),
-            false => Ok(self.sandboxes.get(&place.uid).cloned()),
+        let uid = doomed.uid();
+        let is_failed = self.shell.confirmed().is_given_up(uid);
+        let sandbox = match (doomed, is_failed) {
+            (Doomed::Container(_), true) => Err(given_up(uid)),
+            // Its records say what is left of it; a room that panics again gives it up again.
+            (Doomed::Sandbox(_), true) => {
+                self.delete_failed((waiter, key), uid, ctx);
+                return;
+            }
+            (Doomed::Container(_) | Doomed::Sandbox(_), false) => {
+                Ok(self.sandboxes.get(&uid).cloned())
+            }
         };
         kit::complete(ctx, async move {
             let outcome = match sandbox {
                 Err(why) => Err(why),
-                Ok(Some(sandbox)) => sandbox.send(delete).await.unwrap_or_else(|_| rebuilding()),
+                Ok(Some(sandbox)) => delete.ask(sandbox).await,
                 Ok(None) => match repeated {
                     Repeated::Yes => Ok(()),
                     Repeated::No => rebuilding(),
@@ -168,20 +216,57 @@ impl HostActor {
         });
     }
 
-    fn give_up(&self, uid: SandboxUid) {
+    /// Nobody looks after it: it is taken up as one that is being deleted.
+    fn delete_failed(
+        &mut self,
+        (waiter, key): (Option<Waiter>, Option<RequestKey>),
+        uid: SandboxUid,
+        ctx: &mut Context<Self>,
+    ) {
+        let records = self.around.records.clone();
+        let me = ctx.address();
+        kit::complete(ctx, async move {
+            let outcome = match read_one(&*records, uid).await {
+                Ok(Some(mut known)) => {
+                    known.record.phase = Phase::Deleting;
+                    let taken_up = me.send(known).await;
+                    match (taken_up, me.send(AddressOf(uid)).await) {
+                        (Ok(()), Ok(Some(room))) => Deleting::Sandbox.ask(room).await,
+                        _ => rebuilding(),
+                    }
+                }
+                Ok(None) => Ok(()),
+                Err(why) => Err(why),
+            };
+            Event::Deleted {
+                waiter,
+                key,
+                outcome,
+            }
+        });
+    }
+
+    fn give_up(&self, uid: SandboxUid, ctx: &Context<Self>) {
         tracing::error!(%uid, "sandbox given up: its room panics again and again; its vm is ended, its records are kept");
         let (records, premises) = (self.around.records.clone(), self.around.premises.clone());
+        let me = ctx.address().downgrade();
         kit::detach(async move {
-            let known = match read_one(&*records, uid).await {
-                Ok(known) => known,
+            let mut known = match read_one(&*records, uid).await {
+                Ok(Some(known)) => known,
+                Ok(None) => return,
                 Err(why) => {
                     return tracing::error!(%uid, %why, "sandbox given up, but not released");
                 }
             };
-            if let Some(known) = known
-                && let Err(why) = premises.clear(known.record.spec.premises).await
-            {
+            let text = "its room panicked too often".to_owned();
+            known.record.phase = Phase::Failed(text);
+            let key = SandboxRecord::key(uid);
+            records.write(vec![records::put(key, &known.record)]).await;
+            if let Err(why) = premises.clear(known.record.spec.premises.clone()).await {
                 tracing::error!(%uid, %why, "sandbox given up, but not wholly released");
+            }
+            if let Some(me) = me.upgrade() {
+                me.do_send(known);
             }
         });
     }
@@ -255,6 +340,21 @@ impl HostActor {
         }
     }
 
+    pub(super) fn locate_sandbox(&self, find: &FindSandbox) -> Result<LocatedSandbox, Fault> {
+        match self.host().find_sandbox(find.namespace.as_ref(), &find.id) {
+            FoundSandbox::One(name, uid) => {
+                let Some(sandbox) = self.sandboxes.get(&uid).cloned() else {
+                    return rebuilding();
+                };
+                Ok(LocatedSandbox { name, uid, sandbox })
+            }
+            found @ (FoundSandbox::Undoing
+            | FoundSandbox::Failed(..)
+            | FoundSandbox::None
+            | FoundSandbox::Ambiguous(_)) => Err(found.fault(&find.id)),
+        }
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining.is_some()
     }
@@ -265,8 +365,8 @@ impl HostActor {
     }
 
     /// A creation has been answered.
-    pub(super) fn answered(&mut self, name: &Name) {
-        self.creations.remove(name);
+    pub(super) fn answered(&mut self, creation: &Creation) {
+        self.creations.remove(creation);
         self.settled();
     }
 
@@ -282,9 +382,29 @@ impl HostActor {
     }
 }
 
-fn given_up(uid: SandboxUid) -> Fault {
-    let why = format!("its sandbox {uid} failed: its room panicked too often");
-    Fault::new(Kind::Internal, why)
+/// What a sandbox is asked for by a deletion.
+#[derive(Debug)]
+enum Deleting {
+    Container(sandbox::DeleteContainer),
+    Sandbox,
+    /// Refused where it runs.
+    SandboxAtRest,
+}
+
+impl Deleting {
+    async fn ask(self, room: Addr<SandboxActor>) -> Result<(), Fault> {
+        let force = match self {
+            Self::Container(delete) => {
+                return room.send(delete).await.unwrap_or_else(|_| rebuilding());
+            }
+            Self::Sandbox => Force::Yes,
+            Self::SandboxAtRest => Force::No,
+        };
+        // The deletion's own record carries the key.
+        let (key, verb) = (None, Verb::Delete(force));
+        let answer = room.send(Obey { key, verb }).await;
+        answer.unwrap_or_else(|_| rebuilding())
+    }
 }
 
 fn rebuilding<T>() -> Result<T, Fault> {
@@ -322,20 +442,27 @@ impl Room for HostActor {
                 into,
                 wish,
             } => self.create(waiter, key, into, *wish, ctx),
+            World::CreateSandbox { wish } => self.create_sandbox(*wish, ctx),
             World::Delete {
                 waiter,
                 key,
-                place,
+                doomed,
                 force,
                 at,
                 repeated,
             } => {
-                let delete = sandbox::DeleteContainer {
-                    container: place.number,
-                    force,
-                    at,
+                let delete = match (doomed, force) {
+                    (Doomed::Container(place), force) => {
+                        Deleting::Container(sandbox::DeleteContainer {
+                            container: place.number,
+                            force,
+                            at,
+                        })
+                    }
+                    (Doomed::Sandbox(_), Force::Yes) => Deleting::Sandbox,
+                    (Doomed::Sandbox(_), Force::No) => Deleting::SandboxAtRest,
                 };
-                self.delete((waiter, key), place, delete, repeated, ctx);
+                self.delete((waiter, key), doomed, delete, repeated, ctx);
             }
             World::TellUndone(name) => {
                 for waiter in self.undone.remove(&name).into_iter().flatten() {
@@ -345,9 +472,10 @@ impl Room for HostActor {
             }
             World::ForgetSandbox(uid) => {
                 self.sandboxes.remove(&uid);
+                self.failed.remove(&uid);
             }
             World::Rebuild(uid) => self.read_and_rebuild(uid, ctx),
-            World::GiveUp(uid) => self.give_up(uid),
+            World::GiveUp(uid) => self.give_up(uid, ctx),
         }
     }
 
@@ -364,6 +492,19 @@ impl Handler<KnownSandbox> for HostActor {
     }
 }
 
+/// Private: the room of a sandbox, if it has one.
+#[derive(Message)]
+#[rtype(result = "Option<Addr<SandboxActor>>")]
+struct AddressOf(SandboxUid);
+
+impl Handler<AddressOf> for HostActor {
+    type Result = MessageResult<AddressOf>;
+
+    fn handle(&mut self, AddressOf(uid): AddressOf, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.sandboxes.get(&uid).cloned())
+    }
+}
+
 impl Handler<SandboxNotice> for HostActor {
     type Result = ();
 
@@ -377,6 +518,10 @@ impl Handler<SandboxNotice> for HostActor {
                 uid,
                 notice: sandbox::Notice::Gone,
             } => kit::apply(self, Event::SandboxGone(uid), ctx),
+            SandboxNotice::News {
+                notice: sandbox::Notice::Happened,
+                ..
+            } => {}
             SandboxNotice::Gone {
                 how: Gone::Stopped, ..
             } => {}

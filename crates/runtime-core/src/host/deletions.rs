@@ -4,7 +4,7 @@
 //! A deletion is on record before its sandbox hears of it. One that failed changed nothing that a
 //! repetition would not, so it is forgotten and may be tried again.
 
-use super::events::Place;
+use super::events::Doomed;
 use crate::{
     container::Force,
     ids::{EpochMs, RequestKey},
@@ -23,7 +23,7 @@ pub struct DeletionRecord {
     /// In the order in which they were asked for.
     pub number: u64,
     pub key: RequestKey,
-    pub place: Place,
+    pub doomed: Doomed,
     pub force: Force,
     pub at: EpochMs,
 }
@@ -38,10 +38,15 @@ impl DeletionRecord {
 
 impl Record for DeletionRecord {
     const NAME: &'static str = "deletion record";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
-    fn upgrade(from: u32, _: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
-        Err(UpgradeFailed { from })
+    /// Version 1 knew deletions of containers alone.
+    fn upgrade(from: u32, mut old: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
+        if from != 1 {
+            return Err(UpgradeFailed { from });
+        }
+        old["doomed"] = serde_json::json!({ "container": old["place"] });
+        Ok(old)
     }
 }
 
@@ -78,10 +83,10 @@ impl Deletions {
         Self { known, numbered }
     }
 
-    /// Those of an earlier daemon that are not done: their places are still there.
-    pub fn take_up(&mut self, places: &BTreeSet<Place>) -> Vec<DeletionRecord> {
+    /// Those of an earlier daemon that are not done: what they are of is still there.
+    pub fn take_up(&mut self, there: &BTreeSet<Doomed>) -> Vec<DeletionRecord> {
         let left = self.known.values_mut();
-        let left = left.filter(|(record, _)| places.contains(&record.place));
+        let left = left.filter(|(record, _)| there.contains(&record.doomed));
         let begun = left.map(|(record, progress)| {
             *progress = Progress::UnderWay(Vec::new());
             record.clone()
@@ -115,7 +120,7 @@ impl Deletions {
     pub fn begin(
         &mut self,
         key: RequestKey,
-        place: Place,
+        doomed: Doomed,
         force: Force,
         at: EpochMs,
     ) -> Vec<Change> {
@@ -124,7 +129,7 @@ impl Deletions {
         let record = DeletionRecord {
             number,
             key,
-            place,
+            doomed,
             force,
             at,
         };
@@ -166,17 +171,30 @@ impl Deletions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ContainerNumber, SandboxUid};
+    use crate::{
+        host::Place,
+        ids::{ContainerNumber, SandboxUid},
+    };
 
     fn key(n: usize) -> RequestKey {
         RequestKey::new(format!("key-{n}")).expect("a key of letters and digits")
     }
 
-    fn place() -> Place {
-        Place {
+    fn place() -> Doomed {
+        Doomed::Container(Place {
             uid: SandboxUid::from_random(1),
             number: ContainerNumber(0),
-        }
+        })
+    }
+
+    #[test]
+    fn a_deletion_of_the_first_version_is_one_of_a_container() {
+        let old = br#"{"v":1,"body":{"number":3,"key":"k","place":{"uid":"0000000000000001",
+            "number":0},"force":"no","at":5}}"#;
+
+        let record: DeletionRecord = crate::records::decode(old).expect("it reads");
+
+        assert_eq!(record.doomed, place());
     }
 
     #[test]

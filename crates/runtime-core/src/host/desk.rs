@@ -1,18 +1,27 @@
 //! The commands and queries of the host.
 
 use super::{
-    actor::HostActor,
+    actor::{Creation, HostActor},
     events::{Answer, Created, Event, Into, Name, Place},
-    messages::{CreateContainer, Delete, Drain, Find, List, ListSandboxes, Listed, Located, Wish},
+    messages::{
+        CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, List,
+        ListSandboxes, Listed, Located, ViewSandbox, Wish,
+    },
+    sandboxes::SandboxName,
 };
 use crate::{
     error::{Fault, Kind},
-    ids::RequestKey,
+    ids::{RequestKey, SandboxUid},
     kit,
     sandbox::{GetSandbox, SandboxView, TakeNumber, ViewContainer},
 };
 use actix::prelude::*;
 use tokio::sync::oneshot;
+
+fn crossed<T>() -> Result<T, Fault> {
+    let wrong = "a command was answered as another";
+    Err(Fault::new(Kind::Internal, wrong))
+}
 
 fn host_gone<T>() -> Result<T, Fault> {
     Err(Fault::new(Kind::Unavailable, "the host room is gone"))
@@ -44,13 +53,18 @@ impl Handler<CreateContainer> for HostActor {
             let into = Into::New;
             return self.create_into(CreateInto { key, into, wish }, ctx);
         };
-        let located = self.locate(&Find { namespace, id });
+        let find = FindSandbox {
+            namespace: Some(namespace),
+            id,
+        };
+        let located = self.locate_sandbox(&find);
         Box::pin(async move {
-            let located = located.map_err(|why| why.during("join sandbox"))?;
+            let located =
+                located.map_err(|why| why.during(format!("join sandbox {:?}", find.id)))?;
             let Ok(number) = located.sandbox.send(TakeNumber).await else {
                 return host_gone();
             };
-            let uid = located.place.uid;
+            let uid = located.uid;
             let into = Into::Existing(Place { uid, number });
             let answer = me.send(CreateInto { key, into, wish }).await;
             answer.unwrap_or_else(|_| host_gone())
@@ -61,13 +75,13 @@ impl Handler<CreateContainer> for HostActor {
 /// Private: a creation has been answered.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Settled(Name);
+struct Settled(Creation);
 
 impl Handler<Settled> for HostActor {
     type Result = ();
 
-    fn handle(&mut self, Settled(name): Settled, _: &mut Context<Self>) {
-        self.answered(&name);
+    fn handle(&mut self, Settled(creation): Settled, _: &mut Context<Self>) {
+        self.answered(&creation);
     }
 }
 
@@ -105,13 +119,10 @@ impl HostActor {
         let answer = kit::command(self, event, ctx);
         Box::pin(async move {
             let answer = answer.await;
-            me.do_send(Settled(name));
+            me.do_send(Settled(Creation::Container(name)));
             match answer? {
                 Answer::Created(outcome) => outcome,
-                Answer::Deleted(_) => {
-                    let wrong = "a creation was answered as a deletion";
-                    Err(Fault::new(Kind::Internal, wrong))
-                }
+                Answer::SandboxCreated(_) | Answer::Deleted(_) => crossed(),
             }
         })
     }
@@ -125,12 +136,57 @@ impl Handler<Delete> for HostActor {
         Box::pin(async move {
             match answer.await? {
                 Answer::Deleted(outcome) => outcome,
-                Answer::Created(_) => {
-                    let wrong = "a deletion was answered as a creation";
-                    Err(Fault::new(Kind::Internal, wrong))
-                }
+                Answer::Created(_) | Answer::SandboxCreated(_) => crossed(),
             }
         })
+    }
+}
+
+impl Handler<CreateSandbox> for HostActor {
+    type Result = ResponseFuture<Result<(SandboxName, SandboxUid), Fault>>;
+
+    fn handle(
+        &mut self,
+        CreateSandbox(wish): CreateSandbox,
+        ctx: &mut Context<Self>,
+    ) -> Self::Result {
+        if self.is_draining() {
+            let why = Fault::new(Kind::Unavailable, "the daemon is stopping; ask again");
+            return Box::pin(async move { Err(why) });
+        }
+        let (me, uid) = (ctx.address(), wish.uid);
+        let answer = kit::command(self, |waiter| Event::CreateSandbox { waiter, wish }, ctx);
+        Box::pin(async move {
+            let answer = answer.await;
+            me.do_send(Settled(Creation::Sandbox(uid)));
+            match answer? {
+                Answer::SandboxCreated(outcome) => outcome,
+                Answer::Created(_) | Answer::Deleted(_) => crossed(),
+            }
+        })
+    }
+}
+
+impl Handler<DeleteSandbox> for HostActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, delete: DeleteSandbox, ctx: &mut Context<Self>) -> Self::Result {
+        let event = |waiter| Event::DeleteSandbox { waiter, delete };
+        let answer = kit::command(self, event, ctx);
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Deleted(outcome) => outcome,
+                Answer::Created(_) | Answer::SandboxCreated(_) => crossed(),
+            }
+        })
+    }
+}
+
+impl Handler<FindSandbox> for HostActor {
+    type Result = MessageResult<FindSandbox>;
+
+    fn handle(&mut self, find: FindSandbox, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.locate_sandbox(&find))
     }
 }
 
@@ -179,25 +235,60 @@ impl Handler<List> for HostActor {
     }
 }
 
+impl Handler<ViewSandbox> for HostActor {
+    type Result = ResponseFuture<Result<(SandboxView, Vec<Name>), Fault>>;
+
+    fn handle(&mut self, ViewSandbox(find): ViewSandbox, _: &mut Context<Self>) -> Self::Result {
+        let namespace = find.namespace.as_ref();
+        let uid = self.host().find_sandbox(namespace, &find.id).uid();
+        let names = self.host().names();
+        let mine = names.filter(|(_, place)| Some(place.uid) == uid);
+        let mine: Vec<_> = mine.map(|(name, _)| name.clone()).collect();
+        let failed = uid.and_then(|uid| self.failed.get(&uid).cloned());
+        let located = self.locate_sandbox(&find);
+        Box::pin(async move {
+            let view = match failed {
+                Some(view) => view,
+                None => {
+                    let view = located?.sandbox.send(GetSandbox).await;
+                    let gone = "its sandbox's room is being rebuilt; ask again";
+                    view.map_err(|_| Fault::new(Kind::Unavailable, gone))?
+                }
+            };
+            Ok((view, mine))
+        })
+    }
+}
+
 impl Handler<ListSandboxes> for HostActor {
     type Result = ResponseFuture<Vec<(SandboxView, Vec<Name>)>>;
 
-    fn handle(&mut self, _: ListSandboxes, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, list: ListSandboxes, _: &mut Context<Self>) -> Self::Result {
         let sandboxes = self.sandboxes().clone();
+        let failed: Vec<_> = self.failed.values().cloned().collect();
         let host = self.host();
         let names: Vec<_> = host
             .names()
             .map(|(name, place)| (name.clone(), place.uid))
             .collect();
         Box::pin(async move {
-            let mut views = Vec::new();
-            for (uid, sandbox) in sandboxes {
-                if let Ok(view) = sandbox.send(GetSandbox).await {
-                    let mine = names.iter().filter(|(_, at)| *at == uid);
-                    views.push((view, mine.map(|(name, _)| name.clone()).collect()));
-                }
+            let mut views = failed;
+            for sandbox in sandboxes.into_values() {
+                // One that goes away meanwhile is not listed.
+                views.extend(sandbox.send(GetSandbox).await.ok());
             }
-            views
+            let wanted = |view: &SandboxView| {
+                let namespace = list.namespace.as_ref();
+                namespace.is_none_or(|wanted| view.spec.namespace == *wanted)
+            };
+            views.retain(wanted);
+            views.sort_by_key(|view| view.spec.uid);
+            let with_names = |view: SandboxView| {
+                let mine = names.iter().filter(|(_, at)| *at == view.spec.uid);
+                let mine = mine.map(|(name, _)| name.clone()).collect();
+                (view, mine)
+            };
+            views.into_iter().map(with_names).collect()
         })
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{
     machine::CREATIONS_MAX,
-    messages::{Delete, Wish},
+    messages::{Delete, DeleteSandbox, SandboxWish, Wish},
+    sandboxes::{FoundSandbox, SandboxName},
 };
 use crate::{
     container::{ContainerSpec, Force},
@@ -27,9 +28,27 @@ pub struct Place {
     pub number: ContainerNumber,
 }
 
+/// What a deletion is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doomed {
+    Container(Place),
+    Sandbox(SandboxUid),
+}
+
+impl Doomed {
+    pub fn uid(self) -> SandboxUid {
+        match self {
+            Self::Container(place) => place.uid,
+            Self::Sandbox(uid) => uid,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Created(Result<Created, Fault>),
+    SandboxCreated(Result<(SandboxName, SandboxUid), Fault>),
     Deleted(Result<(), Fault>),
 }
 
@@ -56,9 +75,21 @@ pub enum Event {
         into: Into,
         wish: Box<Wish>,
     },
+    CreateSandbox {
+        waiter: Waiter,
+        wish: Box<SandboxWish>,
+    },
+    SandboxCreated {
+        uid: SandboxUid,
+        outcome: Result<(), Fault>,
+    },
     Delete {
         waiter: Waiter,
         delete: Delete,
+    },
+    DeleteSandbox {
+        waiter: Waiter,
+        delete: DeleteSandbox,
     },
     Deleted {
         waiter: Option<Waiter>,
@@ -89,10 +120,13 @@ pub enum World {
         into: Into,
         wish: Box<Wish>,
     },
+    CreateSandbox {
+        wish: Box<SandboxWish>,
+    },
     Delete {
         waiter: Option<Waiter>,
         key: Option<RequestKey>,
-        place: Place,
+        doomed: Doomed,
         force: Force,
         at: EpochMs,
         repeated: Repeated,
@@ -115,16 +149,19 @@ pub enum Repeated {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denied {
     Exists(Name),
+    SandboxExists(SandboxName),
     TooManyCreations,
     Taken(SandboxUid),
     /// The id of a deletion names nothing, or several.
     NotOne(Found, String),
+    NotOneSandbox(FoundSandbox, String),
 }
 
 /// Which command was denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     Create(Denied),
+    CreateSandbox(Denied),
     Delete(Denied),
 }
 
@@ -140,6 +177,10 @@ impl From<Denied> for Fault {
                 Kind::Exhausted,
                 format!("{CREATIONS_MAX} containers are being created already; try again"),
             ),
+            Denied::SandboxExists(_) => {
+                Self::new(Kind::AlreadyExists, "sandbox with given id already exists")
+            }
+            Denied::NotOneSandbox(found, id) => found.fault(&id),
             Denied::Taken(uid) => Self::new(Kind::Internal, format!("uid {uid} is taken")),
             Denied::NotOne(found, id) => found.fault(&id),
         }
@@ -174,6 +215,22 @@ impl Found {
             }
         }
     }
+}
+
+/// A sandbox on record.
+#[derive(Debug, Clone)]
+pub struct KnownHome {
+    pub name: SandboxName,
+    pub uid: SandboxUid,
+    pub created_by: Option<RequestKey>,
+    pub fate: HomeFate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HomeFate {
+    Made,
+    HalfMade,
+    Failed,
 }
 
 /// A container on record.

@@ -2,7 +2,8 @@
 
 use super::{
     deletions::DeletionRecord,
-    events::{Fate, Known, Name, Place},
+    events::{Fate, HomeFate, Known, KnownHome, Name, Place},
+    sandboxes::SandboxName,
 };
 use crate::{
     container::{ContainerRecord, ContainerState},
@@ -10,7 +11,7 @@ use crate::{
     ids::{ContainerNumber, ProcessId, SandboxUid},
     process::ProcessRecord,
     records::{Record, Records, Rows, decode},
-    sandbox::{Phase, SandboxRecord},
+    sandbox::{Phase, SandboxRecord, SandboxView, Standing},
 };
 use actix::prelude::*;
 use std::collections::BTreeMap;
@@ -24,13 +25,50 @@ pub struct KnownSandbox {
 }
 
 impl KnownSandbox {
+    /// What is seen of one that nobody looks after.
+    pub fn as_failed(&self) -> SandboxView {
+        let record = &self.record;
+        let reason = match &record.phase {
+            Phase::Failed(text) => text.clone(),
+            _ => String::new(),
+        };
+        SandboxView {
+            spec: record.spec.clone(),
+            standing: Standing::Failed,
+            annotations: record.annotations.clone(),
+            reason,
+            vm: None,
+            containers: self.containers.iter().map(|(c, _)| c.spec.number).collect(),
+            phases: Vec::new(),
+        }
+    }
+
+    fn is_half_made(&self) -> bool {
+        let phase = &self.record.phase;
+        *phase == Phase::Creating || (phase.is_up() && self.record.vm.is_none())
+    }
+
+    /// As the registry knows it.
+    pub fn home(&self) -> KnownHome {
+        let spec = &self.record.spec;
+        KnownHome {
+            name: SandboxName {
+                namespace: spec.namespace.clone(),
+                id: spec.id.clone(),
+            },
+            uid: spec.uid,
+            created_by: spec.created_by.clone(),
+            fate: match (self.is_half_made(), &self.record.phase) {
+                (true, _) => HomeFate::HalfMade,
+                (false, Phase::Failed(_)) => HomeFate::Failed,
+                (false, _) => HomeFate::Made,
+            },
+        }
+    }
+
     /// Its containers as the registry knows them.
     pub fn names(&self) -> impl Iterator<Item = Known> {
-        let half_made = match self.record.phase {
-            Phase::Creating => true,
-            Phase::Ready => self.record.vm.is_none(),
-            Phase::Stopping(_) | Phase::Stopped(_) => false,
-        };
+        let half_made = self.is_half_made();
         self.containers.iter().map(move |(container, processes)| {
             let spec = &container.spec;
             let fate = match (half_made, &container.state) {

@@ -17,10 +17,11 @@
 use super::{
     deletions::{Again, DeletionRecord, Deletions},
     events::{
-        Answer, Created, Denied, Event, Fate, Found, Into, Known, Name, Place, Refusal, Repeated,
-        World,
+        Answer, Created, Denied, Doomed, Event, Fate, Found, Into, Known, KnownHome, Name, Place,
+        Refusal, Repeated, World,
     },
     messages::{Delete, Wish},
+    sandboxes::{Progress, Sandboxes},
 };
 use crate::{
     container::Force,
@@ -71,17 +72,19 @@ enum Request {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Host {
     containers: BTreeMap<Name, Entry>,
+    pub(super) sandboxes: Sandboxes,
     requests: BTreeMap<RequestKey, Request>,
     /// Keys of answered requests, oldest first.
     answered: VecDeque<RequestKey>,
-    deletions: Deletions,
-    panics: BTreeMap<SandboxUid, Vec<EpochMs>>,
-    given_up: BTreeSet<SandboxUid>,
+    pub(super) deletions: Deletions,
+    pub(super) panics: BTreeMap<SandboxUid, Vec<EpochMs>>,
+    pub(super) given_up: BTreeSet<SandboxUid>,
 }
 
 impl Host {
-    /// From the containers and deletions on record.
+    /// From the sandboxes, containers and deletions on record.
     pub fn rebuilt(
+        homes: impl IntoIterator<Item = KnownHome>,
         known: impl IntoIterator<Item = Known>,
         deletions: impl IntoIterator<Item = DeletionRecord>,
     ) -> Self {
@@ -89,6 +92,9 @@ impl Host {
             deletions: Deletions::rebuilt(deletions),
             ..Self::default()
         };
+        for home in homes {
+            host.settle_in(home);
+        }
         for Known { name, place, fate } in known {
             let entry = match fate {
                 Fate::HalfMade => Entry::Undoing(place),
@@ -139,6 +145,11 @@ impl Host {
         self.given_up.contains(&uid)
     }
 
+    pub(super) fn creating(&self) -> usize {
+        let creating = |entry: &&Entry| matches!(entry, Entry::Creating(_));
+        self.containers.values().filter(creating).count()
+    }
+
     fn create(
         &mut self,
         waiter: Waiter,
@@ -161,21 +172,13 @@ impl Host {
         if self.containers.contains_key(&name) {
             return Err(Denied::Exists(name));
         }
-        let creating = |entry: &&Entry| matches!(entry, Entry::Creating(_));
-        if self.containers.values().filter(creating).count() >= CREATIONS_MAX {
+        if self.creating() + self.sandboxes.creating() >= CREATIONS_MAX {
             return Err(Denied::TooManyCreations);
         }
         let place = match into {
             Into::New => {
-                let uid = wish.uid;
-                if self
-                    .containers
-                    .values()
-                    .any(|entry| entry.place().uid == uid)
-                {
-                    return Err(Denied::Taken(uid));
-                }
-                let number = ContainerNumber(0);
+                self.claim_for(&wish)?;
+                let (uid, number) = (wish.uid, ContainerNumber(0));
                 Place { uid, number }
             }
             Into::Existing(place) => place,
@@ -215,10 +218,12 @@ impl Host {
         let answer = match outcome {
             Ok(lease) => {
                 self.containers.insert(name, Entry::Lives(place));
+                self.made(place);
                 Ok(Created { place, lease })
             }
             Err(why) => {
                 self.containers.remove(&name);
+                self.not_made(place);
                 Err(why)
             }
         };
@@ -290,14 +295,15 @@ impl Host {
             }
             found @ (Found::None | Found::Ambiguous(_)) => return Err(Denied::NotOne(found, id)),
         };
+        let doomed = Doomed::Container(place);
         if let Some(key) = key.clone() {
-            let changes = self.deletions.begin(key, place, force, at);
+            let changes = self.deletions.begin(key, doomed, force, at);
             batch.records.extend(changes);
         }
         batch.world.push(World::Delete {
             waiter: Some(waiter),
             key,
-            place,
+            doomed,
             force,
             at,
             repeated: Repeated::No,
@@ -325,12 +331,11 @@ impl Host {
     }
 
     fn resume(&mut self, batch: &mut Batch<Self>) {
-        let places: BTreeSet<_> = self
-            .containers
-            .values()
-            .map(|entry| entry.place())
-            .collect();
-        let begun = self.deletions.take_up(&places);
+        let places = self.containers.values().map(|entry| entry.place());
+        let containers = places.map(Doomed::Container);
+        let sandboxes = self.sandboxes.uids().map(Doomed::Sandbox);
+        let there: BTreeSet<_> = containers.chain(sandboxes).collect();
+        let begun = self.deletions.take_up(&there);
         batch
             .world
             .extend(begun.iter().map(|record| repeated(None, record)));
@@ -357,11 +362,19 @@ impl Host {
                 *entry = Entry::Undoing(place);
             }
         }
+        if let Some(home) = self.sandboxes.by_uid(uid)
+            && home.progress == Progress::Creating(Vec::new())
+        {
+            home.progress = Progress::Undoing;
+        }
         let panics = self.panics.entry(uid).or_default();
         panics.retain(|before| before.0 + REBUILD_WINDOW_MS > at.0);
         panics.push(at);
         if panics.len() > REBUILDS_MAX {
             self.given_up.insert(uid);
+            if let Some(home) = self.sandboxes.by_uid(uid) {
+                home.progress = Progress::Failed;
+            }
             batch.world.push(World::GiveUp(uid));
         } else {
             batch.world.push(World::Rebuild(uid));
@@ -369,11 +382,11 @@ impl Host {
     }
 }
 
-fn repeated(waiter: Option<Waiter>, record: &DeletionRecord) -> World {
+pub(super) fn repeated(waiter: Option<Waiter>, record: &DeletionRecord) -> World {
     World::Delete {
         waiter,
         key: Some(record.key.clone()),
-        place: record.place,
+        doomed: record.doomed,
         force: record.force,
         at: record.at,
         repeated: Repeated::Yes,
@@ -401,6 +414,15 @@ impl Machine for Host {
             Event::Delete { waiter, delete } => {
                 return self.delete(waiter, delete, batch).map_err(Refusal::Delete);
             }
+            Event::CreateSandbox { waiter, wish } => {
+                let created = self.create_sandbox(waiter, wish, batch);
+                return created.map_err(Refusal::CreateSandbox);
+            }
+            Event::SandboxCreated { uid, outcome } => self.sandbox_created(uid, &outcome, batch),
+            Event::DeleteSandbox { waiter, delete } => {
+                let deleted = self.delete_sandbox(waiter, delete, batch);
+                return deleted.map_err(Refusal::Delete);
+            }
             Event::Deleted {
                 waiter,
                 key,
@@ -418,8 +440,7 @@ impl Machine for Host {
                 self.free(|entry| gone.contains(&entry), batch);
             }
             Event::SandboxGone(uid) => {
-                self.panics.remove(&uid);
-                self.given_up.remove(&uid);
+                self.sandbox_gone(uid);
                 let gone = |entry| match entry {
                     Entry::Lives(place) | Entry::Undoing(place) => place.uid == uid,
                     Entry::Creating(_) => false,
@@ -435,6 +456,7 @@ impl Machine for Host {
     fn refuse(refusal: Refusal) -> Answer {
         match refusal {
             Refusal::Create(denied) => Answer::Created(Err(denied.into())),
+            Refusal::CreateSandbox(denied) => Answer::SandboxCreated(Err(denied.into())),
             Refusal::Delete(denied) => Answer::Deleted(Err(denied.into())),
         }
     }

@@ -7,13 +7,18 @@ mod events;
 mod known;
 mod machine;
 mod messages;
+mod naming;
+mod sandboxes;
 
-pub use actor::{HostActor, Surroundings};
+pub use actor::{Architect, HostActor, Surroundings};
 pub use deletions::DeletionRecord;
 pub use events::{
-    Answer, Created, Denied, Event, Fate, Found, Into, Known, Name, Place, Refusal, Repeated, World,
+    Answer, Created, Denied, Doomed, Event, Fate, Found, Into, Known, KnownHome, Name, Place,
+    Refusal, Repeated, World,
 };
 pub use machine::Host;
 pub use messages::{
-    CreateContainer, Delete, Drain, Find, List, ListSandboxes, Listed, Located, Wish,
+    CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, List,
+    ListSandboxes, Listed, Located, LocatedSandbox, SandboxWish, ViewSandbox, Wish,
 };
+pub use sandboxes::SandboxName;

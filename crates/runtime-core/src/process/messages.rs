@@ -27,7 +27,7 @@ pub struct Begin {
 }
 
 /// Command: send a signal; under one key once, however often it is asked for.
-#[derive(Message, Debug, Clone)]
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "Result<(), Fault>")]
 pub struct Kill {
     pub key: Option<RequestKey>,

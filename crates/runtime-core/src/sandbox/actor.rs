@@ -1,11 +1,12 @@
 //! The shell around [`Sandbox`]: opens its rooms, and is the parent of its containers.
 
 use super::{
+    board::Board,
     events::{Deletion, Event, Notice, World},
     exits::Exits,
     ladder::Ladder,
     lent::{ASK_MAX, Lent, Reach, held},
-    machine::{Sandbox, State},
+    machine::{Member, Sandbox},
     messages::{GetSandbox, SandboxNotice, SandboxView, TakeNumber},
     record::{SandboxRecord, SandboxSpec},
 };
@@ -50,7 +51,7 @@ const DISCARD_AGAIN: Duration = Duration::from_secs(1);
 pub struct SandboxActor {
     pub(super) shell: Shell<Sandbox>,
     pub(super) uid: SandboxUid,
-    around: Surroundings,
+    pub(super) around: Surroundings,
     pub(super) lent: Lent,
     pub(super) containers: BTreeMap<ContainerNumber, Addr<ContainerActor>>,
     /// As many were given away; the record knows of those that were used.
@@ -59,12 +60,17 @@ pub struct SandboxActor {
     resume: Option<Event>,
     pub(super) exits: Exits,
     pub(super) ladder: Ladder,
+    pub(super) board: Rc<Board>,
     _guard: Guard,
 }
 
 impl SandboxActor {
-    pub fn start_new(around: Surroundings, spec: SandboxSpec) -> Addr<Self> {
-        let machine = Sandbox::new(spec, around.boot_id.clone());
+    pub fn start_new(
+        around: Surroundings,
+        spec: SandboxSpec,
+        annotations: BTreeMap<String, String>,
+    ) -> Addr<Self> {
+        let machine = Sandbox::new(spec, annotations, around.boot_id.clone());
         Self::build(around, machine, Ladder::start("record")).start()
     }
 
@@ -75,12 +81,13 @@ impl SandboxActor {
         containers: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
     ) -> Addr<Self> {
         let same_boot = record.boot_id == around.boot_id;
-        let made = |c: &(ContainerRecord, Vec<ProcessRecord>)| {
-            let made = c.0.state != container::ContainerState::Creating;
-            (c.0.spec.number, made)
+        let member = |(record, _): &(ContainerRecord, Vec<ProcessRecord>)| Member {
+            number: record.spec.number,
+            id: record.spec.id.clone(),
+            state: record.state.clone(),
         };
-        let known: Vec<_> = containers.iter().map(made).collect();
-        let mut actor = Self::build(around, Sandbox::rebuilt(record, &known), Ladder::over());
+        let known: Vec<_> = containers.iter().map(member).collect();
+        let mut actor = Self::build(around, Sandbox::rebuilt(record, known), Ladder::over());
         if let Some((first, _)) = containers.first() {
             actor.name(&first.spec);
         }
@@ -93,13 +100,19 @@ impl SandboxActor {
         let (parent, uid) = (around.parent.clone(), machine.spec().uid);
         // Its first container's id comes with its creation.
         let span = tracing::info_span!(parent: None, "sandbox", %uid, id = tracing::field::Empty);
+        if machine.spec().id != uid.as_id() {
+            span.record("id", tracing::field::display(&machine.spec().id));
+        }
         let guard = Guard::new(move |how| {
             if let Some(parent) = parent.upgrade() {
                 parent.do_send(SandboxNotice::Gone { uid, how });
             }
         });
+        let board = Rc::new(Board::default());
+        board.show(machine.journal());
         Self {
             uid,
+            board,
             shell: Shell::new(machine).within(span),
             around,
             lent: Lent::default(),
@@ -115,11 +128,14 @@ impl SandboxActor {
 
     /// Logs show it by the id of its first container.
     pub(super) fn name(&self, first: &ContainerSpec) {
+        if self.spec().id != self.uid.as_id() {
+            return;
+        }
         let id = tracing::field::display(&first.id);
         self.shell.span().record("id", id);
     }
 
-    fn spec(&self) -> &SandboxSpec {
+    pub(super) fn spec(&self) -> &SandboxSpec {
         self.shell.confirmed().spec()
     }
 
@@ -141,7 +157,7 @@ impl SandboxActor {
     }
 
     /// Opens the rooms that are not open yet.
-    fn open_rooms(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
+    pub(super) fn open_rooms(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
         let (uid, rooms, lent) = (self.uid, self.around.rooms.clone(), self.lent.clone());
         let (notices, gone) = (ctx.address(), ctx.address());
         let hypervisor_parent = hypervisor::Parent {
@@ -181,7 +197,7 @@ impl SandboxActor {
         })
     }
 
-    fn link(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
+    pub(super) fn link(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
         let (lent, accelerator) = (self.lent.clone(), self.spec().vm.accelerator);
         Box::pin(async move {
             let room = lent.agent();
@@ -315,6 +331,12 @@ impl SandboxActor {
         });
     }
 
+    pub(super) fn confirm_exit(&mut self, seq: u64) {
+        if let (Some(seq), Ok(room)) = (self.exits.recorded(seq), self.lent.agent()) {
+            room.news_recorded.do_send(agent::NewsRecorded { seq });
+        }
+    }
+
     fn step_name(effect: &World) -> Option<&'static str> {
         match effect {
             World::OpenRooms { .. } => Some("rooms"),
@@ -331,10 +353,14 @@ impl SandboxActor {
             | World::Retire { .. }
             | World::Discard { .. }
             | World::Forget { .. }
-            | World::ConfirmExit { .. }
             | World::AwaitVmExit { .. }
             | World::TearDown { .. }
-            | World::Adopt { .. } => None,
+            | World::Adopt { .. }
+            | World::Begin { .. }
+            | World::Quiet { .. }
+            | World::Pause { .. }
+            | World::Resume { .. }
+            | World::Kill { .. } => None,
         }
     }
 
@@ -350,6 +376,8 @@ impl SandboxActor {
     fn boot_step(&mut self, effect: World, ctx: &mut Context<Self>) {
         match effect {
             World::OpenRooms { op } => {
+                // Another guest numbers its exits anew.
+                self.exits = Exits::default();
                 self.lent.update(|open| open.reach = Reach::Opening);
                 let work = self.open_rooms(ctx);
                 kit::complete(ctx, async move {
@@ -463,11 +491,6 @@ impl Room for SandboxActor {
             World::Forget { container } => {
                 self.containers.remove(&container);
             }
-            World::ConfirmExit { seq } => {
-                if let (Some(seq), Ok(room)) = (self.exits.recorded(seq), self.lent.agent()) {
-                    room.news_recorded.do_send(agent::NewsRecorded { seq });
-                }
-            }
             World::AwaitVmExit { share: why } => kit::complete(ctx, async move {
                 tokio::time::sleep(VM_EXIT_TOLD).await;
                 Event::ShareLossDue { why }
@@ -481,10 +504,21 @@ impl Room for SandboxActor {
                 });
             }
             World::Adopt { vm } => self.adopt(vm, ctx),
+            World::Begin { op } => self.begin(op, ctx),
+            World::Quiet { op } => self.quiet(op, ctx),
+            World::Pause { op } => self.pause(op, ctx),
+            World::Resume { op, vm } => self.resume_vm(op, vm, ctx),
+            World::Kill { waiter, killing } => self.kill(waiter, killing, ctx),
         }
     }
 
     fn announce(&mut self, notice: Notice, _: &mut Context<Self>) {
+        if notice == Notice::Happened {
+            return self.board.show(self.shell.confirmed().journal());
+        }
+        if notice == Notice::Gone {
+            self.board.close();
+        }
         if let Some(parent) = self.around.parent.upgrade() {
             let uid = self.uid;
             parent.do_send(SandboxNotice::News { uid, notice });
@@ -501,6 +535,12 @@ impl Handler<ContainerNotice> for SandboxActor {
         match notice {
             ContainerNotice::News { container, notice } => {
                 match &notice {
+                    // Numbers of a guest that is gone mean nothing to this one.
+                    container::Notice::ExitRecorded { seq }
+                        if !self.shell.confirmed().is_past(container) =>
+                    {
+                        self.confirm_exit(*seq);
+                    }
                     container::Notice::Created { .. } => self.ladder.begin("relay"),
                     container::Notice::Started => self.ladder.finish(),
                     _ => {}
@@ -527,11 +567,9 @@ impl Handler<GetSandbox> for SandboxActor {
         let sandbox = self.shell.confirmed();
         MessageResult(SandboxView {
             spec: sandbox.spec().clone(),
-            state: kit::Machine::state_name(sandbox),
-            reason: match sandbox.state() {
-                State::Stopping { why, .. } | State::Stopped { why, .. } => why.text(),
-                _ => String::new(),
-            },
+            standing: sandbox.standing(),
+            annotations: sandbox.annotations().clone(),
+            reason: sandbox.reason(),
             vm: sandbox.vm().cloned(),
             containers: self.containers.keys().copied().collect(),
             phases: self.ladder.steps(),

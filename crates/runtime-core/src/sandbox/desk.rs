@@ -2,17 +2,19 @@
 
 use super::{
     actor::SandboxActor,
-    events::{Answer, Deletion, Event},
+    events::{Answer, Deletion, Event, Killing, Order},
     messages::{
-        CreateContainer, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetStatsOf, NextOomsIn,
-        ProcessIn, UpdateIn, ViewContainer, ViewProcess, WaitIn,
+        CreateContainer, CreateEmpty, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSpent,
+        GetStatsOf, NextEvents, NextOomsIn, Obey, ProcessIn, SandboxSpent, Seen, UpdateIn,
+        ViewContainer, ViewProcess, WaitIn,
     },
+    rules::{Op, Refused, Rule, rule},
 };
 use crate::{
     agent::{ContainerStats, ExitStatus, GetPids, GetStats, GuestPid},
     container::{
-        ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView, Ooms,
-        ProcessCommand, WaitProcess,
+        ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView, GetRelays,
+        Ooms, ProcessCommand, WaitProcess,
     },
     error::{Fault, Kind},
     hypervisor::StreamLease,
@@ -28,7 +30,25 @@ impl SandboxActor {
         let known = self.containers.get(&number).cloned();
         known.ok_or_else(|| Fault::new(Kind::NotFound, "container does not exist"))
     }
+
+    /// What the guest is needed for; a paused one is not waited for.
+    fn guest_of(&self, number: ContainerNumber) -> Result<Addr<ContainerActor>, Fault> {
+        let room = self.container(number)?;
+        let (op, at) = (Op::UseGuest, self.shell.confirmed().standing());
+        match rule(op, at) {
+            Rule::Refused => Err(Refused { op, at }.into()),
+            Rule::Done | Rule::AlreadySo | Rule::Joins => Ok(room),
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        let at = self.shell.confirmed().standing();
+        rule(Op::UseGuest, at) == Rule::Refused
+    }
 }
+
+/// The signal that no pause keeps from its process.
+const SIGKILL: u32 = 9;
 
 fn rebuilding<T>(outcome: Result<T, MailboxError>) -> Result<T, Fault> {
     let gone = "the container's room is being rebuilt; ask again";
@@ -72,12 +92,110 @@ impl Handler<DeleteContainer> for SandboxActor {
 impl Handler<ProcessIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, command: ProcessIn, _: &mut Context<Self>) -> Self::Result {
-        if matches!(command.command, ProcessCommand::Begin(_)) {
-            self.ladder.begin("container start");
-        }
-        let room = self.container(command.container);
-        Box::pin(async move { rebuilding(room?.send(command.command).await)? })
+    fn handle(&mut self, command: ProcessIn, ctx: &mut Context<Self>) -> Self::Result {
+        let ProcessIn { container, command } = command;
+        let room = match &command {
+            ProcessCommand::Kill(process, kill) if kill.signal == SIGKILL && self.is_paused() => {
+                let killing = Killing {
+                    container,
+                    process: process.clone(),
+                    kill: kill.clone(),
+                };
+                let known = self.container(container);
+                let event = |waiter| Event::End { waiter, killing };
+                let answer = kit::command(self, event, ctx);
+                return Box::pin(async move {
+                    known?;
+                    ordered(answer.await?)
+                });
+            }
+            ProcessCommand::Begin(_) => {
+                self.ladder.begin("container start");
+                let (room, me) = (self.guest_of(container), ctx.address());
+                return Box::pin(async move {
+                    rebuilding(room?.send(command).await)??;
+                    // Whoever heard of a start finds the sandbox to agree.
+                    rebuilding(me.send(Settle).await)?
+                });
+            }
+            ProcessCommand::Kill(..) => self.guest_of(container),
+            ProcessCommand::AttachRelay(..) | ProcessCommand::RelayDone(_) => {
+                self.container(container)
+            }
+        };
+        Box::pin(async move { rebuilding(room?.send(command).await)? })
+    }
+}
+
+/// Private: what the containers told before is on record when this is answered.
+#[derive(Message)]
+#[rtype(result = "Result<(), Fault>")]
+struct Settle;
+
+impl Handler<Settle> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: Settle, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Settle { waiter }, ctx);
+        Box::pin(async move { ordered(answer.await?) })
+    }
+}
+
+impl Handler<CreateEmpty> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, _: CreateEmpty, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::CreateEmpty { waiter }, ctx);
+        Box::pin(async move { ordered(answer.await?) })
+    }
+}
+
+impl Handler<Obey> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, Obey { key, verb }: Obey, ctx: &mut Context<Self>) -> Self::Result {
+        let order = Order { key, verb };
+        let answer = kit::command(self, |waiter| Event::Order { waiter, order }, ctx);
+        Box::pin(async move { ordered(answer.await?) })
+    }
+}
+
+impl Handler<GetSpent> for SandboxActor {
+    type Result = ResponseFuture<Result<SandboxSpent, Fault>>;
+
+    fn handle(&mut self, _: GetSpent, _: &mut Context<Self>) -> Self::Result {
+        let premises = self.around.premises.clone();
+        let spec = self.shell.confirmed().spec();
+        let (vcpus, memory_mib) = (spec.vm.vcpus, spec.vm.memory_mib);
+        let cgroups = spec.premises.clone();
+        let rooms: Vec<_> = self.containers.values().cloned().collect();
+        Box::pin(async move {
+            let mut relays = Vec::new();
+            for room in rooms {
+                // One that goes away meanwhile has no relay.
+                if let Ok(mine) = room.send(GetRelays).await {
+                    relays.extend(mine);
+                }
+            }
+            let parts = vec![
+                ("vmm", premises.spent(cgroups.vmm).await?),
+                ("helpers", premises.spent(cgroups.helpers).await?),
+                ("relays", premises.spent_by(relays).await?),
+            ];
+            Ok(SandboxSpent {
+                vcpus,
+                memory_mib,
+                parts,
+            })
+        })
+    }
+}
+
+impl Handler<NextEvents> for SandboxActor {
+    type Result = ResponseFuture<Seen>;
+
+    fn handle(&mut self, next: NextEvents, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(self.board.next(next.after, next.wait))
     }
 }
 
@@ -85,7 +203,7 @@ impl Handler<ExecIn> for SandboxActor {
     type Result = ResponseFuture<Result<StreamLease, Fault>>;
 
     fn handle(&mut self, exec: ExecIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.container(exec.container);
+        let room = self.guest_of(exec.container);
         Box::pin(async move { rebuilding(room?.send(exec.exec).await)? })
     }
 }
@@ -125,7 +243,7 @@ impl Handler<FreezeIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, freeze: FreezeIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.container(freeze.container);
+        let room = self.guest_of(freeze.container);
         Box::pin(async move { rebuilding(room?.send(freeze.freeze).await)? })
     }
 }
@@ -134,7 +252,7 @@ impl Handler<UpdateIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, update: UpdateIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.container(update.container);
+        let room = self.guest_of(update.container);
         Box::pin(async move { rebuilding(room?.send(update.update).await)? })
     }
 }
@@ -152,7 +270,7 @@ impl Handler<GetStatsOf> for SandboxActor {
     type Result = ResponseFuture<Result<ContainerStats, Fault>>;
 
     fn handle(&mut self, GetStatsOf(container): GetStatsOf, _: &mut Context<Self>) -> Self::Result {
-        let known = self.container(container);
+        let known = self.guest_of(container);
         let room = self.lent.linked();
         Box::pin(async move {
             living(known?, "read the statistics").await?;
@@ -166,7 +284,7 @@ impl Handler<GetPidsOf> for SandboxActor {
     type Result = ResponseFuture<Result<Vec<GuestPid>, Fault>>;
 
     fn handle(&mut self, GetPidsOf(container): GetPidsOf, _: &mut Context<Self>) -> Self::Result {
-        let known = self.container(container);
+        let known = self.guest_of(container);
         let room = self.lent.linked();
         Box::pin(async move {
             living(known?, "list the processes").await?;
@@ -193,23 +311,29 @@ async fn living(room: Addr<ContainerActor>, what: &str) -> Result<(), Fault> {
     }
 }
 
+fn crossed<T>() -> Result<T, Fault> {
+    let wrong = "a command was answered as another";
+    Err(Fault::new(Kind::Internal, wrong))
+}
+
 /// The answer of the command that was asked.
 fn created(answer: Answer) -> Result<StreamLease, Fault> {
     match answer {
         Answer::Created(outcome) => outcome,
-        Answer::Deleted(_) => Err(Fault::new(
-            Kind::Internal,
-            "a creation was answered as a deletion",
-        )),
+        Answer::Deleted(_) | Answer::Ordered(_) => crossed(),
     }
 }
 
 fn deleted(answer: Answer) -> Result<(), Fault> {
     match answer {
         Answer::Deleted(outcome) => outcome,
-        Answer::Created(_) => Err(Fault::new(
-            Kind::Internal,
-            "a deletion was answered as a creation",
-        )),
+        Answer::Created(_) | Answer::Ordered(_) => crossed(),
+    }
+}
+
+fn ordered(answer: Answer) -> Result<(), Fault> {
+    match answer {
+        Answer::Ordered(outcome) => outcome,
+        Answer::Created(_) | Answer::Deleted(_) => crossed(),
     }
 }

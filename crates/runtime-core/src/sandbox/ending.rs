@@ -3,9 +3,16 @@
 
 use super::{
     events::{Answer, Notice, Released, Why, World},
-    machine::{Entry, KILLED, LOST, Progress, Sandbox, State},
+    machine::{Boot, Entry, KILLED, LOST, Progress, Sandbox, State},
+    orders::{Asking, aborted},
+    record::Lifetime,
 };
-use crate::{container::Guest, error::Fault, ids::ContainerNumber, kit::Batch, records};
+use crate::{
+    container::Guest,
+    error::{Fault, Kind},
+    ids::ContainerNumber,
+    kit::Batch,
+};
 use std::time::Duration;
 
 /// What keeps something from being released is mostly a room that is being rebuilt.
@@ -18,6 +25,7 @@ impl Sandbox {
     /// Ends the VM and releases everything; `code` is what its processes are said to have exited with.
     pub(super) fn stop(&mut self, why: Why, code: u32, batch: &mut Batch<Self>) {
         let op = self.op();
+        self.settle_for_end(&why, batch);
         batch.world.push(World::TellGuestGone {
             code,
             why: why.text(),
@@ -27,13 +35,49 @@ impl Sandbox {
             why,
             failures: 0,
         };
-        batch.records.push(self.record());
         let after = Duration::ZERO;
         batch.world.push(World::TearDown { op, after });
     }
 
+    pub(super) fn lost(&mut self, text: String, code: u32, batch: &mut Batch<Self>) {
+        match &self.state {
+            State::Up { .. }
+            | State::Beginning { .. }
+            | State::Pausing { .. }
+            | State::Paused { .. }
+            | State::Resuming { .. }
+            | State::Thawed { .. } => self.stop(Why::Lost(text), code, batch),
+            // It was to end.
+            State::Quieting { .. } => self.stop(Why::Asked, KILLED, batch),
+            State::Launching { .. } | State::Linking { .. } | State::Greeting { .. } => {
+                self.fail(Fault::new(Kind::Aborted, text), batch);
+            }
+            State::New
+            | State::Opening { .. }
+            | State::Premises { .. }
+            | State::Plumbing { .. }
+            | State::Attaching { .. }
+            | State::Stopping { .. }
+            | State::Stopped { .. }
+            | State::Gone => {}
+        }
+    }
+
+    /// A link that is closed on purpose is not lost.
+    pub(super) fn link_lost(&mut self, why: &Fault, batch: &mut Batch<Self>) {
+        match self.state {
+            State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. } => {}
+            _ => self.lost(format!("its agent does not answer: {why}"), LOST, batch),
+        }
+    }
+
+    /// It does not come up.
     pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
-        self.stop(Why::NotCreated(why), LOST, batch);
+        let why = match self.boot {
+            Boot::Again => Why::NotStarted(why),
+            Boot::Over | Boot::Container(_) | Boot::Empty => Why::NotCreated(why),
+        };
+        self.stop(why, LOST, batch);
     }
 
     pub(super) fn torn_down(
@@ -51,8 +95,23 @@ impl Sandbox {
             Err(fault) => Released::Partly(fault),
         };
         self.vm = None;
+        if let (Why::Again, Released::Wholly) = (&why, &released) {
+            return self.boot(Boot::Again, batch);
+        }
+        if self.boot == Boot::Again {
+            self.boot = Boot::Over;
+        }
+        let started = Err(match &why {
+            Why::NotStarted(fault) => fault.clone(),
+            why => aborted(why),
+        });
+        let stopped = match &released {
+            Released::Wholly => Ok(()),
+            Released::Partly(fault) => Err(fault.clone().during("release what it held")),
+        };
         self.state = State::Stopped { why, released };
-        batch.records.push(self.record());
+        self.settle(Asking::Start, &started, batch);
+        self.settle(Asking::Stop, &stopped, batch);
         self.stopped(batch);
     }
 
@@ -73,10 +132,10 @@ impl Sandbox {
         let State::Stopped { why, released } = &self.state else {
             return;
         };
-        if let (Why::NotCreated(_), Some(first)) = (why, &self.first) {
+        if let (Why::NotCreated(_), Boot::Container(first)) = (why, &self.boot) {
             // Its room was never opened, so nobody else can discard it.
             let container = first.number;
-            self.first = None;
+            self.boot = Boot::Over;
             self.discarded(container, batch);
             return;
         }
@@ -88,16 +147,21 @@ impl Sandbox {
             }
             return;
         }
-        if self.containers.is_empty() {
+        if self.containers.is_empty() && self.goes(why) {
             match released.clone() {
                 Released::Wholly => self.gone(batch),
                 Released::Partly(fault) => {
                     let why = why.clone();
+                    let fault = fault.during("release what it held");
                     for deletion in self.deletions.drain(..) {
-                        let fault = fault.clone().during("release what it held");
-                        batch
-                            .replies
-                            .push((deletion.waiter, Answer::Deleted(Err(fault))));
+                        let answer = Answer::Deleted(Err(fault.clone()));
+                        batch.replies.push((deletion.waiter, answer));
+                    }
+                    self.settle(Asking::Delete, &Err(fault.clone()), batch);
+                    if let Why::NotCreated(first) = &why {
+                        let also = format!("{first} (and then: {fault})");
+                        let fault = Fault::new(first.kind(), also);
+                        self.settle(Asking::Create, &Err(fault), batch);
                     }
                     // Nobody can name it any more.
                     let (tried, later) = (RELEASE_RETRIES, RELEASE_RETRY_DELAY_LONG);
@@ -112,9 +176,15 @@ impl Sandbox {
         }
     }
 
-    /// Containers that never came to be.
+    /// Nobody wants it any more.
+    fn goes(&self, why: &Why) -> bool {
+        let is_unwanted = matches!(why, Why::NotCreated(_) | Why::Deleted);
+        is_unwanted || self.spec().lifetime == Lifetime::Containers
+    }
+
+    /// Containers that never came to be, or go with their sandbox.
     fn unmade(&self, why: &Why) -> impl Iterator<Item = ContainerNumber> {
-        let all = matches!(why, Why::NotCreated(_));
+        let all = matches!(why, Why::NotCreated(_) | Why::Deleted);
         let unmade = move |entry: &Entry| all || entry.progress == Progress::Creating;
         let entries = self.containers.iter();
         entries
@@ -123,8 +193,17 @@ impl Sandbox {
     }
 
     pub(super) fn gone(&mut self, batch: &mut Batch<Self>) {
+        let created = Err(match &self.state {
+            State::Stopped {
+                why: Why::NotCreated(fault),
+                ..
+            } => fault.clone(),
+            State::Stopped { why, .. } => aborted(why),
+            _ => Fault::new(Kind::Aborted, "it was not created"),
+        });
         self.state = State::Gone;
-        batch.records.push(records::delete(self.key()));
+        self.settle(Asking::Create, &created, batch);
+        self.settle(Asking::Delete, &Ok(()), batch);
         for deletion in self.deletions.drain(..) {
             batch
                 .replies
@@ -134,15 +213,28 @@ impl Sandbox {
     }
 
     pub(super) fn resume(&mut self, same_boot: bool, batch: &mut Batch<Self>) {
+        let is_up = self.vm.is_some()
+            && !matches!(
+                self.state,
+                State::Stopping { .. } | State::Stopped { .. } | State::Gone
+            );
+        if is_up && !same_boot {
+            return self.stop(Why::Lost("the host was restarted".to_owned()), LOST, batch);
+        }
         match self.state.clone() {
             // Its last container was deleted, and then the daemon ended.
-            State::Ready { .. } if self.containers.is_empty() => {
+            State::Up { .. }
+                if self.containers.is_empty() && self.spec().lifetime == Lifetime::Containers =>
+            {
                 self.stop(Why::Deleted, KILLED, batch);
             }
-            State::Ready { vm } if same_boot => batch.world.push(World::Adopt { vm }),
-            State::Ready { .. } => {
-                self.stop(Why::Lost("the host was restarted".to_owned()), LOST, batch);
+            State::Up { vm, .. } => batch.world.push(World::Adopt { vm }),
+            State::Beginning { op, vm } => {
+                batch.world.push(World::Adopt { vm });
+                batch.world.push(World::Begin { op });
             }
+            State::Pausing { op, .. } => batch.world.push(World::Pause { op }),
+            State::Resuming { op, vm, .. } => batch.world.push(World::Resume { op, vm }),
             State::Stopped {
                 released: Released::Partly(_),
                 why,

@@ -1,22 +1,47 @@
 //! What a sandbox hears, does and says.
 
-use super::machine::CONTAINERS_MAX;
+use super::{
+    machine::CONTAINERS_MAX,
+    orders::ASKED_MAX,
+    rules::{Op, Refused},
+};
 use crate::{
     container::{self, ContainerSpec, Force, Guest},
     devices::Share,
     error::{Fault, Kind},
     hypervisor::{BlockSpec, StreamLease, VmExit, VmSpec, VmStatus},
-    ids::{ContainerNumber, EpochMs, OpId},
+    ids::{ContainerId, ContainerNumber, EpochMs, OpId, ProcessId, RequestKey},
     kit::Waiter,
     network::NetworkStatus,
+    process::Kill,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+/// As much as Kubernetes allows one object in all.
+pub const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub enum Event {
     Create {
         waiter: Waiter,
         spec: Box<ContainerSpec>,
+    },
+    /// Come to be, without a container.
+    CreateEmpty {
+        waiter: Waiter,
+    },
+    Order {
+        waiter: Waiter,
+        order: Order,
+    },
+    /// Answered when everything before it is on record.
+    Settle {
+        waiter: Waiter,
+    },
+    /// A process that is to be killed although the VM is paused.
+    End {
+        waiter: Waiter,
+        killing: Killing,
     },
     RoomsOpened {
         op: OpId,
@@ -53,6 +78,27 @@ pub enum Event {
     News {
         container: ContainerNumber,
         notice: container::Notice,
+    },
+    /// The created containers were started, or one of them was not.
+    Begun {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    /// The inits ended, or had their time.
+    Quieted {
+        op: OpId,
+    },
+    PauseDone {
+        op: OpId,
+        outcome: Result<(), Fault>,
+    },
+    ResumeDone {
+        op: OpId,
+        outcome: Result<(), ResumeFailed>,
+    },
+    Killed {
+        waiter: Waiter,
+        outcome: Result<(), Fault>,
     },
     Delete(Deletion),
     Retired {
@@ -131,9 +177,6 @@ pub enum World {
     Forget {
         container: ContainerNumber,
     },
-    ConfirmExit {
-        seq: u64,
-    },
     /// Hear whether the share went with its VMM before its loss counts.
     AwaitVmExit {
         share: Fault,
@@ -146,6 +189,77 @@ pub enum World {
     Adopt {
         vm: VmStatus,
     },
+    /// Start every created container.
+    Begin {
+        op: OpId,
+    },
+    /// SIGTERM for every init, and some time to end.
+    Quiet {
+        op: OpId,
+    },
+    /// Leave the agent alone, then stop the VM's processors.
+    Pause {
+        op: OpId,
+    },
+    /// The other way round; then the guest learns what time it is.
+    Resume {
+        op: OpId,
+        vm: VmStatus,
+    },
+    /// Answered when it has ended, or in bounded time.
+    Kill {
+        waiter: Waiter,
+        killing: Killing,
+    },
+}
+
+/// What a sandbox as a whole is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub key: Option<RequestKey>,
+    pub verb: Verb,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    Start,
+    Stop(Force),
+    Pause,
+    Resume,
+    /// With all that is in it.
+    Delete(Force),
+    Annotate(BTreeMap<String, String>),
+}
+
+impl Verb {
+    pub fn op(&self) -> Op {
+        match self {
+            Self::Start => Op::Start,
+            Self::Stop(Force::No) => Op::Stop,
+            Self::Stop(Force::Yes) => Op::ForceStop,
+            Self::Pause => Op::Pause,
+            Self::Resume => Op::Resume,
+            Self::Delete(Force::No) => Op::Delete,
+            Self::Delete(Force::Yes) => Op::ForceDelete,
+            Self::Annotate(_) => Op::Annotate,
+        }
+    }
+}
+
+/// SIGKILL for a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Killing {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    pub kill: Kill,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResumeFailed {
+    /// The VM is still paused.
+    Vm(Fault),
+    /// It goes on, and its agent is not there.
+    Agent(Fault),
 }
 
 /// What a sandbox tells the host.
@@ -154,6 +268,8 @@ pub enum Notice {
     ContainerGone {
         container: ContainerNumber,
     },
+    /// There is more in its journal. Not for the host.
+    Happened,
     /// No record of it is left.
     Gone,
 }
@@ -162,14 +278,19 @@ pub enum Notice {
 pub enum Answer {
     Created(Result<StreamLease, Fault>),
     Deleted(Result<(), Fault>),
+    Ordered(Result<(), Fault>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denied {
-    NotReady { state: &'static str },
+    State(Refused),
     TooManyContainers,
     NoSuchContainer,
     StillCreating,
+    /// It would not hear of the pause.
+    BeingCreated(ContainerId),
+    TooManyAsk,
+    AnnotationsTooLarge,
 }
 
 /// Which command was denied.
@@ -177,14 +298,25 @@ pub enum Denied {
 pub enum Refusal {
     Create(Denied),
     Delete(Denied),
+    Order(Denied),
 }
 
 impl From<Denied> for Fault {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::NotReady { state } => {
-                Self::new(Kind::Denied, format!("the sandbox is {state}, not ready"))
-            }
+            Denied::State(refused) => refused.into(),
+            Denied::BeingCreated(id) => Self::new(
+                Kind::Denied,
+                format!("cannot pause a sandbox while its container \"{id}\" is being created"),
+            ),
+            Denied::TooManyAsk => Self::new(
+                Kind::Exhausted,
+                format!("{ASKED_MAX} callers wait for the sandbox already"),
+            ),
+            Denied::AnnotationsTooLarge => Self::new(
+                Kind::Invalid,
+                format!("a sandbox has at most {ANNOTATIONS_BYTES_MAX} bytes of annotations"),
+            ),
             Denied::TooManyContainers => Self::new(
                 Kind::Exhausted,
                 format!("the sandbox holds {CONTAINERS_MAX} containers already"),
@@ -218,8 +350,14 @@ pub(super) fn exit_text(exit: &VmExit) -> String {
 pub enum Why {
     /// Its creation failed: nothing of it is kept.
     NotCreated(Fault),
+    /// Its fresh VM did not come up.
+    NotStarted(Fault),
+    /// An earlier daemon was giving it a fresh VM; when what that left is gone, it gets one.
+    Again,
     /// Its containers are done.
     Idle,
+    Asked,
+    /// It goes, and all that is in it.
     Deleted,
     Lost(String),
 }
@@ -227,7 +365,9 @@ pub enum Why {
 impl Why {
     pub fn text(&self) -> String {
         match self {
-            Self::NotCreated(fault) => fault.to_string(),
+            Self::NotCreated(fault) | Self::NotStarted(fault) => fault.to_string(),
+            Self::Again => "the daemon was restarted while it was being started".to_owned(),
+            Self::Asked => "it was stopped".to_owned(),
             Self::Idle => "its containers have exited".to_owned(),
             Self::Deleted => "it was deleted".to_owned(),
             Self::Lost(text) => text.clone(),

@@ -1,14 +1,10 @@
 //! What the rooms of a [`SandboxActor`] tell it, and how it opens those again that panicked.
 
-use super::{
-    actor::SandboxActor,
-    events::{Event, World},
-    machine::State,
-};
+use super::{actor::SandboxActor, events::Event, machine::State};
 use crate::{
     agent::{self, GuestExit, GuestNews, GuestOom},
     container, devices, hypervisor,
-    kit::{self, Gone, Room},
+    kit::{self, Gone},
     network,
 };
 use actix::prelude::*;
@@ -32,20 +28,20 @@ impl Handler<agent::Notice> for SandboxActor {
     fn handle(&mut self, notice: agent::Notice, ctx: &mut Context<Self>) {
         match notice {
             agent::Notice::Lost { why } => kit::apply(self, Event::LinkLost { why }, ctx),
-            agent::Notice::News(news) => self.told(news, ctx),
+            agent::Notice::News(news) => self.told(news),
         }
     }
 }
 
 impl SandboxActor {
-    fn told(&mut self, news: GuestNews, ctx: &mut Context<Self>) {
+    fn told(&mut self, news: GuestNews) {
         let seq = news.seq();
         self.exits.told(seq);
         let (GuestNews::Exited(GuestExit { container, .. })
         | GuestNews::OomKilled(GuestOom { container, .. })) = &news;
         let Some(room) = self.containers.get(container) else {
             // Of a container that was deleted meanwhile.
-            return self.touch(World::ConfirmExit { seq }, ctx);
+            return self.confirm_exit(seq);
         };
         match news {
             GuestNews::Exited(exit) => room.do_send(container::GuestExited {
@@ -83,8 +79,13 @@ macro_rules! reopen {
                 let _within = self.shell.span().entered();
                 tracing::error!(uid = %self.uid, room = stringify!($room), "room panicked; it is rebuilt");
                 self.lent.update(|open| open.$room = None);
-                if let State::Ready { vm } = self.shell.confirmed().state().clone() {
-                    self.adopt(vm, ctx);
+                match self.shell.confirmed().state().clone() {
+                    State::Up { vm, .. } | State::Beginning { vm, .. } | State::Thawed { vm, .. } => {
+                        self.adopt(vm, ctx);
+                    }
+                    State::Paused { .. } => self.look_after_paused(ctx),
+                    // What is under way opens what it needs, or fails and says so.
+                    _ => {}
                 }
             }
         }

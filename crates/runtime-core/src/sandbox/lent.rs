@@ -35,6 +35,8 @@ pub enum Reach {
     /// Rooms are being opened and the agent is being dialed: questions wait for it.
     Opening,
     Linked,
+    /// The guest stands still until its VM is resumed: nobody waits for that.
+    Paused,
 }
 
 /// The rooms of a sandbox, as far as they are open.
@@ -109,7 +111,8 @@ impl Lent {
                 // It goes with the sandbox.
                 let shelf = shelf.upgrade()?;
                 let picked = pick(&shelf.rooms.borrow());
-                if picked.is_some() || shelf.rooms.borrow().reach == Reach::None {
+                let reach = shelf.rooms.borrow().reach;
+                if picked.is_some() || matches!(reach, Reach::None | Reach::Paused) {
                     return picked;
                 }
                 drop(shelf);
@@ -132,6 +135,10 @@ impl Lent {
 
     /// The agent, once it has answered.
     pub fn linked(&self) -> Work<Result<agent::Address, Fault>> {
+        if self.shelf.rooms.borrow().reach == Reach::Paused {
+            let paused = "the sandbox is paused: resume it first";
+            return Box::pin(async move { Err(Fault::new(Kind::Unavailable, paused)) });
+        }
         self.awaited("agent", |rooms| {
             let agent = rooms.agent.as_ref();
             agent.filter(|_| rooms.reach == Reach::Linked).cloned()

@@ -1,16 +1,21 @@
 //! A sandbox as a pure machine: one VM, what it needs on the host, and its containers.
 //!
 //! ```text
-//!        Create                      each step in order                           last step
-//!  New ────────► Opening ─► Premises ─► Plumbing ─► Attaching ─► Launching ─► Linking ─► Greeting ─► Ready
-//!                   │           │           │           │            │           │          │         │
-//!                   └───────────┴───────────┴─── failed ┴────────────┴───────────┴──────────┘         │
-//!                                                   ▼          VmExited, link lost, idle, deleted     │
-//!                              Stopped ◄─────── Stopping ◄────────────────────────────────────────────┘
-//!                                 │ last container retired
-//!                                 ▼
-//!                               Gone
+//!      Create, Start                   each step in order                           last step
+//!  New ───────► Opening ─► Premises ─► Plumbing ─► Attaching ─► Launching ─► Linking ─► Greeting ─► Up
+//!   ▲ Stopped      │           │           │            │            │           │          │        │
+//!   └──(Start)     └───────────┴───────────┴─── failed ─┴────────────┴───────────┴──────────┘        │
+//!                                                  ▼      VmExited, link lost, idle, Stop, Delete    │
+//!                              Stopped ◄────── Stopping ◄────────────────────────────────────────────┤
+//!                                 │ last container retired, Delete                                   │
+//!                                 ▼                Up ─ Start ─► Beginning ─► Up, running            │
+//!                               Gone               Up ─ Stop ──► Quieting ─► Stopping                │
+//!                                                  Up ─ Pause ─► Pausing ─► Paused ─► Resuming ─► Up ┘
+//!                                                                  ▲          │ SIGKILL for a process
+//!                                                                  └─ Thawed ◄┘ (through Resuming)
 //! ```
+//!
+//! What callers see of it, and what they may ask where, is the table in [`super::rules`].
 //!
 //! Invariants:
 //! - A sandbox is on record as being created before anything of it exists on the host, and its
@@ -24,18 +29,22 @@
 use super::events::{
     Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World, exit_text,
 };
-use super::record::{Phase, SandboxRecord, SandboxSpec};
+use super::{
+    journal::{Happening, Journal},
+    orders::{Asked, Cause, Errand, refused},
+    record::{SandboxRecord, SandboxSpec, Stage},
+    rules::{Op, Standing},
+};
 use crate::{
-    container::ContainerSpec,
+    container::{ContainerSpec, ContainerState},
     devices::Share,
-    error::{Fault, Kind},
     hypervisor::{BlockSpec, VmStatus},
-    ids::{ContainerNumber, OpId},
+    ids::{ContainerId, ContainerNumber, OpId, RequestKey},
     kit::{Batch, Machine, Waiter},
     network::NetworkStatus,
-    records::{self, Change},
+    records,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A VM has at most 128 stream ports, one for each init.
 pub(super) const CONTAINERS_MAX: usize = 100;
@@ -69,8 +78,41 @@ pub enum State {
         op: OpId,
         vm: VmStatus,
     },
-    Ready {
+    Up {
         vm: VmStatus,
+        stage: Stage,
+    },
+    /// Its created containers are being started.
+    Beginning {
+        op: OpId,
+        vm: VmStatus,
+    },
+    /// Its inits were told to end.
+    Quieting {
+        op: OpId,
+        vm: VmStatus,
+    },
+    Pausing {
+        op: OpId,
+        vm: VmStatus,
+        stage: Stage,
+        cause: Cause,
+    },
+    Paused {
+        vm: VmStatus,
+        stage: Stage,
+    },
+    Resuming {
+        op: OpId,
+        vm: VmStatus,
+        stage: Stage,
+        cause: Cause,
+    },
+    /// Paused, but for so many errands.
+    Thawed {
+        vm: VmStatus,
+        stage: Stage,
+        open: usize,
     },
     Stopping {
         op: OpId,
@@ -85,8 +127,22 @@ pub enum State {
     Gone,
 }
 
+/// For what a VM is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Boot {
+    /// It came up, or never will.
+    Over,
+    /// For a container, with which the sandbox is created.
+    Container(Box<ContainerSpec>),
+    /// For nothing yet.
+    Empty,
+    /// It was stopped.
+    Again,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
+    pub(super) id: ContainerId,
     pub(super) creator: Option<Waiter>,
     pub(super) progress: Progress,
 }
@@ -95,26 +151,43 @@ pub(super) struct Entry {
 pub(super) enum Progress {
     Creating,
     Lives,
+    Started,
     /// Stopped, and nobody needs its streams.
     Drained,
+    /// Its VM is gone, and another one took its place.
+    Past,
+}
+
+/// A container on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub number: ContainerNumber,
+    pub id: ContainerId,
+    pub state: ContainerState,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sandbox {
-    spec: SandboxSpec,
-    boot_id: String,
+    pub(super) spec: SandboxSpec,
+    pub(super) boot_id: String,
     pub(super) state: State,
     pub(super) vm: Option<VmStatus>,
     pub(super) containers: BTreeMap<ContainerNumber, Entry>,
-    containers_numbered: u32,
+    pub(super) containers_numbered: u32,
+    /// Containers with a lower number lived in a VM that is gone.
+    pub(super) first_of_vm: u32,
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) asked: Vec<Asked>,
+    pub(super) keys: VecDeque<RequestKey>,
+    pub(super) errands: Vec<Errand>,
     pub(super) deletions: Vec<Deletion>,
-    /// The container with which the sandbox is created.
-    pub(super) first: Option<Box<ContainerSpec>>,
+    pub(super) boot: Boot,
+    pub(super) journal: Journal,
     ops_issued: u64,
 }
 
 impl Sandbox {
-    pub fn new(spec: SandboxSpec, boot_id: String) -> Self {
+    pub fn new(spec: SandboxSpec, annotations: BTreeMap<String, String>, boot_id: String) -> Self {
         Self {
             spec,
             boot_id,
@@ -122,53 +195,43 @@ impl Sandbox {
             vm: None,
             containers: BTreeMap::new(),
             containers_numbered: 0,
+            first_of_vm: 0,
+            annotations,
+            asked: Vec::new(),
+            keys: VecDeque::new(),
+            errands: Vec::new(),
             deletions: Vec::new(),
-            first: None,
+            boot: Boot::Over,
+            journal: Journal::default(),
             ops_issued: 0,
         }
     }
 
-    /// From the records; `containers` are those on record, and whether they were made.
-    pub fn rebuilt(record: SandboxRecord, containers: &[(ContainerNumber, bool)]) -> Self {
-        let entry = |&(number, made): &(ContainerNumber, bool)| {
-            let progress = match made {
-                true => Progress::Lives,
-                false => Progress::Creating,
-            };
-            (
-                number,
-                Entry {
-                    creator: None,
-                    progress,
+    /// From the records; `containers` are those on record.
+    pub fn rebuilt(record: SandboxRecord, containers: Vec<Member>) -> Self {
+        let mut sandbox = Self::new(record.spec, record.annotations, record.boot_id);
+        sandbox.vm = record.vm;
+        sandbox.containers_numbered = record.containers_numbered;
+        sandbox.first_of_vm = record.first_of_vm;
+        sandbox.keys = record.keys.into();
+        sandbox.journal = record.journal;
+        for member in containers {
+            let entry = Entry {
+                id: member.id,
+                creator: None,
+                progress: match member.state {
+                    _ if member.number.0 < record.first_of_vm => Progress::Past,
+                    ContainerState::Creating => Progress::Creating,
+                    ContainerState::Created => Progress::Lives,
+                    ContainerState::Running
+                    | ContainerState::Paused
+                    | ContainerState::Stopped(_) => Progress::Started,
                 },
-            )
-        };
-        let lost = |text: String| State::Stopped {
-            why: Why::Lost(text),
-            released: Released::Partly(Fault::new(Kind::Aborted, "it was not released yet")),
-        };
-        let state = match (record.phase, &record.vm) {
-            (Phase::Creating, _) | (Phase::Ready, None) => State::Stopped {
-                why: Why::NotCreated(Fault::new(
-                    Kind::Aborted,
-                    "the daemon was restarted while the sandbox was being created",
-                )),
-                released: Released::Partly(Fault::new(Kind::Aborted, "it was not released yet")),
-            },
-            (Phase::Ready, Some(vm)) => State::Ready { vm: vm.clone() },
-            (Phase::Stopping(text), _) => lost(text),
-            (Phase::Stopped(text), _) => State::Stopped {
-                why: Why::Lost(text),
-                released: Released::Wholly,
-            },
-        };
-        Self {
-            state,
-            vm: record.vm,
-            containers: containers.iter().map(entry).collect(),
-            containers_numbered: record.containers_numbered,
-            ..Self::new(record.spec, record.boot_id)
+            };
+            sandbox.containers.insert(member.number, entry);
         }
+        sandbox.state = sandbox.taken_up(record.phase);
+        sandbox
     }
 
     pub fn spec(&self) -> &SandboxSpec {
@@ -181,6 +244,14 @@ impl Sandbox {
 
     pub fn vm(&self) -> Option<&VmStatus> {
         self.vm.as_ref()
+    }
+
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.annotations
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// The number that the next container gets.
@@ -197,47 +268,22 @@ impl Sandbox {
         SandboxRecord::key(self.spec.uid)
     }
 
-    pub(super) fn record(&self) -> Change {
-        let phase = match &self.state {
-            State::Ready { .. } => Phase::Ready,
-            // Whoever finds it must undo it, and all that was to be in it.
-            State::Stopping {
-                why: Why::NotCreated(_),
-                ..
+    pub(super) fn is_being_created(&self) -> bool {
+        self.standing() == Standing::Creating
+    }
+
+    /// Begins to give it a VM.
+    pub(super) fn boot(&mut self, boot: Boot, batch: &mut Batch<Self>) {
+        if boot == Boot::Again {
+            self.first_of_vm = self.containers_numbered;
+            for entry in self.containers.values_mut() {
+                entry.progress = Progress::Past;
             }
-            | State::Stopped {
-                why: Why::NotCreated(_),
-                ..
-            } => Phase::Creating,
-            State::Stopping { why, .. }
-            | State::Stopped {
-                why,
-                released: Released::Partly(_),
-            } => Phase::Stopping(why.text()),
-            State::Stopped {
-                why,
-                released: Released::Wholly,
-            } => Phase::Stopped(why.text()),
-            State::New
-            | State::Opening { .. }
-            | State::Premises { .. }
-            | State::Plumbing { .. }
-            | State::Attaching { .. }
-            | State::Launching { .. }
-            | State::Linking { .. }
-            | State::Greeting { .. }
-            | State::Gone => Phase::Creating,
-        };
-        records::put(
-            self.key(),
-            &SandboxRecord {
-                boot_id: self.boot_id.clone(),
-                spec: self.spec.clone(),
-                phase,
-                vm: self.vm.clone(),
-                containers_numbered: self.containers_numbered,
-            },
-        )
+        }
+        let op = self.op();
+        self.boot = boot;
+        self.state = State::Opening { op };
+        batch.world.push(World::OpenRooms { op });
     }
 
     fn create(
@@ -250,36 +296,20 @@ impl Sandbox {
             return Err(Denied::TooManyContainers);
         }
         let entry = Entry {
+            id: spec.id.clone(),
             creator: Some(waiter),
             progress: Progress::Creating,
         };
+        let number = spec.number;
         match self.state {
-            State::New => {
-                let op = self.op();
-                self.state = State::Opening { op };
-                batch.world.push(World::OpenRooms { op });
-                self.first = Some(spec.clone());
-            }
-            State::Ready { .. } => batch
-                .world
-                .push(World::StartContainer { spec: spec.clone() }),
-            State::Opening { .. }
-            | State::Premises { .. }
-            | State::Plumbing { .. }
-            | State::Attaching { .. }
-            | State::Launching { .. }
-            | State::Linking { .. }
-            | State::Greeting { .. }
-            | State::Stopping { .. }
-            | State::Stopped { .. }
-            | State::Gone => {
-                let state = self.state_name();
-                return Err(Denied::NotReady { state });
+            State::New => self.boot(Boot::Container(spec), batch),
+            _ => {
+                refused(Op::CreateContainer, self.standing())?;
+                batch.world.push(World::StartContainer { spec });
             }
         }
-        self.containers.insert(spec.number, entry);
-        self.containers_numbered = self.containers_numbered.max(spec.number.0 + 1);
-        batch.records.push(self.record());
+        self.containers.insert(number, entry);
+        self.containers_numbered = self.containers_numbered.max(number.0 + 1);
         Ok(())
     }
 
@@ -300,9 +330,13 @@ impl Sandbox {
             network: network.clone(),
             share: share.clone(),
         };
-        let spec = self.first.take();
-        let spec = spec.expect("a sandbox is created with its first container");
-        batch.world.push(World::StartContainer { spec });
+        match std::mem::replace(&mut self.boot, Boot::Over) {
+            Boot::Container(spec) => batch.world.push(World::StartContainer { spec }),
+            boot @ (Boot::Empty | Boot::Again | Boot::Over) => {
+                self.boot = boot;
+                self.launch(Vec::new(), batch);
+            }
+        }
     }
 
     /// The first container's devices are there: everything that the VMM needs is known.
@@ -319,33 +353,6 @@ impl Sandbox {
         let vm = Box::new(vm);
         batch.world.push(World::Launch { op, vm });
     }
-
-    fn ready(&mut self, vm: VmStatus, batch: &mut Batch<Self>) {
-        self.vm = Some(vm.clone());
-        self.state = State::Ready { vm };
-        batch.records.push(self.record());
-        for number in self.containers.keys() {
-            let container = *number;
-            batch.world.push(World::TellReady { container });
-        }
-    }
-
-    fn lost(&mut self, text: String, code: u32, batch: &mut Batch<Self>) {
-        match &self.state {
-            State::Ready { .. } => self.stop(Why::Lost(text), code, batch),
-            State::Launching { .. } | State::Linking { .. } | State::Greeting { .. } => {
-                self.fail(Fault::new(Kind::Aborted, text), batch);
-            }
-            State::New
-            | State::Opening { .. }
-            | State::Premises { .. }
-            | State::Plumbing { .. }
-            | State::Attaching { .. }
-            | State::Stopping { .. }
-            | State::Stopped { .. }
-            | State::Gone => {}
-        }
-    }
 }
 
 /// The exit code of a process whose VM was lost.
@@ -360,9 +367,80 @@ impl Machine for Sandbox {
     type Answer = Answer;
     type Denied = Refusal;
 
-    // tidy: one table, every pair visible; each arm is a call or a few lines
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Refusal> {
+        let (before, stood) = (self.record(), self.standing());
+        self.apply(event, batch)?;
+        let stands = self.standing();
+        if stands != stood {
+            self.journal.note(Happening::State {
+                standing: stands,
+                reason: self.reason(),
+            });
+        }
+        let after = self.record();
+        if before == after {
+            return Ok(());
+        }
+        match &after {
+            Some(record) => batch.records.push(records::put(self.key(), record)),
+            None => batch.records.push(records::delete(self.key())),
+        }
+        batch.announce.insert(0, Notice::Happened);
+        Ok(())
+    }
+
+    fn refuse(refusal: Refusal) -> Answer {
+        match refusal {
+            Refusal::Create(denied) => Answer::Created(Err(denied.into())),
+            Refusal::Delete(denied) => Answer::Deleted(Err(denied.into())),
+            Refusal::Order(denied) => Answer::Ordered(Err(denied.into())),
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self.state {
+            State::New | State::Opening { .. } | State::Premises { .. } => "opening",
+            State::Plumbing { .. } => "plumbing",
+            State::Attaching { .. } => "attaching",
+            State::Launching { .. } => "launching",
+            State::Linking { .. } => "linking",
+            State::Greeting { .. } => "greeting",
+            State::Up {
+                stage: Stage::Ready,
+                ..
+            } => "ready",
+            State::Up {
+                stage: Stage::Running,
+                ..
+            } => "running",
+            State::Beginning { .. } => "beginning",
+            State::Quieting { .. } => "quieting",
+            State::Pausing { .. } => "pausing",
+            State::Paused { .. } => "paused",
+            State::Resuming { .. } => "resuming",
+            State::Thawed { .. } => "thawed",
+            State::Stopping { .. } => "stopping",
+            State::Stopped { .. } => "stopped",
+            State::Gone => "gone",
+        }
+    }
+}
+
+impl Sandbox {
+    // tidy: one table, every pair visible; each arm is a call or a few lines
+    fn apply(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Refusal> {
         match (self.state.clone(), event) {
+            (State::New, Event::CreateEmpty { waiter }) => self.create_empty(waiter, batch),
+            (_, Event::CreateEmpty { waiter }) => {
+                // Its host makes each once.
+                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+            }
+            (_, Event::Settle { waiter }) => {
+                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+            }
+            (_, Event::Order { waiter, order }) => {
+                return self.order(waiter, order, batch).map_err(Refusal::Order);
+            }
             (_, Event::Create { waiter, spec }) => {
                 return self.create(waiter, spec, batch).map_err(Refusal::Create);
             }
@@ -373,7 +451,7 @@ impl Machine for Sandbox {
                         self.state = State::Premises { op };
                         batch.world.push(World::Prepare { op });
                     }
-                    Err(why) => self.never_was(why, batch),
+                    Err(why) => self.never_opened(why, batch),
                 }
             }
             (State::Premises { op }, Event::Prepared { op: done, outcome }) if op == done => {
@@ -432,19 +510,44 @@ impl Machine for Sandbox {
                     Err(why) => self.fail(why, batch),
                 }
             }
-            (State::Ready { .. }, Event::Plugged { container, outcome }) => match outcome {
-                Ok(()) => batch.world.push(World::TellReady { container }),
-                Err(why) => self.container_failed(container, why, batch),
-            },
+            (State::Beginning { op, vm }, Event::Begun { op: done, outcome }) if op == done => {
+                self.begun(vm, &outcome, batch);
+            }
+            (State::Quieting { op, .. }, Event::Quieted { op: done }) if op == done => {
+                self.stop(Why::Asked, KILLED, batch);
+            }
+            (State::Pausing { op, vm, stage, .. }, Event::PauseDone { op: done, outcome })
+                if op == done =>
+            {
+                self.pause_done(vm, stage, outcome, batch);
+            }
+            (
+                State::Resuming {
+                    op,
+                    vm,
+                    stage,
+                    cause,
+                },
+                Event::ResumeDone { op: done, outcome },
+            ) if op == done => self.resume_done((vm, stage), cause, outcome, batch),
+            (_, Event::End { waiter, killing }) => self.end(Errand::Kill(waiter, killing), batch),
+            (_, Event::Killed { waiter, outcome }) => {
+                batch.replies.push((waiter, Answer::Ordered(outcome)));
+                self.errand_done(batch);
+            }
+            (State::Up { .. } | State::Beginning { .. }, Event::Plugged { container, outcome }) => {
+                match outcome {
+                    Ok(()) => batch.world.push(World::TellReady { container }),
+                    Err(why) => self.container_failed(container, why, batch),
+                }
+            }
             (_, Event::News { container, notice }) => self.news(container, notice, batch),
             (_, Event::Delete(deletion)) => {
                 return self.delete(deletion, batch).map_err(Refusal::Delete);
             }
             (_, Event::Retired { deletion, outcome }) => self.retired(deletion, outcome, batch),
             (_, Event::VmExited(exit)) => self.lost(exit_text(&exit), LOST, batch),
-            (_, Event::LinkLost { why }) => {
-                self.lost(format!("its agent does not answer: {why}"), LOST, batch);
-            }
+            (_, Event::LinkLost { why }) => self.link_lost(&why, batch),
             (_, Event::ShareLost { why }) => batch.world.push(World::AwaitVmExit { share: why }),
             (_, Event::ShareLossDue { why }) => {
                 self.lost(format!("its share is lost: {why}"), LOST, batch);
@@ -466,31 +569,13 @@ impl Machine for Sandbox {
                 | Event::Linked { .. }
                 | Event::Greeted { .. }
                 | Event::Plugged { .. }
+                | Event::Begun { .. }
+                | Event::Quieted { .. }
+                | Event::PauseDone { .. }
+                | Event::ResumeDone { .. }
                 | Event::TornDown { .. },
             ) => {}
         }
         Ok(())
-    }
-
-    fn refuse(refusal: Refusal) -> Answer {
-        match refusal {
-            Refusal::Create(denied) => Answer::Created(Err(denied.into())),
-            Refusal::Delete(denied) => Answer::Deleted(Err(denied.into())),
-        }
-    }
-
-    fn state_name(&self) -> &'static str {
-        match self.state {
-            State::New | State::Opening { .. } | State::Premises { .. } => "creating",
-            State::Plumbing { .. } => "plumbing",
-            State::Attaching { .. } => "attaching",
-            State::Launching { .. } => "launching",
-            State::Linking { .. } => "linking",
-            State::Greeting { .. } => "greeting",
-            State::Ready { .. } => "ready",
-            State::Stopping { .. } => "stopping",
-            State::Stopped { .. } => "stopped",
-            State::Gone => "gone",
-        }
     }
 }

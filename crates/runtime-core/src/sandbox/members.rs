@@ -2,7 +2,11 @@
 
 use super::{
     events::{Answer, Deletion, Denied, Notice, Released, Why, World},
-    machine::{Entry, KILLED, LOST, Progress, Sandbox, State},
+    journal::Happening,
+    machine::{Boot, Entry, KILLED, LOST, Progress, Sandbox, State},
+    orders::{Asking, Errand, refused},
+    record::{Lifetime, Stage},
+    rules::Op,
 };
 use crate::{
     container::{self, Force, Guest},
@@ -13,7 +17,11 @@ use crate::{
 
 impl Sandbox {
     /// Nothing of it was made: there is nothing to release, and no container to discard.
-    pub(super) fn never_was(&mut self, why: Fault, batch: &mut Batch<Self>) {
+    pub(super) fn never_opened(&mut self, why: Fault, batch: &mut Batch<Self>) {
+        if self.boot == Boot::Again {
+            return self.fail(why, batch);
+        }
+        self.settle(Asking::Create, &Err(why.clone()), batch);
         for (container, entry) in std::mem::take(&mut self.containers) {
             if let Some(waiter) = entry.creator {
                 batch
@@ -66,18 +74,26 @@ impl Sandbox {
                 self.deletions.push(deletion);
             }
             _ if known.is_none() => return Err(Denied::NoSuchContainer),
-            (State::Ready { .. }, _) => {
-                let guest = match self.containers.len() {
-                    1 => Guest::Goes,
-                    _ => Guest::Stays,
-                };
+            _ if known.is_some_and(|entry| entry.progress == Progress::Past) => {
+                let guest = Guest::Goes;
                 batch.world.push(World::Retire { deletion, guest });
             }
+            (State::Up { .. } | State::Beginning { .. }, _) => {
+                let guest = self.guest_of_last();
+                batch.world.push(World::Retire { deletion, guest });
+            }
+            (
+                State::Pausing { .. }
+                | State::Paused { .. }
+                | State::Resuming { .. }
+                | State::Thawed { .. },
+                _,
+            ) => return self.delete_in_paused(deletion, batch),
             (State::Stopped { .. }, _) => {
                 let guest = Guest::Goes;
                 batch.world.push(World::Retire { deletion, guest });
             }
-            (State::Stopping { .. }, _) => self.deletions.push(deletion),
+            (State::Stopping { .. } | State::Quieting { .. }, _) => self.deletions.push(deletion),
             (
                 State::New
                 | State::Opening { .. }
@@ -99,6 +115,32 @@ impl Sandbox {
         Ok(())
     }
 
+    /// With the last container of a sandbox that was made for them the VM goes.
+    fn guest_of_last(&self) -> Guest {
+        match (self.containers.len(), self.spec().lifetime) {
+            (1, Lifetime::Containers) => Guest::Goes,
+            (_, Lifetime::Containers | Lifetime::Own) => Guest::Stays,
+        }
+    }
+
+    /// While the VM is paused, the guest ends only what is ended by force.
+    fn delete_in_paused(
+        &mut self,
+        deletion: Deletion,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        let op = match deletion.force {
+            Force::No => Op::UseGuest,
+            Force::Yes => Op::EndInGuest,
+        };
+        refused(op, self.standing())?;
+        match self.guest_of_last() {
+            Guest::Stays => self.end(Errand::Delete(deletion), batch),
+            guest @ Guest::Goes => batch.world.push(World::Retire { deletion, guest }),
+        }
+        Ok(())
+    }
+
     pub(super) fn retired(
         &mut self,
         deletion: Deletion,
@@ -109,13 +151,19 @@ impl Sandbox {
             batch
                 .replies
                 .push((deletion.waiter, Answer::Deleted(Err(why))));
-            return;
+            return self.errand_done(batch);
         }
         self.delete_early(deletion.container, batch);
-        if !self.containers.is_empty() {
+        let stays = self.spec().lifetime == Lifetime::Own;
+        if !self.containers.is_empty() || stays {
             batch
                 .replies
                 .push((deletion.waiter, Answer::Deleted(Ok(()))));
+            self.errand_done(batch);
+            if self.containers.is_empty() {
+                // It may have been the last one of a sandbox that is going.
+                self.stopped(batch);
+            }
             return;
         }
         if self.state == State::Gone {
@@ -126,9 +174,14 @@ impl Sandbox {
         }
         self.deletions.push(deletion);
         match self.state.clone() {
-            State::Ready { .. } => self.stop(Why::Deleted, KILLED, batch),
+            State::Up { .. }
+            | State::Beginning { .. }
+            | State::Pausing { .. }
+            | State::Paused { .. }
+            | State::Resuming { .. }
+            | State::Thawed { .. } => self.stop(Why::Deleted, KILLED, batch),
             // It began to stop meanwhile; its end answers.
-            State::Stopping { .. } => {}
+            State::Stopping { .. } | State::Quieting { .. } => {}
             State::Stopped {
                 released: Released::Partly(_),
                 why,
@@ -168,10 +221,12 @@ impl Sandbox {
         match notice {
             container::Notice::Attached { blocks } => match &self.state {
                 State::Attaching { .. } => self.launch(blocks, batch),
-                State::Ready { .. } if blocks.is_empty() => {
+                State::Up { .. } | State::Beginning { .. } if blocks.is_empty() => {
                     batch.world.push(World::TellReady { container });
                 }
-                State::Ready { .. } => batch.world.push(World::Plug { container, blocks }),
+                State::Up { .. } | State::Beginning { .. } => {
+                    batch.world.push(World::Plug { container, blocks })
+                }
                 // The sandbox is ending; the container hears of that.
                 _ => {}
             },
@@ -184,12 +239,40 @@ impl Sandbox {
                 }
             }
             container::Notice::Failed { why } => self.container_failed(container, why, batch),
-            container::Notice::Started | container::Notice::Stopped { .. } => {}
-            container::Notice::ExitRecorded { seq } => {
-                batch.world.push(World::ConfirmExit { seq });
+            container::Notice::Started => self.started(container),
+            container::Notice::Stopped { status } => {
+                if let Some(entry) = self.containers.get(&container) {
+                    let container = entry.id.clone();
+                    self.journal.note(Happening::Exited { container, status });
+                }
             }
+            // The shell confirms it to the guest.
+            container::Notice::ExitRecorded { .. } => {}
             container::Notice::Drained => self.drained(container, batch),
             container::Notice::Retired => self.discarded(container, batch),
+        }
+    }
+
+    /// It lived in a VM that is gone.
+    pub fn is_past(&self, container: ContainerNumber) -> bool {
+        let entry = self.containers.get(&container);
+        entry.is_some_and(|entry| entry.progress == Progress::Past)
+    }
+
+    /// The first one makes it a running sandbox.
+    fn started(&mut self, container: ContainerNumber) {
+        if let Some(entry) = self.containers.get_mut(&container)
+            && entry.progress == Progress::Lives
+        {
+            entry.progress = Progress::Started;
+        }
+        match &mut self.state {
+            State::Up { stage, .. }
+            | State::Pausing { stage, .. }
+            | State::Paused { stage, .. }
+            | State::Resuming { stage, .. }
+            | State::Thawed { stage, .. } => *stage = Stage::Running,
+            _ => {}
         }
     }
 
@@ -207,8 +290,8 @@ impl Sandbox {
             | State::Greeting { .. } => {
                 self.fail(why, batch);
             }
-            State::Ready { .. } if self.containers.len() == 1 => self.fail(why, batch),
-            State::Ready { .. } => {
+            State::Up { .. } if self.guest_of_last() == Guest::Goes => self.fail(why, batch),
+            State::Up { .. } | State::Beginning { .. } => {
                 if let Some(waiter) = self
                     .containers
                     .get_mut(&container)
@@ -225,7 +308,10 @@ impl Sandbox {
 
     /// A container whose creation failed has no record any more.
     pub(super) fn discarded(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
-        let Some(Entry { creator, progress }) = self.containers.get(&container).cloned() else {
+        let Some(Entry {
+            creator, progress, ..
+        }) = self.containers.get(&container).cloned()
+        else {
             return;
         };
         let (why, released) = match (self.state.clone(), progress) {
@@ -236,14 +322,21 @@ impl Sandbox {
                 },
                 _,
             ) => (why, released),
-            (State::Stopped { why, released }, Progress::Creating) => {
+            (
+                State::Stopped {
+                    why: why @ Why::Deleted,
+                    released,
+                },
+                _,
+            )
+            | (State::Stopped { why, released }, Progress::Creating) => {
                 (Fault::new(Kind::Aborted, why.text()), released)
             }
             (_, Progress::Creating) => {
                 self.delete_early(container, batch);
                 return;
             }
-            (_, Progress::Lives | Progress::Drained) => return,
+            (_, Progress::Lives | Progress::Started | Progress::Drained | Progress::Past) => return,
         };
         self.remove(container, batch);
         if let Some(waiter) = creator {
@@ -259,14 +352,14 @@ impl Sandbox {
     }
 
     pub(super) fn drained(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
-        if let Some(entry) = self.containers.get_mut(&container) {
-            entry.progress = Progress::Drained;
+        match self.containers.get_mut(&container) {
+            Some(entry) if entry.progress != Progress::Past => entry.progress = Progress::Drained,
+            Some(_) | None => return,
         }
-        let idle = self
-            .containers
-            .values()
-            .all(|e| e.progress == Progress::Drained);
-        if idle && matches!(self.state, State::Ready { .. }) {
+        let mut all = self.containers.values();
+        let idle = all.all(|e| matches!(e.progress, Progress::Drained | Progress::Past));
+        let ends_with_them = self.spec().lifetime == Lifetime::Containers;
+        if idle && ends_with_them && matches!(self.state, State::Up { .. } | State::Paused { .. }) {
             self.stop(Why::Idle, KILLED, batch);
         }
     }

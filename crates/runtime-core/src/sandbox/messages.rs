@@ -1,6 +1,10 @@
 //! What the sandbox room understands.
 
-use super::events::Notice;
+use super::{
+    events::{Notice, Verb},
+    journal::Entry,
+    rules::Standing,
+};
 use crate::{
     agent::{ContainerStats, ExitStatus, GuestPid},
     container::{
@@ -9,18 +13,49 @@ use crate::{
     },
     error::Fault,
     hypervisor::{StreamLease, VmStatus},
-    ids::{ContainerNumber, EpochMs, ProcessId, SandboxUid},
+    ids::{ContainerNumber, EpochMs, ProcessId, RequestKey, SandboxUid},
     kit::Gone,
+    premises::Spent,
     process::ProcessView,
     sandbox::SandboxSpec,
 };
 use actix::prelude::*;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Command: create a container; the first one creates the sandbox. Answered with the stream of its init.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<StreamLease, Fault>")]
 pub struct CreateContainer(pub ContainerSpec);
+
+/// Command: come to be without a container. Answered when the VM is there.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct CreateEmpty;
+
+/// Command for the sandbox as a whole. Answered when it is done; asked again under the same key, it is
+/// answered again.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
+pub struct Obey {
+    pub key: Option<RequestKey>,
+    pub verb: Verb,
+}
+
+/// Query that waits: what happened after this number.
+#[derive(Message, Debug)]
+#[rtype(result = "Seen")]
+pub struct NextEvents {
+    pub after: u64,
+    /// For the first.
+    pub wait: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub events: Vec<Entry>,
+    /// The sandbox is gone.
+    pub over: bool,
+}
 
 /// Command: delete a container, and with the last one the sandbox. Answered when nothing is left.
 #[derive(Message, Debug)]
@@ -102,6 +137,19 @@ pub struct NextOomsIn {
 #[rtype(result = "Result<ContainerStats, Fault>")]
 pub struct GetStatsOf(pub ContainerNumber);
 
+/// Query: what the sandbox costs the host now.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<SandboxSpent, Fault>")]
+pub struct GetSpent;
+
+/// By part: the VMM, its helpers, and the relays of its processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpent {
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    pub parts: Vec<(&'static str, Spent)>,
+}
+
 /// Query: the confirmed state of the sandbox.
 #[derive(Message, Debug)]
 #[rtype(result = "SandboxView")]
@@ -123,7 +171,8 @@ pub struct PhaseTook {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxView {
     pub spec: SandboxSpec,
-    pub state: &'static str,
+    pub standing: Standing,
+    pub annotations: BTreeMap<String, String>,
     /// Why it stopped; empty while all is well.
     pub reason: String,
     pub vm: Option<VmStatus>,

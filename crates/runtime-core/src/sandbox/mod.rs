@@ -1,24 +1,36 @@
 //! The sandbox room: one VM, its rooms, and the parent of its containers.
 
 mod actor;
+mod board;
 mod desk;
+mod effects;
 mod ending;
 mod events;
 mod exits;
 mod hearing;
+mod journal;
 mod ladder;
 mod lent;
 mod machine;
 mod members;
 mod messages;
+mod orders;
 mod record;
+mod rules;
+mod seen;
 
 pub use actor::{SandboxActor, Surroundings};
-pub use events::{Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World};
-pub use machine::{Sandbox, State};
-pub use messages::{
-    CreateContainer, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSandbox, GetStatsOf,
-    NextOomsIn, PhaseTook, ProcessIn, SandboxNotice, SandboxView, TakeNumber, UpdateIn,
-    ViewContainer, ViewProcess, WaitIn,
+pub use events::{
+    ANNOTATIONS_BYTES_MAX, Answer, Deletion, Denied, Event, Killing, Notice, Order, Refusal,
+    Released, ResumeFailed, Verb, Why, World,
 };
-pub use record::{Phase, SandboxRecord, SandboxSpec};
+pub use journal::{Entry as JournalEntry, Happening, Journal};
+pub use machine::{Member, Sandbox, State};
+pub use messages::{
+    CreateContainer, CreateEmpty, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSandbox,
+    GetSpent, GetStatsOf, NextEvents, NextOomsIn, Obey, PhaseTook, ProcessIn, SandboxNotice,
+    SandboxSpent, SandboxView, Seen, TakeNumber, UpdateIn, ViewContainer, ViewProcess, WaitIn,
+};
+pub use orders::Cause;
+pub use record::{Lifetime, Phase, SandboxRecord, SandboxSpec, Stage};
+pub use rules::{Op, Refused, Rule, Standing, rule};

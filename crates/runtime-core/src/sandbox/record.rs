@@ -1,19 +1,28 @@
 //! A sandbox's spec, and what the store keeps of it.
 
+use super::journal::Journal;
 use crate::{
     devices::ShareSpec,
     hypervisor::{VmSpec, VmStatus},
-    ids::{EpochMs, SandboxUid},
+    ids::{EpochMs, Namespace, RequestKey, SandboxId, SandboxUid},
     network::NetworkSpec,
     premises::PremisesSpec,
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A sandbox to create: every wish resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     pub uid: SandboxUid,
+    pub namespace: Namespace,
+    /// Of one sandbox of its namespace.
+    pub id: SandboxId,
+    pub lifetime: Lifetime,
+    /// The request that created it, where that was for the sandbox itself: asked again, it gets the
+    /// same answer.
+    pub created_by: Option<RequestKey>,
     pub created: EpochMs,
     pub hostname: String,
     pub premises: PremisesSpec,
@@ -22,6 +31,26 @@ pub struct SandboxSpec {
     pub share: Option<ShareSpec>,
     /// Without what is only known later: namespace, share, block devices.
     pub vm: VmSpec,
+}
+
+/// What a sandbox ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifetime {
+    /// It is there until it is deleted.
+    Own,
+    /// It was made for a container: its VM goes when the last one is done, its records with the last
+    /// one's.
+    Containers,
+}
+
+impl Lifetime {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Containers => "containers",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,17 +62,65 @@ pub struct SandboxRecord {
     pub phase: Phase,
     pub vm: Option<VmStatus>,
     pub containers_numbered: u32,
+    /// Containers with a lower number lived in a VM that is gone.
+    pub first_of_vm: u32,
+    pub annotations: BTreeMap<String, String>,
+    /// Requests that were begun or are done, the oldest first.
+    pub keys: Vec<RequestKey>,
+    pub journal: Journal,
+}
+
+/// How far a sandbox that is up has come: what it is when it is not paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Nothing in it was started yet.
+    Ready,
+    Running,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     Creating,
+    /// A stopped one gets a fresh VM.
+    Starting,
     Ready,
+    /// Its created containers are being started.
+    Beginning,
+    Running,
+    Pausing(Stage),
+    /// Also while its VM goes on for a moment, so that the guest can end something.
+    Paused(Stage),
+    Resuming(Stage),
     /// Being released, and why.
     Stopping(String),
     /// Nothing of it is left on the host but its records.
     Stopped(String),
+    /// It is going, and all that is in it.
+    Deleting,
+    /// Its room panicked too often: nobody looks after it any more.
+    Failed(String),
+}
+
+impl Phase {
+    /// Its VM is there.
+    pub fn is_up(&self) -> bool {
+        match self {
+            Self::Ready
+            | Self::Beginning
+            | Self::Running
+            | Self::Pausing(_)
+            | Self::Paused(_)
+            | Self::Resuming(_) => true,
+            Self::Creating
+            | Self::Starting
+            | Self::Stopping(_)
+            | Self::Stopped(_)
+            | Self::Deleting
+            | Self::Failed(_) => false,
+        }
+    }
 }
 
 impl SandboxRecord {
@@ -56,9 +133,47 @@ impl SandboxRecord {
 
 impl Record for SandboxRecord {
     const NAME: &'static str = "sandbox record";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
-    fn upgrade(from: u32, _: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
-        Err(UpgradeFailed { from })
+    /// Version 1 knew sandboxes by their containers alone.
+    fn upgrade(from: u32, mut old: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
+        let uid = old["spec"]["uid"].as_str().map(str::to_owned);
+        let (Some(uid), 1) = (uid, from) else {
+            return Err(UpgradeFailed { from });
+        };
+        let spec = &mut old["spec"];
+        spec["namespace"] = "default".into();
+        spec["id"] = uid.into();
+        spec["lifetime"] = "containers".into();
+        spec["created_by"] = serde_json::Value::Null;
+        old["first_of_vm"] = 0.into();
+        old["annotations"] = serde_json::json!({});
+        old["keys"] = serde_json::json!([]);
+        old["journal"] = serde_json::json!({ "numbered": 0, "last": [] });
+        Ok(old)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::decode;
+
+    #[test]
+    fn a_record_of_the_first_version_is_of_a_sandbox_that_was_made_for_its_containers() {
+        let old =
+            br#"{"v":1,"body":{"boot_id":"b","phase":"ready","vm":null,"containers_numbered":1,
+            "spec":{"uid":"0000000000000007","created":1,"hostname":"h",
+            "premises":{"uid":"0000000000000007","folder":"/f","vmm":"/v","helpers":"/h"},
+            "network":{"uid":"0000000000000007","folder":"/f","netns":null},"share":null,
+            "vm":{"uid":"0000000000000007","folder":"/f","kernel":"/k","initrd":"/i",
+            "kernel_params":[],"vcpus":1,"memory_mib":128,"machine":"q35","accelerator":"tcg",
+            "channel":"serial","cgroup":"/v","netns":null,"share_socket":null,"blocks":[]}}}}"#;
+
+        let record: SandboxRecord = decode(old).expect("it reads");
+
+        assert_eq!(record.spec.id, record.spec.uid.as_id());
+        assert_eq!(record.spec.lifetime, Lifetime::Containers);
+        assert_eq!(record.phase, Phase::Ready);
     }
 }

@@ -13,18 +13,24 @@ use runtime_core::{
     container::{ContainerSpec, ContainerState, Exec, Force, HostHooks, ProcessCommand},
     devices::{ContainerDevices, ShareSpec},
     error::Fault,
-    host::{self, CreateContainer, Find, HostActor, Located, Wish},
+    host::{
+        self, CreateContainer, CreateSandbox, DeleteSandbox, Find, FindSandbox, HostActor, Located,
+        LocatedSandbox, SandboxWish, ViewSandbox, Wish,
+    },
     hypervisor::{Accelerator, ChannelKind, MachineType, StreamLease, VmSpec},
     ids::{
         ContainerId, ContainerNumber, EpochMs, ExecId, HostProcess, Namespace, ProcessId,
-        RequestKey, SandboxUid,
+        RequestKey, SandboxId, SandboxUid,
     },
     kit::Work,
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
     process::{Begin, Kill},
     records::{Change, Records, Rows},
-    sandbox::{DeleteContainer, ExecIn, ProcessIn, SandboxSpec, ViewContainer, WaitIn},
+    sandbox::{
+        DeleteContainer, ExecIn, Lifetime, Obey, ProcessIn, SandboxSpec, SandboxView, Standing,
+        Verb, ViewContainer, WaitIn,
+    },
 };
 use std::collections::BTreeSet;
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
@@ -101,11 +107,15 @@ pub struct House {
     around: host::Surroundings,
 }
 
-fn plan(wish: &Wish) -> SandboxSpec {
+fn plan(wish: &SandboxWish, _: Option<&ContainerSpec>) -> SandboxSpec {
     let folder = std::path::PathBuf::from(format!("/run/hutch/s/{}", wish.uid));
     let cgroup = |part: &str| Cgroup(format!("/hutch/{}/{part}", wish.uid));
     SandboxSpec {
         uid: wish.uid,
+        namespace: wish.namespace.clone(),
+        id: wish.id.clone(),
+        lifetime: wish.lifetime,
+        created_by: wish.created_by.clone(),
         created: EpochMs(1),
         hostname: wish.hostname.clone(),
         premises: PremisesSpec {
@@ -171,6 +181,7 @@ pub fn wish(id: &str, random: u64) -> Wish {
         },
         uid: SandboxUid::from_random(random),
         join: None,
+        sandbox: None,
         netns: None,
         hostname: "web".to_owned(),
     }
@@ -250,6 +261,81 @@ impl House {
             .send(CreateContainer { key: None, wish })
             .await
             .unwrap()
+    }
+
+    pub async fn create_sandbox(&self, id: &str, key: Option<&str>) -> Result<SandboxUid, Fault> {
+        let uid = SandboxUid::from_random(u64::from(id.as_bytes()[0]) * 256 + id.len() as u64);
+        let wish = SandboxWish {
+            uid,
+            namespace: Namespace::new("default").unwrap(),
+            id: SandboxId::new(id).unwrap(),
+            lifetime: Lifetime::Own,
+            created_by: key.map(|key| RequestKey::new(key).unwrap()),
+            created: EpochMs(1),
+            hostname: id.to_owned(),
+            annotations: BTreeMap::new(),
+            netns: None,
+            cgroup: None,
+        };
+        let created = self.host.send(CreateSandbox(Box::new(wish))).await.unwrap();
+        created.map(|(_, uid)| uid)
+    }
+
+    pub async fn find_sandbox(&self, id: &str) -> Result<LocatedSandbox, Fault> {
+        let find = FindSandbox {
+            namespace: Some(Namespace::new("default").unwrap()),
+            id: id.to_owned(),
+        };
+        self.host.send(find).await.unwrap()
+    }
+
+    pub async fn order(&self, id: &str, verb: Verb) -> Result<(), Fault> {
+        self.order_with_key(id, verb, None).await
+    }
+
+    pub async fn order_with_key(
+        &self,
+        id: &str,
+        verb: Verb,
+        key: Option<&str>,
+    ) -> Result<(), Fault> {
+        let key = key.map(|key| RequestKey::new(key).unwrap());
+        let located = self.find_sandbox(id).await?;
+        located.sandbox.send(Obey { key, verb }).await.unwrap()
+    }
+
+    pub async fn delete_sandbox(
+        &self,
+        id: &str,
+        force: Force,
+        key: Option<&str>,
+    ) -> Result<(), Fault> {
+        let delete = DeleteSandbox {
+            key: key.map(|key| RequestKey::new(key).unwrap()),
+            namespace: Namespace::new("default").unwrap(),
+            id: id.to_owned(),
+            force,
+            at: EpochMs(2),
+        };
+        self.host.send(delete).await.unwrap()
+    }
+
+    pub async fn view(&self, id: &str) -> Result<SandboxView, Fault> {
+        let find = FindSandbox {
+            namespace: None,
+            id: id.to_owned(),
+        };
+        let viewed = self.host.send(ViewSandbox(find)).await.unwrap();
+        viewed.map(|(view, _)| view)
+    }
+
+    pub async fn standing(&self, id: &str) -> Standing {
+        self.view(id).await.unwrap().standing
+    }
+
+    pub async fn start(&self, id: &str) -> Result<(), Fault> {
+        self.command(id, ProcessCommand::Begin(Begin { key: None }))
+            .await
     }
 
     pub async fn find(&self, id: &str) -> Result<Located, Fault> {

@@ -10,7 +10,7 @@ use runtime_core::{
     ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
     kit::Work,
     network,
-    premises::{Cgroup, HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
     rooms::Rooms,
 };
 use std::{
@@ -41,10 +41,14 @@ pub enum Fault {
     Prestart,
     LaterHook,
     Clear,
+    Pause,
+    Resume,
 }
 
 #[derive(Default)]
 struct State {
+    /// Added to what each effect takes.
+    slower: Duration,
     daemon: u64,
     faults: BTreeSet<Fault>,
     premises: BTreeSet<SandboxUid>,
@@ -66,6 +70,8 @@ struct State {
 #[derive(Default)]
 struct Vm {
     leased: u32,
+    paused: bool,
+    clock: EpochMs,
     processes: BTreeMap<(ContainerNumber, ProcessId), bool>,
     exits: Vec<GuestExit>,
     frozen: BTreeSet<ContainerNumber>,
@@ -79,12 +85,24 @@ pub struct World {
     relays: Rc<Notify>,
 }
 
+/// What each part of a sandbox costs.
+pub const SPENT: Spent = Spent {
+    cpu_usec: 5,
+    memory_bytes: 4096,
+    processes: 1,
+};
+
 /// How long each effect on the world takes.
 const STEP: Duration = Duration::from_millis(3);
 
 impl World {
     pub fn break_at(&self, fault: Fault) {
         self.state.borrow_mut().faults.insert(fault);
+    }
+
+    /// From now on each effect takes this much longer.
+    pub fn slow_down(&self, by: Duration) {
+        self.state.borrow_mut().slower = by;
     }
 
     pub fn mend(&self) {
@@ -137,6 +155,24 @@ impl World {
 
     pub fn confirmed(&self) -> Vec<u64> {
         self.state.borrow().confirmed.clone()
+    }
+
+    pub fn is_paused(&self, uid: SandboxUid) -> bool {
+        self.state
+            .borrow()
+            .vms
+            .get(&uid)
+            .is_some_and(|vm| vm.paused)
+    }
+
+    /// What the guest was told last.
+    pub fn clock(&self, uid: SandboxUid) -> EpochMs {
+        self.state
+            .borrow()
+            .vms
+            .get(&uid)
+            .expect("the vm lives")
+            .clock
     }
 
     pub fn signals(&self) -> Vec<(ProcessId, u32)> {
@@ -244,7 +280,8 @@ impl World {
     ) -> Work<Result<T, CoreFault>> {
         let world = self.clone();
         Box::pin(async move {
-            pass(STEP).await;
+            let slower = world.state.borrow().slower;
+            pass(STEP + slower).await;
             world.lives().await;
             world.check(fault)?;
             happen(&mut world.state.borrow_mut())
@@ -284,6 +321,21 @@ impl Premises for World {
         };
         self.state.borrow_mut().hooks.push(run);
         self.effect(fault, |_| Ok(()))
+    }
+
+    fn spent(&self, _: Cgroup) -> Work<Result<Spent, CoreFault>> {
+        Box::pin(async { Ok(SPENT) })
+    }
+
+    fn spent_by(&self, processes: Vec<HostProcess>) -> Work<Result<Spent, CoreFault>> {
+        let count = processes.len() as u64;
+        Box::pin(async move {
+            Ok(Spent {
+                cpu_usec: SPENT.cpu_usec * count,
+                memory_bytes: SPENT.memory_bytes * count,
+                processes: SPENT.processes * count as u32,
+            })
+        })
     }
 
     fn ended(&self, process: HostProcess) -> Work<()> {
@@ -443,6 +495,36 @@ scripted!(
         Ok(())
     }
 );
+
+scripted!(
+    hypervisor::Pause,
+    (),
+    Fault::Pause,
+    |uid, command, state| {
+        state.vms.get_mut(&uid).ok_or_else(lost)?.paused = true;
+        Ok(())
+    }
+);
+scripted!(
+    hypervisor::Resume,
+    (),
+    Fault::Resume,
+    |uid, command, state| {
+        state.vms.get_mut(&uid).ok_or_else(lost)?.paused = false;
+        Ok(())
+    }
+);
+
+impl Handler<agent::Close> for Room {
+    type Result = ();
+
+    fn handle(&mut self, _: agent::Close, _: &mut Context<Self>) {}
+}
+
+scripted!(agent::SetClock, (), Fault::Greet, |uid, command, state| {
+    state.vms.get_mut(&uid).ok_or_else(lost)?.clock = command.now;
+    Ok(())
+});
 
 impl Handler<hypervisor::Stop> for Room {
     type Result = ResponseFuture<Result<(), CoreFault>>;

@@ -50,17 +50,23 @@ pub fn a_relay_keeps_every_byte_over_vsock(world: &World<'_>) -> Result<()> {
 
 fn run_inside(world: &World<'_>, program: &Path) -> Result<Outcome> {
     let bundle = world.bundle(&["/bin/inside"])?;
-    let rootfs = bundle.join("rootfs");
-    put(program, &rootfs.join("bin/inside"))?;
-    for library in image::libraries(program)? {
-        let inside = library.strip_prefix("/").unwrap_or(&library);
-        put(&library, &rootfs.join(inside))?;
-    }
+    put_program(program, &bundle, "bin/inside")?;
     let mut command = world.hutch(&["run", "--bundle"]);
     command.arg(bundle).arg("inside");
     let outcome = world.run(&mut command, BOOT_LIMIT)?;
     ensure!(outcome.code() == Some(0), "exit code: {outcome:?}");
     Ok(outcome)
+}
+
+/// With the libraries that it needs.
+pub(super) fn put_program(program: &Path, bundle: &Path, name: &str) -> Result<()> {
+    let rootfs = bundle.join("rootfs");
+    put(program, &rootfs.join(name))?;
+    for library in image::libraries(program)? {
+        let inside = library.strip_prefix("/").unwrap_or(&library);
+        put(&library, &rootfs.join(inside))?;
+    }
+    Ok(())
 }
 
 fn put(file: &Path, into: &Path) -> Result<()> {

@@ -11,6 +11,7 @@ mod refusals;
 mod run;
 mod stdio;
 mod terminal;
+mod volumes;
 
 use super::world::World;
 use anyhow::Result;
@@ -47,6 +48,13 @@ pub const ALL: &[Story] = stories![
     stdio::the_end_of_input_is_not_the_end_of_output,
     terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,
     terminal::a_terminal_comes_back_from_sudden_ends,
+    volumes::pain_6_fifty_containers_come_and_go_and_leave_no_mount,
+    volumes::pain_16_a_volume_that_is_renewed_is_seen_whole_and_heard_of,
+    volumes::volumes_outlive_the_daemon_that_attached_them,
+    volumes::pain_17_mounts_are_what_their_options_say,
+    volumes::pain_18_files_of_the_host_are_seen_as_runc_shows_them,
+    volumes::a_hundred_binds_and_a_long_path_are_no_trouble,
+    volumes::what_cannot_enter_a_guest_is_refused_with_the_reason,
     guest::twenty_containers_exit_and_their_guest_lives,
     guest::the_vsock_driver_keeps_the_channels_contract,
     guest::a_relay_keeps_every_byte_over_vsock,

@@ -86,7 +86,6 @@ impl Root {
     }
 
     fn make(&self, path: &str, kind: Kind, links_left: u32) -> Result<OwnedFd, Errno> {
-        let links_left = links_left.checked_sub(1).ok_or(Errno::LOOP)?;
         // What is missing cannot be climbed out of, so a `..` takes back the name before it.
         let path = &clean(path);
         let (parent, name) = split(path)?;
@@ -105,7 +104,10 @@ impl Root {
                         format!("{parent}/{target}")
                     };
                     match self.find(&target, Links::Followed) {
-                        Err(Errno::NOENT) => self.make(&target, kind, links_left),
+                        Err(Errno::NOENT) => {
+                            let links_left = links_left.checked_sub(1).ok_or(Errno::LOOP)?;
+                            self.make(&target, kind, links_left)
+                        }
                         found => found,
                     }
                 }
@@ -187,6 +189,26 @@ mod tests {
         assert_eq!(kind_of(folder.as_fd()), Ok(Kind::Folder));
         assert_eq!(where_is(&file), image.path().join("a/d/file"));
         assert!(image.path().join("a/d/file").is_file());
+    }
+
+    #[test]
+    fn a_long_path_is_made_whole_and_a_chain_of_links_is_not_followed_for_ever() {
+        let (image, root) = image();
+        let long = "/0123456789abcdef".repeat(200);
+
+        let made = root.find_or_make(&long, Kind::Folder).unwrap();
+        assert_eq!(kind_of(made.as_fd()), Ok(Kind::Folder));
+        assert!(image.path().join(&long[1..]).is_dir());
+
+        for link in 0..=LINKS_MAX {
+            let next = format!("link{}", link + 1);
+            symlink(next, image.path().join(format!("link{link}"))).unwrap();
+        }
+        assert!(root.find_or_make("/link30/x", Kind::Folder).is_ok());
+        assert_eq!(
+            root.find_or_make("/link0/x", Kind::Folder).err(),
+            Some(Errno::LOOP)
+        );
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub fn lower_mounts(
         .iter()
         .enumerate()
         .map(|(index, mount)| {
+            if sources.contains_key(&index) {
+                warn_of_the_border(index, mount, warnings);
+            }
             let mut step = lower_mount(index, mount, sources.get(&index), warnings)?;
             if let MountWhat::Bind { mapped, .. } = &mut step.what {
                 *mapped = mapped_ids(mount, own_ids, &about(index, &step.destination))?;
@@ -65,6 +68,16 @@ pub fn lower_mounts(
             Ok(step)
         })
         .collect()
+}
+
+/// Mounts of the host and of the guest are no peers of each other.
+fn warn_of_the_border(index: usize, mount: &Mount, warnings: &mut Warnings) {
+    let crosses = |word: &&String| matches!(word.trim_start_matches('r'), "shared" | "slave");
+    if let Some(word) = mount.options().iter().flatten().find(crosses) {
+        warnings.push(format!(
+            "mounts[{index}]: propagation {word} ends at the vm: what is mounted below the source later is not seen on the other side"
+        ));
+    }
 }
 
 fn lower_mount(
@@ -450,6 +463,24 @@ mod tests {
             let refused = refused.unwrap_err().to_string();
             assert!(refused.starts_with(r#"mount 0 on "/x": "#), "{refused}");
         }
+    }
+
+    #[test]
+    fn propagation_that_ends_at_the_vm_is_told_once_and_only_of_the_hosts_mounts() {
+        let mounts = [
+            r#"{"destination":"/a","source":"/s","options":["bind","rslave","rshared"]}"#,
+            r#"{"destination":"/b","source":"/s","options":["bind","rprivate"]}"#,
+            r#"{"destination":"/c","source":"/s","options":["bind","rshared"]}"#,
+        ]
+        .map(|json| serde_json::from_str(json).unwrap());
+        let sources = BTreeMap::from([(0, PathBuf::from("/x")), (1, PathBuf::from("/x"))]);
+        let mut warnings = Warnings::default();
+
+        lower_mounts(&mounts, &sources, None, &mut warnings).unwrap();
+
+        let told: Vec<String> = warnings.into_iter().collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("mounts[0]: propagation rslave ends at the vm"));
     }
 
     #[test]

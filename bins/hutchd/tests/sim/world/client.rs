@@ -68,6 +68,17 @@ pub struct Wanted<'a> {
     pub root: &'a str,
     /// The programs of prestart, poststart and poststop; the fake host knows what each does.
     pub hooks: Option<[&'a str; 3]>,
+    /// What it brings of the bundle, besides.
+    pub binds: &'a [&'a str],
+}
+
+/// What is published is for reading.
+fn bind(source: &str) -> serde_json::Value {
+    let options: &[&str] = match source {
+        "config" => &["rbind", "ro"],
+        _ => &["bind"],
+    };
+    json!({ "type": "bind", "source": source, "destination": format!("/{source}"), "options": options })
 }
 
 fn config_json(wanted: Wanted<'_>) -> Vec<u8> {
@@ -84,6 +95,7 @@ fn config_json(wanted: Wanted<'_>) -> Vec<u8> {
         "ociVersion": "1.0.2",
         "process": process_json(wanted.command),
         "root": { "path": wanted.root },
+        "mounts": wanted.binds.iter().map(|source| bind(source)).collect::<Vec<_>>(),
         "linux": {},
     });
     config.to_string().into_bytes()

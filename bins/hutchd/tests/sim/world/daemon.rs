@@ -175,7 +175,7 @@ impl World {
             records: Rc::new(StoreRecords::new(Rc::new(disk), &[], end)),
             clock: Rc::new(WorldClock(self.clone())),
             entropy: Rc::new(move || entropy.throw().to_le_bytes().repeat(4)),
-            architect: Rc::new(move |wish| plan(&grounds, wish)),
+            architect: Rc::new(move |wish, first| plan(&grounds, wish, first)),
             boot_id: self.boot_id(),
         }
     }

@@ -62,6 +62,14 @@ impl VmmsGround for VmmGround {
         self.guests.of(uid).cut();
     }
 
+    fn paused(&self, uid: SandboxUid) {
+        self.guests.of(uid).hang();
+    }
+
+    fn resumed(&self, uid: SandboxUid) {
+        self.guests.of(uid).wake();
+    }
+
     fn ended(&self, uid: SandboxUid, process: HostProcess) {
         self.premises.exit(process);
         self.guests.of(uid).power_off();
@@ -98,12 +106,18 @@ impl SharesGround for ShareGround {
     }
 }
 
-pub fn join(premises: &FakePremises, vms: &FakeHost, namespaces: &FakeNamespaces) {
-    let (vms, namespaces) = (vms.clone(), namespaces.clone());
+pub fn join(
+    premises: &FakePremises,
+    vms: &FakeHost,
+    shares: &FakeShares,
+    namespaces: &FakeNamespaces,
+) {
+    let (vms, shares, namespaces) = (vms.clone(), shares.clone(), namespaces.clone());
     premises.watch(move |news| match news {
         News::Ended(process) => vms.end_process(*process, ExitHow::Signal(SIGKILL)),
         News::Unmounted(point) => namespaces.clear(point),
         News::FolderRemoved(folder) => {
+            shares.forget_below(folder);
             let inside = namespaces.things().into_keys();
             for path in inside.filter(|path| path.starts_with(folder)) {
                 namespaces.clear(path);

@@ -54,6 +54,10 @@ impl Ledger {
         self.deleting.borrow_mut().insert(place);
     }
 
+    pub fn was_deletion_tried(&self, place: Place) -> bool {
+        self.deleting.borrow().contains(&place)
+    }
+
     /// A client saw a container in this state.
     pub fn seen(&self, place: Place, state: &ContainerState) {
         let mut states = self.states.borrow_mut();

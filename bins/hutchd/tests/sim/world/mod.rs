@@ -7,6 +7,7 @@
 
 #![allow(dead_code)] // Whoever includes it uses its own part.
 
+mod binds;
 pub mod client;
 mod daemon;
 pub mod dice;
@@ -30,12 +31,14 @@ use hypervisor::{
     port::ExitHow,
 };
 use joints::Guests;
+use ledger::Ledger;
 use log::Log;
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     agent::FsType,
     container::{ContainerRecord, ContainerState, FreezerRecord},
-    host::{DeletionRecord, Drain},
+    host::{DeletionRecord, Drain, Place},
+    hypervisor::VmStatus,
     ids::{EpochMs, HostProcess, SandboxUid},
     premises::Cgroup,
     records::decode,
@@ -107,6 +110,9 @@ impl World {
         shares.put(format!("{BUNDLE}/rootfs"), Nature::Directory);
         let image = Nature::File(Some(FsType::Ext4));
         shares.put(format!("{BUNDLE}/image"), image);
+        shares.put(format!("{BUNDLE}/data"), Nature::Directory);
+        shares.put(format!("{BUNDLE}/hosts"), Nature::File(None));
+        shares.put_published(format!("{BUNDLE}/config"));
         shares.put(daemon::VIRTIOFSD, Nature::File(None));
         let namespaces = FakeNamespaces::default();
         let vms = FakeHost::on(Rc::new(joints::VmmGround {
@@ -114,7 +120,7 @@ impl World {
             guests: guests.clone(),
             shares: shares.clone(),
         }));
-        joints::join(&premises, &vms, &namespaces);
+        joints::join(&premises, &vms, &shares, &namespaces);
         Rc::new(Self {
             fates: Rc::new(Fates::new(log.clone(), dice.fork(), weather)),
             log,
@@ -253,6 +259,7 @@ impl World {
                 ));
             }
         }
+        binds::check_on_record(self, after);
         for path in self.namespaces.things().into_keys() {
             let uid = uid_in(&path);
             if !uid.is_some_and(|uid| self.has_on_disk(&format!("network/{uid}"))) {
@@ -265,7 +272,7 @@ impl World {
     }
 
     /// At rest, what is on record as living lives, and what is not does not.
-    pub fn check_agreement(&self) {
+    pub fn check_agreement(&self, ledger: &Ledger) {
         let (on_disk, live) = (self.on_disk(), self.vms.live());
         for (key, row) in &on_disk {
             if key.starts_with(SandboxRecord::PREFIX) {
@@ -276,7 +283,7 @@ impl World {
             }
             if key.starts_with("container/") {
                 match decode::<ContainerRecord>(row) {
-                    Ok(record) => self.check_container(&record, &on_disk),
+                    Ok(record) => self.check_container(&record, &on_disk, ledger),
                     Err(why) => self.violated(format_args!("{key} does not read: {why}")),
                 }
             }
@@ -306,24 +313,52 @@ impl World {
             .is_mounted(&record.spec.premises.folder.join("share"));
         let carried = self.vms.backend(uid).is_some();
         let is_carried = self.channel == Channel::HybridVsock;
+        let stands = self.vms.is_paused(uid);
+        let is_up = |vm: &VmStatus| vmms == [vm.vmm] && has_mounts && carried == is_carried;
         let lives = match (&record.phase, &record.vm) {
-            (Phase::Ready, Some(vm)) => vmms == [vm.vmm] && has_mounts && carried == is_carried,
-            (Phase::Stopped(_), _) => vmms.is_empty() && !has_mounts && !carried,
-            (Phase::Creating | Phase::Stopping(_) | Phase::Ready, _) => false,
+            (Phase::Ready | Phase::Running, Some(vm)) => is_up(vm) && !stands,
+            (Phase::Paused(_), Some(vm)) => is_up(vm) && stands,
+            (Phase::Stopped(_) | Phase::Failed(_), _) => vmms.is_empty() && !has_mounts && !carried,
+            (
+                Phase::Creating
+                | Phase::Starting
+                | Phase::Beginning
+                | Phase::Pausing(_)
+                | Phase::Resuming(_)
+                | Phase::Stopping(_)
+                | Phase::Deleting
+                | Phase::Ready
+                | Phase::Running
+                | Phase::Paused(_),
+                _,
+            ) => false,
         };
+        binds::check_at_rest(self, record);
         if !lives {
             let phase = &record.phase;
             self.violated(format_args!(
-                "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}, carried: {carried}"
+                "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}, carried: {carried}, paused: {stands}"
             ));
         }
     }
 
-    fn check_container(&self, record: &ContainerRecord, on_disk: &BTreeMap<String, Vec<u8>>) {
+    fn check_container(
+        &self,
+        record: &ContainerRecord,
+        on_disk: &BTreeMap<String, Vec<u8>>,
+        ledger: &Ledger,
+    ) {
         let (uid, number) = (record.uid, record.spec.number);
         let sandbox = on_disk.get(&SandboxRecord::key(uid));
         let sandbox = sandbox.and_then(|row| decode::<SandboxRecord>(row).ok());
-        let ready = sandbox.is_some_and(|sandbox| sandbox.phase == Phase::Ready);
+        // Of an earlier VM, the guest of this one knows nothing.
+        let ready = sandbox.is_some_and(|sandbox| {
+            let up = matches!(
+                sandbox.phase,
+                Phase::Ready | Phase::Running | Phase::Paused(_)
+            );
+            up && number.0 >= sandbox.first_of_vm
+        });
         let known = ready && self.guest(uid).knows(number);
         let agrees = match record.state {
             ContainerState::Creating => false,
@@ -334,7 +369,9 @@ impl World {
             ContainerState::Paused => false,
             // A deletion that failed half way, and that nobody asked for again: the guest may have
             // forgotten it already.
-            ContainerState::Stopped(_) => true,
+            ContainerState::Stopped(_) => {
+                known || !ready || ledger.was_deletion_tried(Place { uid, number })
+            }
         };
         if !agrees {
             let state = &record.state;
@@ -366,6 +403,10 @@ impl World {
         }
         for leak in self.premises.leaks(&BTreeSet::new()) {
             self.violated(format_args!("at the end: {leak} is left"));
+        }
+        for place in self.shares.copies() {
+            let place = place.display();
+            self.violated(format_args!("at the end: copies in {place} are left"));
         }
         for (uid, process) in self.vms.live() {
             self.violated(format_args!("at the end: vmm {process} of {uid} lives"));

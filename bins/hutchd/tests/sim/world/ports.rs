@@ -19,14 +19,14 @@ use runtime_core::{
     agent::{
         AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
         GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, Signal, StartContainer, UpdateContainer,
+        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     devices::{ContainerDevices, ShareSpec},
     error::{Fault, Kind},
     hypervisor::BlockSpec,
     ids::{HostProcess, SandboxUid},
     kit::Work,
-    premises::{Cgroup, HookRun, Premises, PremisesSpec},
+    premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
     records::{Change, Rows},
 };
 use std::{
@@ -213,6 +213,12 @@ impl AgentPort for SimAgent {
         })
     }
 
+    fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
+        self.call(Call::SetClock, || {
+            self.agent.set_clock(ask.clone(), deadline)
+        })
+    }
+
     fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()> {
         self.call(Call::CreateContainer, || {
             self.agent.create_container(ask.clone(), deadline)
@@ -328,6 +334,11 @@ impl<S: Shares> Shares for SimShares<S> {
     fn bind(&self, binds: Vec<Bind>) -> Work<Result<(), devices::Error>> {
         let name = format!("share bind {}", places(&binds));
         self.call(name, || self.shares.bind(binds))
+    }
+
+    fn follow(&self, copies: Bind) -> Work<Result<(), devices::Error>> {
+        let name = format!("share follow {}", copies.place);
+        self.call(name, || self.shares.follow(copies))
     }
 
     fn unbind(&self, binds: Vec<Bind>) -> Work<Result<(), devices::Error>> {
@@ -457,6 +468,18 @@ impl Premises for SimPremises {
         let name = format!("premises hook {}", run.hook.name);
         self.premises.note_hook(&run);
         let work = || self.premises.run_hook(run);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn spent(&self, cgroup: Cgroup) -> Work<Result<Spent, Fault>> {
+        let name = format!("premises spent {}", cgroup.0);
+        let work = || self.premises.spent(cgroup);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn spent_by(&self, processes: Vec<HostProcess>) -> Work<Result<Spent, Fault>> {
+        let name = format!("premises spent by {}", processes.len());
+        let work = || self.premises.spent_by(processes);
         self.life.call(name, ANY, work, || failing(Err(fault())))
     }
 

@@ -1,0 +1,180 @@
+//! The part of [`Api`] that is for sandboxes: parses requests, asks the rooms.
+
+use crate::{
+    api::{Api, asked, key_of, now, parsed},
+    bundle,
+    convert::{part, sandbox_event},
+};
+use protocols::asynchronous::hutch::{
+    AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest,
+    NextSandboxEventsRequest, NextSandboxEventsResponse, SandboxRequest, SandboxStatsRequest,
+    SandboxStatsResponse, StopSandboxRequest,
+};
+use runtime_core::{
+    container::Force,
+    error::{Fault, Kind},
+    host::{
+        CreateSandbox, DeleteSandbox, FindSandbox, LocatedSandbox, Name, SandboxWish, ViewSandbox,
+    },
+    ids::{Namespace, RequestKey, SandboxId, SandboxUid},
+    sandbox::{ANNOTATIONS_BYTES_MAX, GetSpent, Lifetime, NextEvents, Obey, SandboxView, Verb},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+/// As the interface says.
+const WAIT_MAX_MS: u32 = 30_000;
+
+fn annotations(given: HashMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
+    let bytes: usize = given
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if given.contains_key("") {
+        return Err(Fault::new(Kind::Invalid, "annotations: a key is empty"));
+    }
+    match bytes > ANNOTATIONS_BYTES_MAX {
+        true => Err(Fault::new(
+            Kind::Invalid,
+            format!("annotations have {bytes} bytes; at most {ANNOTATIONS_BYTES_MAX} are possible"),
+        )),
+        false => Ok(given.into_iter().collect()),
+    }
+}
+
+fn force(force: bool) -> Force {
+    match force {
+        true => Force::Yes,
+        false => Force::No,
+    }
+}
+
+fn find_in(namespace: &str, id: &str) -> Result<FindSandbox, Fault> {
+    let namespace = match namespace {
+        "" => None,
+        namespace => Some(parsed(Namespace::new(namespace))?),
+    };
+    Ok(FindSandbox {
+        namespace,
+        id: id.to_owned(),
+    })
+}
+
+impl Api {
+    async fn sandbox(&self, namespace: &str, id: &str) -> Result<LocatedSandbox, Fault> {
+        asked(self.host.send(find_in(namespace, id)?).await)?
+    }
+
+    pub(crate) async fn view_sandbox(
+        &self,
+        namespace: &str,
+        id: &str,
+    ) -> Result<(SandboxView, Vec<Name>), Fault> {
+        asked(self.host.send(ViewSandbox(find_in(namespace, id)?)).await)?
+    }
+
+    pub(crate) async fn create_empty(
+        &self,
+        request: CreateSandboxRequest,
+    ) -> Result<CreateSandboxResponse, Fault> {
+        let uid = SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0);
+        let id = match request.sandbox_id.as_str() {
+            "" => uid.as_id(),
+            id => parsed(SandboxId::new(id))?,
+        };
+        let wish = SandboxWish {
+            uid,
+            namespace: parsed(Namespace::new(request.namespace))?,
+            hostname: bundle::hostname_for_guest(request.hostname, id.as_str())?,
+            id,
+            lifetime: Lifetime::Own,
+            created_by: key_of(&request.key)?,
+            created: now(),
+            annotations: annotations(request.annotations)?,
+            netns: None,
+            cgroup: None,
+        };
+        let created = CreateSandbox(Box::new(wish));
+        let (name, uid) = asked(self.host.send(created).await)??;
+        Ok(CreateSandboxResponse {
+            sandbox_id: name.id.to_string(),
+            sandbox_uid: uid.to_string(),
+            ..Default::default()
+        })
+    }
+
+    async fn obey(
+        &self,
+        (namespace, id): (&str, &str),
+        key: Option<RequestKey>,
+        verb: Verb,
+    ) -> Result<(), Fault> {
+        let located = self.sandbox(namespace, id).await?;
+        asked(located.sandbox.send(Obey { key, verb }).await)?
+    }
+
+    pub(crate) async fn order(&self, request: &SandboxRequest, verb: Verb) -> Result<(), Fault> {
+        let key = key_of(&request.key)?;
+        self.obey((&request.namespace, &request.sandbox), key, verb)
+            .await
+    }
+
+    pub(crate) async fn stop(&self, request: &StopSandboxRequest) -> Result<(), Fault> {
+        let key = key_of(&request.key)?;
+        let verb = Verb::Stop(force(request.force));
+        self.obey((&request.namespace, &request.sandbox), key, verb)
+            .await
+    }
+
+    pub(crate) async fn annotate(&self, request: AnnotateSandboxRequest) -> Result<(), Fault> {
+        let key = key_of(&request.key)?;
+        let verb = Verb::Annotate(annotations(request.annotations)?);
+        self.obey((&request.namespace, &request.sandbox), key, verb)
+            .await
+    }
+
+    pub(crate) async fn delete_whole(&self, request: &DeleteSandboxRequest) -> Result<(), Fault> {
+        let delete = DeleteSandbox {
+            key: key_of(&request.key)?,
+            namespace: parsed(Namespace::new(request.namespace.as_str()))?,
+            id: request.sandbox.clone(),
+            force: force(request.force),
+            at: now(),
+        };
+        asked(self.host.send(delete).await)?
+    }
+
+    pub(crate) async fn stats_of_sandbox(
+        &self,
+        request: &SandboxStatsRequest,
+    ) -> Result<SandboxStatsResponse, Fault> {
+        let located = self.sandbox(&request.namespace, &request.sandbox).await?;
+        let spent = asked(located.sandbox.send(GetSpent).await)??;
+        Ok(SandboxStatsResponse {
+            vcpus: spent.vcpus,
+            memory_mib: spent.memory_mib,
+            parts: spent.parts.iter().map(part).collect(),
+            at_ms: now().0,
+            ..Default::default()
+        })
+    }
+
+    pub(crate) async fn next_events(
+        &self,
+        request: &NextSandboxEventsRequest,
+    ) -> Result<NextSandboxEventsResponse, Fault> {
+        let located = self.sandbox(&request.namespace, &request.sandbox).await?;
+        let next = NextEvents {
+            after: request.after,
+            wait: Duration::from_millis(request.wait_ms.min(WAIT_MAX_MS).into()),
+        };
+        let seen = asked(located.sandbox.send(next).await)?;
+        Ok(NextSandboxEventsResponse {
+            events: seen.events.iter().map(sandbox_event).collect(),
+            over: seen.over,
+            ..Default::default()
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! The part of [`Host`] that knows sandboxes by name: their creation, their deletion, and which of
+//! them are given up.
+
+use super::{
+    deletions::Again,
+    events::{Answer, Denied, Doomed, HomeFate, KnownHome, Place, Repeated, World},
+    machine::{CREATIONS_MAX, Host, repeated},
+    messages::{DeleteSandbox, SandboxWish, Wish},
+    sandboxes::{FoundSandbox, Home, Progress, SandboxName, given_up},
+};
+use crate::{
+    container::Force,
+    error::{Fault, Kind},
+    ids::{Namespace, RequestKey, SandboxUid},
+    kit::{Batch, Waiter},
+};
+
+impl Host {
+    /// A sandbox on record.
+    pub(super) fn settle_in(&mut self, known: KnownHome) {
+        let KnownHome {
+            name,
+            uid,
+            created_by,
+            fate,
+        } = known;
+        let progress = match fate {
+            HomeFate::Made => Progress::Lives,
+            HomeFate::HalfMade => Progress::Undoing,
+            HomeFate::Failed => {
+                self.given_up.insert(uid);
+                Progress::Failed
+            }
+        };
+        let home = Home {
+            uid,
+            created_by,
+            progress,
+        };
+        self.sandboxes.insert(name, home);
+    }
+
+    pub fn find_sandbox(&self, namespace: Option<&Namespace>, id: &str) -> FoundSandbox {
+        let containers = self.names().map(|(name, place)| (name, place.uid));
+        self.sandboxes.find(namespace, id, containers)
+    }
+
+    pub(super) fn create_sandbox(
+        &mut self,
+        waiter: Waiter,
+        wish: Box<SandboxWish>,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        if let Some(key) = &wish.created_by
+            && let Some((name, home)) = self.sandboxes.by_key(key)
+        {
+            let answer = match &mut home.progress {
+                Progress::Creating(waiters) | Progress::Gone(waiters) => {
+                    waiters.push(waiter);
+                    return Ok(());
+                }
+                Progress::Lives => Ok((name.clone(), home.uid)),
+                Progress::Undoing => Err(FoundSandbox::Undoing.fault(name.id.as_str())),
+                Progress::Failed => Err(given_up(home.uid)),
+            };
+            batch.replies.push((waiter, Answer::SandboxCreated(answer)));
+            return Ok(());
+        }
+        if self.sandboxes.creating() + self.creating() >= CREATIONS_MAX {
+            return Err(Denied::TooManyCreations);
+        }
+        let name = SandboxName {
+            namespace: wish.namespace.clone(),
+            id: wish.id.clone(),
+        };
+        self.claim(name, wish.uid, wish.created_by.clone(), vec![waiter])?;
+        batch.world.push(World::CreateSandbox { wish });
+        Ok(())
+    }
+
+    /// A name and a uid that nothing else has.
+    fn claim(
+        &mut self,
+        name: SandboxName,
+        uid: SandboxUid,
+        created_by: Option<RequestKey>,
+        waiters: Vec<Waiter>,
+    ) -> Result<(), Denied> {
+        match self.sandboxes.get(&name).map(|home| &home.progress) {
+            Some(Progress::Undoing | Progress::Gone(_)) => {
+                let id = name.id.to_string();
+                return Err(Denied::NotOneSandbox(FoundSandbox::Undoing, id));
+            }
+            Some(_) => return Err(Denied::SandboxExists(name)),
+            None if self.sandboxes.knows(uid) => return Err(Denied::Taken(uid)),
+            None => {}
+        }
+        let progress = Progress::Creating(waiters);
+        let home = Home {
+            uid,
+            created_by,
+            progress,
+        };
+        self.sandboxes.insert(name, home);
+        Ok(())
+    }
+
+    /// For a container that gets a sandbox of its own.
+    pub(super) fn claim_for(&mut self, wish: &Wish) -> Result<(), Denied> {
+        let home = wish.home();
+        let name = SandboxName {
+            namespace: home.namespace,
+            id: home.id,
+        };
+        self.claim(name, home.uid, None, Vec::new())
+    }
+
+    /// The sandbox that was made for this container is there.
+    pub(super) fn made(&mut self, place: Place) {
+        if let Some(home) = self.sandboxes.by_uid(place.uid)
+            && home.progress == Progress::Creating(Vec::new())
+        {
+            home.progress = Progress::Lives;
+        }
+    }
+
+    /// It goes with the container; it is told when it is gone.
+    pub(super) fn not_made(&mut self, place: Place) {
+        if let Some(home) = self.sandboxes.by_uid(place.uid)
+            && home.progress == Progress::Creating(Vec::new())
+        {
+            home.progress = Progress::Undoing;
+        }
+    }
+
+    pub(super) fn sandbox_created(
+        &mut self,
+        uid: SandboxUid,
+        outcome: &Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let Some((name, home)) = self.sandboxes.by_uid_named(uid) else {
+            return;
+        };
+        let name = name.clone();
+        let (waiters, outcome) = match &mut home.progress {
+            Progress::Creating(waiters) => {
+                let waiters = std::mem::take(waiters);
+                home.progress = match outcome {
+                    Ok(()) => Progress::Lives,
+                    // It is told when it is gone.
+                    Err(_) => Progress::Undoing,
+                };
+                (waiters, outcome.clone())
+            }
+            Progress::Gone(waiters) => {
+                let waiters = std::mem::take(waiters);
+                self.sandboxes.remove(uid);
+                let gone = || Fault::new(Kind::Aborted, "deleted while it was being created");
+                let outcome = outcome.clone().and_then(|()| Err(gone()));
+                (waiters, outcome)
+            }
+            Progress::Lives | Progress::Undoing | Progress::Failed => return,
+        };
+        let answer = outcome.map(|()| (name, uid));
+        for waiter in waiters {
+            let answer = Answer::SandboxCreated(answer.clone());
+            batch.replies.push((waiter, answer));
+        }
+    }
+
+    /// Whoever still waits for its creation is about to hear what became of it.
+    pub(super) fn sandbox_gone(&mut self, uid: SandboxUid) {
+        match self.sandboxes.by_uid(uid).map(|home| &mut home.progress) {
+            Some(progress @ Progress::Creating(_))
+                if *progress != Progress::Creating(Vec::new()) =>
+            {
+                if let Progress::Creating(waiters) = progress {
+                    *progress = Progress::Gone(std::mem::take(waiters));
+                }
+            }
+            Some(_) | None => self.sandboxes.remove(uid),
+        }
+        self.panics.remove(&uid);
+        self.given_up.remove(&uid);
+    }
+
+    pub(super) fn delete_sandbox(
+        &mut self,
+        waiter: Waiter,
+        delete: DeleteSandbox,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        let DeleteSandbox {
+            key,
+            namespace,
+            id,
+            force,
+            at,
+        } = delete;
+        let again = key.as_ref();
+        match again.and_then(|key| self.deletions.again(key, waiter)) {
+            Some(Again::Joined) => return Ok(()),
+            Some(Again::Repeat(record)) => {
+                batch.world.push(repeated(Some(waiter), &record));
+                return Ok(());
+            }
+            None => {}
+        }
+        let uid = match self.find_sandbox(Some(&namespace), &id) {
+            FoundSandbox::One(_, uid) => uid,
+            FoundSandbox::Failed(_, uid) if force == Force::Yes => uid,
+            // As of a container: deleting with force what is not there is no error.
+            FoundSandbox::None if force == Force::Yes => {
+                batch.replies.push((waiter, Answer::Deleted(Ok(()))));
+                return Ok(());
+            }
+            found @ (FoundSandbox::Undoing
+            | FoundSandbox::Failed(..)
+            | FoundSandbox::None
+            | FoundSandbox::Ambiguous(_)) => return Err(Denied::NotOneSandbox(found, id)),
+        };
+        let doomed = Doomed::Sandbox(uid);
+        if let Some(key) = key.clone() {
+            let changes = self.deletions.begin(key, doomed, force, at);
+            batch.records.extend(changes);
+        }
+        batch.world.push(World::Delete {
+            waiter: Some(waiter),
+            key,
+            doomed,
+            force,
+            at,
+            repeated: Repeated::No,
+        });
+        Ok(())
+    }
+}

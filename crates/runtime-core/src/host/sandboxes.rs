@@ -1,0 +1,251 @@
+//! Which ids sandboxes go by, and who waits for one to be created. Part of [`super::Host`].
+//!
+//! A sandbox has an id of its own, unique in its namespace; it may also be called by its uid, by the
+//! id of a container in it, and by a unique prefix of its id or uid. Its own id comes first.
+
+use super::events::Name;
+use crate::{
+    error::{Fault, Kind},
+    ids::{Namespace, RequestKey, SandboxId, SandboxUid},
+    kit::Waiter,
+};
+use std::collections::BTreeMap;
+
+/// At most so many candidates are named to whoever gives a prefix of several.
+const CANDIDATES_MAX: usize = 5;
+
+/// What identifies a sandbox to its callers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SandboxName {
+    pub namespace: Namespace,
+    pub id: SandboxId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    pub uid: SandboxUid,
+    pub created_by: Option<RequestKey>,
+    pub progress: Progress,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// These asked for it.
+    Creating(Vec<Waiter>),
+    Lives,
+    /// It is gone, and these were not told yet why.
+    Gone(Vec<Waiter>),
+    /// What an earlier daemon left half made; it is going.
+    Undoing,
+    /// Its room panicked too often.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundSandbox {
+    One(SandboxName, SandboxUid),
+    Undoing,
+    Failed(SandboxName, SandboxUid),
+    None,
+    /// A prefix of several; at most a few of them.
+    Ambiguous(Vec<String>),
+}
+
+impl FoundSandbox {
+    pub fn uid(&self) -> Option<SandboxUid> {
+        match self {
+            Self::One(_, uid) | Self::Failed(_, uid) => Some(*uid),
+            Self::Undoing | Self::None | Self::Ambiguous(_) => None,
+        }
+    }
+
+    /// Why it is not one that can be asked.
+    pub fn fault(self, id: &str) -> Fault {
+        match self {
+            Self::Ambiguous(candidates) => {
+                let candidates = candidates.join(", ");
+                let why = format!(
+                    "id {id:?} is ambiguous and could refer to multiple sandboxes: {candidates}"
+                );
+                Fault::new(Kind::Invalid, why)
+            }
+            Self::Undoing => {
+                let still =
+                    "what an earlier daemon left half made of it is being undone; ask again";
+                Fault::new(Kind::Unavailable, still)
+            }
+            Self::Failed(_, uid) => given_up(uid),
+            Self::One(..) | Self::None => Fault::new(Kind::NotFound, "sandbox does not exist"),
+        }
+    }
+}
+
+pub fn given_up(uid: SandboxUid) -> Fault {
+    let why = format!("its sandbox {uid} failed: its room panicked too often");
+    Fault::new(Kind::Internal, why)
+}
+
+/// The sandboxes of a host by name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sandboxes(BTreeMap<SandboxName, Home>);
+
+impl Sandboxes {
+    pub fn get(&self, name: &SandboxName) -> Option<&Home> {
+        self.0.get(name)
+    }
+
+    pub fn insert(&mut self, name: SandboxName, home: Home) {
+        self.0.insert(name, home);
+    }
+
+    pub fn knows(&self, uid: SandboxUid) -> bool {
+        self.0.values().any(|home| home.uid == uid)
+    }
+
+    pub fn by_key(&mut self, key: &RequestKey) -> Option<(&SandboxName, &mut Home)> {
+        let mut all = self.0.iter_mut();
+        all.find(|(_, home)| home.created_by.as_ref() == Some(key))
+    }
+
+    pub fn by_uid_named(&mut self, uid: SandboxUid) -> Option<(&SandboxName, &mut Home)> {
+        self.0.iter_mut().find(|(_, home)| home.uid == uid)
+    }
+
+    pub fn by_uid(&mut self, uid: SandboxUid) -> Option<&mut Home> {
+        self.by_uid_named(uid).map(|(_, home)| home)
+    }
+
+    pub fn uids(&self) -> impl Iterator<Item = SandboxUid> {
+        self.0.values().map(|home| home.uid)
+    }
+
+    pub fn creating(&self) -> usize {
+        // One that is made for a container has nobody but the container's creator.
+        let asked = |home: &&Home| matches!(&home.progress, Progress::Creating(w) if !w.is_empty());
+        self.0.values().filter(asked).count()
+    }
+
+    pub fn remove(&mut self, uid: SandboxUid) {
+        self.0.retain(|_, home| home.uid != uid);
+    }
+
+    /// `containers` are those of the host, with where they live.
+    pub fn find<'a>(
+        &self,
+        namespace: Option<&Namespace>,
+        id: &str,
+        mut containers: impl Iterator<Item = (&'a Name, SandboxUid)>,
+    ) -> FoundSandbox {
+        let is_mine = |of: &Namespace| namespace.is_none_or(|wanted| wanted == of);
+        let mine = || self.0.iter().filter(|(name, _)| is_mine(&name.namespace));
+        if let Some(found) = mine().find(|(name, _)| name.id.as_str() == id) {
+            return seen(found);
+        }
+        let uid = match id.parse().ok() {
+            Some(uid) if self.knows(uid) => Some(uid),
+            _ => {
+                let mut named = containers
+                    .by_ref()
+                    .filter(|(name, _)| is_mine(&name.namespace) && name.id.as_str() == id);
+                named.next().map(|(_, uid)| uid)
+            }
+        };
+        if let Some(uid) = uid {
+            let found = mine().find(|(_, home)| home.uid == uid);
+            return found.map_or(FoundSandbox::None, seen);
+        }
+        if id.is_empty() {
+            return FoundSandbox::None;
+        }
+        let begins = |(name, home): &(&SandboxName, &Home)| {
+            name.id.as_str().starts_with(id) || home.uid.to_string().starts_with(id)
+        };
+        let found: Vec<_> = mine().filter(begins).take(CANDIDATES_MAX).collect();
+        match found[..] {
+            [] => FoundSandbox::None,
+            [one] => seen(one),
+            _ => {
+                let candidates = found.iter().map(|(name, _)| name.id.to_string());
+                FoundSandbox::Ambiguous(candidates.collect())
+            }
+        }
+    }
+}
+
+fn seen((name, home): (&SandboxName, &Home)) -> FoundSandbox {
+    match home.progress {
+        Progress::Creating(_) | Progress::Lives => FoundSandbox::One(name.clone(), home.uid),
+        Progress::Undoing | Progress::Gone(_) => FoundSandbox::Undoing,
+        Progress::Failed => FoundSandbox::Failed(name.clone(), home.uid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ContainerId;
+
+    fn namespace() -> Namespace {
+        Namespace::new("default").expect("a name")
+    }
+
+    fn registry(ids: &[(&str, u64)]) -> Sandboxes {
+        let mut all = Sandboxes::default();
+        for (id, random) in ids {
+            let name = SandboxName {
+                namespace: namespace(),
+                id: SandboxId::new(*id).expect("an id"),
+            };
+            all.insert(
+                name,
+                Home {
+                    uid: SandboxUid::from_random(*random),
+                    created_by: None,
+                    progress: Progress::Lives,
+                },
+            );
+        }
+        all
+    }
+
+    fn uid_of(found: FoundSandbox) -> Option<u64> {
+        match found {
+            FoundSandbox::One(_, uid) => Some(uid.number()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_sandbox_is_found_by_its_id_then_its_uid_then_a_container_then_a_prefix() {
+        let all = registry(&[("web", 1), ("db", 2), ("webshop", 3)]);
+        let container = Name {
+            namespace: namespace(),
+            id: ContainerId::new("web").expect("an id"),
+        };
+        let other = Name {
+            namespace: namespace(),
+            id: ContainerId::new("init").expect("an id"),
+        };
+        let containers = || {
+            let two = SandboxUid::from_random(2);
+            [(&container, two), (&other, two)].into_iter()
+        };
+        let find = |id: &str| uid_of(all.find(Some(&namespace()), id, containers()));
+
+        assert_eq!(find("web"), Some(1), "its own id comes first");
+        assert_eq!(find("0000000000000003"), Some(3));
+        assert_eq!(find("init"), Some(2));
+        assert_eq!(find("webs"), Some(3));
+        assert_eq!(find("we"), None);
+        assert_eq!(
+            all.find(Some(&namespace()), "we", containers()),
+            FoundSandbox::Ambiguous(vec!["web".to_owned(), "webshop".to_owned()])
+        );
+        let elsewhere = Namespace::new("other").expect("a name");
+        assert_eq!(
+            all.find(Some(&elsewhere), "web", containers()),
+            FoundSandbox::None
+        );
+        assert_eq!(uid_of(all.find(None, "web", containers())), Some(1));
+    }
+}

@@ -1,0 +1,163 @@
+//! What [`SandboxActor`] does to a VM that is up, and to all that is in it.
+
+use super::{
+    actor::SandboxActor,
+    events::{Event, Killing, ResumeFailed},
+    lent::{ASK_MAX, Reach, held},
+};
+use crate::{
+    agent,
+    container::{ContainerActor, ContainerState, GetContainer, ProcessCommand, WaitProcess},
+    error::{Fault, Kind},
+    hypervisor::{self, VmStatus},
+    ids::{OpId, ProcessId},
+    kit::{self, Waiter, ask},
+    process::{Begin, Kill},
+};
+use actix::prelude::*;
+use futures::future::join_all;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What Docker and Podman give a container that is stopped; under emulation the guest needs some of it.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+/// A guest that lives ends what it is told to kill in milliseconds.
+const END_MAX: Duration = Duration::from_secs(10);
+const SIGTERM: u32 = 15;
+
+fn rebuilding<T>(outcome: Result<Result<T, Fault>, MailboxError>) -> Result<T, Fault> {
+    let gone = "the container's room is being rebuilt; ask again";
+    outcome.unwrap_or_else(|_| Err(Fault::new(Kind::Unavailable, gone)))
+}
+
+/// A container that is not created has been started, or cannot be.
+async fn begun(room: Addr<ContainerActor>) -> Result<(), Fault> {
+    let Ok(view) = room.send(GetContainer).await else {
+        return rebuilding(Err(MailboxError::Closed));
+    };
+    if view.state != ContainerState::Created {
+        return Ok(());
+    }
+    let command = ProcessCommand::Begin(Begin { key: None });
+    let outcome = rebuilding(room.send(command).await);
+    let id = view.spec.id;
+    outcome.map_err(|why| why.during(format!("start container \"{id}\"")))
+}
+
+/// SIGTERM, and then its end.
+async fn quiet(room: Addr<ContainerActor>) {
+    let Ok(view) = room.send(GetContainer).await else {
+        return;
+    };
+    if view.state != ContainerState::Running {
+        return;
+    }
+    let kill = Kill {
+        key: None,
+        signal: SIGTERM,
+        all: false,
+    };
+    let command = ProcessCommand::Kill(ProcessId::Init, kill);
+    if let Err(why) = rebuilding(room.send(command).await) {
+        let id = view.spec.id;
+        return tracing::warn!(%why, %id, "container not told to end; it ends with its vm");
+    }
+    // Nothing hangs on it: its vm ends.
+    let _ = room.send(WaitProcess(ProcessId::Init)).await;
+}
+
+impl SandboxActor {
+    pub(super) fn begin(&self, op: OpId, ctx: &mut Context<Self>) {
+        let rooms: Vec<_> = self.containers.values().cloned().collect();
+        kit::complete(ctx, async move {
+            let begun = join_all(rooms.into_iter().map(begun)).await;
+            let outcome = begun.into_iter().collect();
+            Event::Begun { op, outcome }
+        });
+    }
+
+    pub(super) fn quiet(&self, op: OpId, ctx: &mut Context<Self>) {
+        let rooms: Vec<_> = self.containers.values().cloned().collect();
+        let patience = self.spec().vm.accelerator.patience();
+        kit::complete(ctx, async move {
+            let quieted = join_all(rooms.into_iter().map(quiet));
+            if timeout(QUIET_MAX * patience, quieted).await.is_err() {
+                tracing::info!("a container did not end when it was told to; its vm is ended");
+            }
+            Event::Quieted { op }
+        });
+    }
+
+    pub(super) fn pause(&self, op: OpId, ctx: &mut Context<Self>) {
+        self.lent.update(|open| open.reach = Reach::Paused);
+        let (open, lent) = (self.open_rooms(ctx), self.lent.clone());
+        kit::complete(ctx, async move {
+            let paused = async {
+                open.await?;
+                let rooms = lent.rooms();
+                let agent = held(rooms.agent, "agent")?;
+                // A room that is gone has no link.
+                let _ = agent.close.send(agent::Close).await;
+                let room = held(rooms.hypervisor, "hypervisor")?;
+                ask(room.pause, hypervisor::Pause, "pause vm", ASK_MAX).await
+            };
+            let outcome = paused.await;
+            Event::PauseDone { op, outcome }
+        });
+    }
+
+    pub(super) fn resume_vm(&self, op: OpId, vm: VmStatus, ctx: &mut Context<Self>) {
+        self.lent.update(|open| open.reach = Reach::Opening);
+        let (open, lent, link) = (self.open_rooms(ctx), self.lent.clone(), self.link(vm));
+        let clock = self.around.clock.clone();
+        kit::complete(ctx, async move {
+            let resumed = async {
+                open.await?;
+                let room = held(lent.rooms().hypervisor, "hypervisor")?;
+                ask(room.resume, hypervisor::Resume, "resume vm", ASK_MAX).await
+            };
+            if let Err(why) = resumed.await {
+                lent.update(|open| open.reach = Reach::Paused);
+                let outcome = Err(ResumeFailed::Vm(why));
+                return Event::ResumeDone { op, outcome };
+            }
+            let linked = async {
+                link.await?;
+                let command = agent::SetClock { now: clock.now() };
+                let room = lent.agent()?;
+                ask(room.set_clock, command, "set clock of guest", ASK_MAX).await
+            };
+            let outcome = linked.await.map_err(ResumeFailed::Agent);
+            Event::ResumeDone { op, outcome }
+        });
+    }
+
+    /// A paused VM is watched, and its agent is left alone.
+    pub(super) fn look_after_paused(&self, ctx: &mut Context<Self>) {
+        let open = self.open_rooms(ctx);
+        kit::detach(async move {
+            if let Err(why) = open.await {
+                tracing::warn!(%why, "a room of a paused sandbox is not open again");
+            }
+        });
+    }
+
+    pub(super) fn kill(&self, waiter: Waiter, killing: Killing, ctx: &mut Context<Self>) {
+        let room = self.containers.get(&killing.container).cloned();
+        let limit = END_MAX * self.spec().vm.accelerator.patience();
+        kit::complete(ctx, async move {
+            let Some(room) = room else {
+                let outcome = Err(Fault::new(Kind::NotFound, "container does not exist"));
+                return Event::Killed { waiter, outcome };
+            };
+            let Killing { process, kill, .. } = killing;
+            let command = ProcessCommand::Kill(process.clone(), kill);
+            let outcome = rebuilding(room.send(command).await);
+            if outcome.is_ok() {
+                // The VM goes on until then, and no longer.
+                let _ = timeout(limit, room.send(WaitProcess(process))).await;
+            }
+            Event::Killed { waiter, outcome }
+        });
+    }
+}
