@@ -36,7 +36,8 @@ use runtime_core::{
     premises::Cgroup,
     process::{Begin, Kill},
     sandbox::{
-        ExecIn, GetPidsOf, GetSandbox, ProcessIn, SandboxView, Verb, ViewContainer, ViewProcess, WaitIn,
+        ExecIn, GetPidsOf, GetSandbox, ProcessIn, SandboxView, Verb, ViewContainer, ViewProcess,
+        WaitIn,
     },
 };
 use std::{sync::Arc, time::SystemTime};

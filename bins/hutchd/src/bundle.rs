@@ -12,7 +12,7 @@ use crate::{
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use runtime_core::{
     container::ContainerSpec,
-    devices::{BindSpec, ContainerDevices},
+    devices::{BindSpec, ContainerDevices, Purpose},
     error::{Fault, Kind},
     host::Wish,
     ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
@@ -83,12 +83,14 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
         Home::New(sandbox) => (None, sandbox),
         Home::Join(sandbox) => (Some(sandbox), None),
     };
+    let mut binds = binds(spec.mounts().as_deref().unwrap_or_default())?;
+    binds.extend(hooks::programs(&spec));
     let devices = ContainerDevices {
         container: ContainerNumber(0),
         bundle: bundle.clone(),
         root: root.path().clone(),
         root_read_only: root.readonly().unwrap_or(false),
-        binds: binds(spec.mounts().as_deref().unwrap_or_default())?,
+        binds,
     };
     let hostname = spec.hostname().clone().unwrap_or_default();
     let (config_json, netns) = match &request.neighbour {
@@ -240,6 +242,7 @@ fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
             source,
             recursive: has("rbind"),
             read_only: has("ro") || has("rro"),
+            purpose: Purpose::Mount,
         });
     }
     Ok(binds)

@@ -10,9 +10,9 @@ use crate::error::Malformed;
 use protocols::asynchronous::{agent as kata, hutch_agent as wire};
 use runtime_core::{
     agent::{
-        AgentDetails, CreateContainer, Exec, ExitReason, ExitStatus, FsType, GuestExit, GuestMount,
-        GuestNews, GuestOom, GuestPid, GuestProcess, GuestProcessState, GuestRootfs, Signal,
-        SignalTarget,
+        AgentDetails, CreateContainer, Exec, ExitReason, ExitStatus, FsType, GuestExit,
+        GuestHookProgram, GuestMount, GuestNews, GuestOom, GuestPid, GuestProcess,
+        GuestProcessState, GuestRootfs, Signal, SignalTarget,
     },
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId},
@@ -229,6 +229,8 @@ pub fn create(ask: CreateContainer) -> wire::CreateRequest {
     request.config_json = ask.config_json;
     request.rootfs = Some(rootfs(ask.rootfs)).into();
     request.host_mounts = ask.mounts.into_iter().map(host_mount).collect();
+    request.hook_programs = ask.hook_programs.into_iter().map(hook_program).collect();
+    request.bundle_path = ask.bundle.display().to_string();
     request.stream = ask.stream.map(endpoint).into();
     request
 }
@@ -288,6 +290,13 @@ fn host_mount(mount: GuestMount) -> wire::HostMount {
     message.index = mount.index;
     message.share_path = mount.share_path;
     message.copies_path = mount.copies_path.unwrap_or_default();
+    message
+}
+
+fn hook_program(program: GuestHookProgram) -> wire::HookProgram {
+    let mut message = wire::HookProgram::new();
+    message.index = program.index;
+    message.share_path = program.share_path;
     message
 }
 

@@ -118,6 +118,8 @@ impl House {
             config_json: config.into_bytes(),
             rootfs: GuestRootfs::Share("r".to_owned()),
             mounts: Vec::new(),
+            hook_programs: Vec::new(),
+            bundle: "/bundle".into(),
             stream: None,
         };
         let created = self

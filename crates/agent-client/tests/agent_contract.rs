@@ -45,6 +45,8 @@ fn container(number: ContainerNumber, args: &[&str], rootfs: GuestRootfs) -> Cre
         config_json: config.to_string().into_bytes(),
         rootfs,
         mounts: Vec::new(),
+        hook_programs: Vec::new(),
+        bundle: "/bundle".into(),
         stream: None,
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::steps::{Access, Bind, Depth, Shape};
 use runtime_core::{
-    agent::{FsType, GuestMount, GuestRootfs},
-    devices::{Attached, BindSpec, ContainerDevices},
+    agent::{FsType, GuestHookProgram, GuestMount, GuestRootfs},
+    devices::{Attached, BindSpec, ContainerDevices, Purpose},
     error::{Classify, Kind},
     hypervisor::BlockSpec,
     ids::ContainerNumber,
@@ -100,11 +100,11 @@ pub enum Refusal {
         "root {root:?} is {nature}; a directory, or an ext4 or erofs image or block device is needed"
     )]
     RootNature { root: PathBuf, nature: Nature },
-    #[error("mount {index}: source {path:?} does not exist")]
-    SourceMissing { index: u32, path: PathBuf },
-    #[error("mount {index}: source {path:?} is {nature}, which cannot enter a VM")]
+    #[error("{what}: source {path:?} does not exist")]
+    SourceMissing { what: String, path: PathBuf },
+    #[error("{what}: source {path:?} is {nature}, which cannot enter a VM")]
     SourceNature {
-        index: u32,
+        what: String,
         path: PathBuf,
         nature: Nature,
     },
@@ -171,9 +171,12 @@ pub fn plan(
     for (spec, source) in devices.binds.iter().zip(&survey.binds) {
         let shape = shape_of(spec, source)?;
         let folder = share.ok_or_else(|| Refusal::NoShare {
-            what: format!("mount {} ({:?})", spec.index, spec.source),
+            what: format!("{} ({:?})", Named(spec), spec.source),
         })?;
-        let place = format!("{number}/m{}", spec.index);
+        let place = match spec.purpose {
+            Purpose::Mount => format!("{number}/m{}", spec.index),
+            Purpose::HookProgram => format!("{number}/h{}", spec.index),
+        };
         let bind = Bind {
             folder: folder.to_owned(),
             place: place.clone(),
@@ -185,6 +188,14 @@ pub fn plan(
             },
             access: access(spec.read_only),
         };
+        if spec.purpose == Purpose::HookProgram {
+            let index = spec.index;
+            let share_path = place;
+            let program = GuestHookProgram { index, share_path };
+            plan.attached.hook_programs.push(program);
+            plan.binds.push(bind);
+            continue;
+        }
         let copies = copies(number, spec, source, &bind).filter(|_| copied < COPIES_MAX);
         copied += copies.iter().len();
         plan.attached.mounts.push(GuestMount {
@@ -196,6 +207,19 @@ pub fn plan(
         plan.binds.extend(copies);
     }
     Ok(plan)
+}
+
+/// For errors: where config.json names it.
+struct Named<'a>(&'a BindSpec);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BindSpec { purpose, index, .. } = self.0;
+        match purpose {
+            Purpose::Mount => write!(f, "mount {index}"),
+            Purpose::HookProgram => write!(f, "hooks.createContainer[{index}]"),
+        }
+    }
 }
 
 /// What is published whole must be seen whole, which no cache of a shared directory grants: the
@@ -269,6 +293,7 @@ fn shared_root(devices: &ContainerDevices, survey: &Survey, folder: &Path) -> Pl
         attached: Attached {
             rootfs: GuestRootfs::Share(place),
             mounts: Vec::new(),
+            hook_programs: Vec::new(),
             blocks: Vec::new(),
         },
     }
@@ -287,6 +312,7 @@ fn block_root(devices: &ContainerDevices, survey: &Survey, fs_type: FsType) -> P
                 read_only,
             },
             mounts: Vec::new(),
+            hook_programs: Vec::new(),
             blocks: vec![BlockSpec {
                 serial,
                 path: survey.root.path.clone(),
@@ -305,19 +331,16 @@ fn root_serial(container: ContainerNumber) -> String {
 }
 
 fn shape_of(spec: &BindSpec, source: &Source) -> Result<Shape, Refusal> {
-    let index = spec.index;
-    let path = spec.source.clone();
-    match source.nature {
-        Nature::Directory => Ok(Shape::Directory),
-        Nature::File(_) => Ok(Shape::File),
-        Nature::Missing => Err(Refusal::SourceMissing { index, path }),
-        nature @ (Nature::BlockDevice(_) | Nature::CharDevice | Nature::Socket | Nature::Fifo) => {
-            Err(Refusal::SourceNature {
-                index,
-                path,
-                nature,
-            })
-        }
+    let (what, path) = (Named(spec).to_string(), spec.source.clone());
+    match (source.nature, spec.purpose) {
+        (Nature::Directory, Purpose::Mount) => Ok(Shape::Directory),
+        (Nature::File(_), Purpose::Mount | Purpose::HookProgram) => Ok(Shape::File),
+        (Nature::Missing, _) => Err(Refusal::SourceMissing { what, path }),
+        (nature @ Nature::Directory, Purpose::HookProgram)
+        | (
+            nature @ (Nature::BlockDevice(_) | Nature::CharDevice | Nature::Socket | Nature::Fifo),
+            _,
+        ) => Err(Refusal::SourceNature { what, path, nature }),
     }
 }
 
@@ -365,6 +388,7 @@ mod tests {
             source: source.into(),
             recursive: index.is_multiple_of(2),
             read_only: index > 4,
+            purpose: Purpose::Mount,
         }
     }
 

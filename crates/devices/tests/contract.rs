@@ -15,7 +15,7 @@ use devices::{
 };
 use nix::sched::{CloneFlags, unshare};
 use runtime_core::{
-    devices::{BindSpec, ContainerDevices, ShareSpec},
+    devices::{BindSpec, ContainerDevices, Purpose, ShareSpec},
     error::{Classify, Kind},
     ids::{ContainerNumber, HostProcess, SandboxUid},
     premises::Cgroup,
@@ -208,6 +208,7 @@ async fn a_survey_tells_what_is_there_and_what_is_not(stage: &impl Stage) {
         source: source.into(),
         recursive: true,
         read_only: index > 1,
+        purpose: Purpose::Mount,
     };
     let devices = ContainerDevices {
         container: ContainerNumber(1),

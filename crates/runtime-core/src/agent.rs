@@ -8,7 +8,7 @@ use crate::{
 };
 use actix::{WeakRecipient, prelude::*};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Where the agent is, and how patient to be with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,15 @@ pub struct GuestMount {
     /// how to follow them takes the other one.
     #[serde(default)]
     pub copies_path: Option<String>,
+}
+
+/// The program of a hook of config.json's createContainer hooks, which is a file of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestHookProgram {
+    /// Index into hooks.createContainer.
+    pub index: u32,
+    /// Path below the share.
+    pub share_path: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,6 +268,9 @@ pub struct CreateContainer {
     pub config_json: Vec<u8>,
     pub rootfs: GuestRootfs,
     pub mounts: Vec<GuestMount>,
+    pub hook_programs: Vec<GuestHookProgram>,
+    /// Where the bundle is on the host: hooks are told.
+    pub bundle: PathBuf,
     pub stream: Option<GuestEndpoint>,
 }
 

@@ -1,7 +1,7 @@
 //! What the devices room understands. The room itself is the crate `devices`.
 
 use crate::{
-    agent::{GuestMount, GuestRootfs},
+    agent::{GuestHookProgram, GuestMount, GuestRootfs},
     error::Fault,
     hypervisor::BlockSpec,
     ids::{ContainerNumber, SandboxUid},
@@ -38,19 +38,33 @@ pub struct ContainerDevices {
     /// config.json's root.path as it stands there.
     pub root: PathBuf,
     pub root_read_only: bool,
-    /// The mounts of config.json that are bind mounts from the host.
+    /// What config.json has the guest find of the host: bind mounts, and programs of hooks.
     pub binds: Vec<BindSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindSpec {
-    /// Index into config.json's mounts.
+    /// Index into config.json's mounts, or where its purpose says.
     pub index: u32,
     /// Absolute, or relative to the bundle.
     pub source: PathBuf,
     /// `rbind` rather than `bind`.
     pub recursive: bool,
     pub read_only: bool,
+    #[serde(default)]
+    pub purpose: Purpose,
+}
+
+/// What a bind from the host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// One of config.json's mounts.
+    #[default]
+    Mount,
+    /// The program of one of config.json's hooks.createContainer, which the guest runs; the index is
+    /// among those.
+    HookProgram,
 }
 
 /// How the guest finds what a container brought.
@@ -58,6 +72,8 @@ pub struct BindSpec {
 pub struct Attached {
     pub rootfs: GuestRootfs,
     pub mounts: Vec<GuestMount>,
+    #[serde(default)]
+    pub hook_programs: Vec<GuestHookProgram>,
     /// To be plugged into the VM by whoever asked (the sandbox asks the hypervisor).
     pub blocks: Vec<BlockSpec>,
 }

@@ -3,7 +3,12 @@
 
 use super::{PATH_BYTES_MAX, invalid};
 use oci_spec::runtime::{Hook, Spec};
-use runtime_core::{container::HostHooks, error::Fault, premises};
+use runtime_core::{
+    container::HostHooks,
+    devices::{BindSpec, Purpose},
+    error::Fault,
+    premises,
+};
 
 /// Of each kind; more are a mistake, and each is a process of the host.
 const HOOKS_MAX: usize = 64;
@@ -25,6 +30,23 @@ pub(super) fn on_the_host(spec: &Spec) -> Result<HostHooks, Fault> {
         poststart: all("poststart", hooks.poststart())?,
         poststop: all("poststop", hooks.poststop())?,
     })
+}
+
+/// The programs of createContainer, which are files of the host and run in the guest. They were looked
+/// at with the others.
+pub(super) fn programs(spec: &Spec) -> Vec<BindSpec> {
+    let hooks = spec.hooks().as_ref();
+    let hooks = hooks.and_then(|hooks| hooks.create_container().as_ref());
+    let numbered = (0..).zip(hooks.into_iter().flatten());
+    numbered
+        .map(|(index, hook)| BindSpec {
+            index,
+            source: hook.path().clone(),
+            recursive: false,
+            read_only: true,
+            purpose: Purpose::HookProgram,
+        })
+        .collect()
 }
 
 fn all(kind: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<premises::Hook>, Fault> {

@@ -152,6 +152,8 @@ impl Agent for HutchAgent {
             config_json: request.config_json,
             rootfs: GuestRootfs::Share(String::new()),
             mounts: Vec::new(),
+            hook_programs: Vec::new(),
+            bundle: "/bundle".into(),
             stream: None,
         };
         done(

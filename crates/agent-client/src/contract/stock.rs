@@ -143,6 +143,8 @@ impl AgentService for StockAgent {
             config_json: config.to_string().into_bytes(),
             rootfs: GuestRootfs::Share(String::new()),
             mounts: Vec::new(),
+            hook_programs: Vec::new(),
+            bundle: "/bundle".into(),
             stream: None,
         };
         act_on(&self.guest, Call::CreateContainer, |world, _| {

@@ -341,6 +341,8 @@ mod tests {
                 share_path: "4/m1".to_owned(),
                 copies_path: Some("4/w1".to_owned()),
             }],
+            hook_programs: Vec::new(),
+            bundle: "/bundle".into(),
             stream: None,
         }
     }

@@ -129,6 +129,8 @@ fn container(number: ContainerNumber, args: &[&str]) -> CreateContainer {
         config_json: config.to_string().into_bytes(),
         rootfs: GuestRootfs::Share("rootfs".to_owned()),
         mounts: Vec::new(),
+        hook_programs: Vec::new(),
+        bundle: "/bundle".into(),
         stream: None,
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     kit::{Work, ask},
     network, process,
 };
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
@@ -53,6 +53,7 @@ pub struct OpenRooms {
 #[derive(Clone)]
 struct Description {
     config_json: Vec<u8>,
+    bundle: PathBuf,
     attached: Attached,
 }
 
@@ -201,6 +202,8 @@ impl process::Plant for Lent {
                 config_json: described.config_json,
                 rootfs: described.attached.rootfs,
                 mounts: described.attached.mounts,
+                hook_programs: described.attached.hook_programs,
+                bundle: described.bundle,
                 stream: Some(stream),
             };
             ask(
@@ -351,6 +354,7 @@ impl container::Plant for Lent {
     fn describe(&self, spec: &ContainerSpec, attached: &Attached) {
         let description = Description {
             config_json: spec.config_json.clone().into_bytes(),
+            bundle: spec.bundle.clone(),
             attached: attached.clone(),
         };
         self.described.borrow_mut().insert(spec.number, description);

@@ -760,6 +760,7 @@ scripted!(
         Ok(devices::Attached {
             rootfs: agent::GuestRootfs::Share("0/rootfs".to_owned()),
             mounts: Vec::new(),
+            hook_programs: Vec::new(),
             blocks: Vec::new(),
         })
     }

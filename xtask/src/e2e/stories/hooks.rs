@@ -60,7 +60,11 @@ fn names(log: &Path) -> Result<Vec<String>> {
 pub fn hooks_run_in_their_order_and_are_told_the_state(world: &World<'_>) -> Result<()> {
     let log = world.root().with_file_name("hooks.log");
     let in_guest = ["sh", "-c", "echo from the guest > /tmp/hooked"];
+    // A file of the host that the guest runs: static, since the guest has no libraries.
+    let told = r#"state=$(cat); case "$state" in *'"status":"creating"'*) ;; *) exit 9;; esac"#;
+    let in_both = ["sh", "-c", told];
     let hooks = json!({
+        "createContainer": [{ "path": "/bin/busybox", "args": in_both }],
         "prestart": logs("prestart", &log),
         "createRuntime": logs("createRuntime", &log),
         "startContainer": [{ "path": "/bin/sh", "args": in_guest }],
