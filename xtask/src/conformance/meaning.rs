@@ -88,6 +88,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
     (
         "no checkpoint",
         &[
+            "msg=\"container paused",
             "cannot be checkpointed",
             "CRIU",
             "container still running",
@@ -100,11 +101,16 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ),
     (
         "no arguments",
-        &["args must not be empty", "args cannot be empty"],
+        &[
+            "process.args is empty",
+            "args must not be empty",
+            "args cannot be empty",
+        ],
     ),
     (
         "bad configuration",
         &[
+            "destination \"mnt\"",
             "ociVersion is missing",
             "process property must not be empty",
             "process is missing",
