@@ -191,11 +191,7 @@ impl Process {
     }
 
     pub(super) fn failed(&mut self, why: Fault, batch: &mut Batch<Self>) {
-        if let Some(lease) = self.lease.take() {
-            batch.world.push(World::GiveBack {
-                number: lease.number,
-            });
-        }
+        self.give_back(batch);
         self.state = State::Failed(why.clone());
         let key = ProcessRecord::key(self.uid, self.container, &self.id);
         batch.records.push(records::delete(key));
@@ -240,10 +236,16 @@ impl Process {
     /// its own until its container goes.
     fn drained(&mut self, batch: &mut Batch<Self>) {
         batch.announce.push(Notice::Drained);
-        if let (ProcessId::Exec(_), Some(lease)) = (&self.id, self.lease.take()) {
-            batch.world.push(World::GiveBack {
-                number: lease.number,
-            });
+        match self.id {
+            ProcessId::Init => {}
+            ProcessId::Exec(_) => self.give_back(batch),
+        }
+    }
+
+    fn give_back(&mut self, batch: &mut Batch<Self>) {
+        if let Some(lease) = self.lease.take() {
+            let number = lease.number;
+            batch.world.push(World::GiveBack { number });
         }
     }
 
@@ -333,10 +335,7 @@ impl Process {
                 .replies
                 .push((waiter, Answer::Exit(Ok(status.clone()))));
         }
-        if let Some(lease) = self.lease.take() {
-            let number = lease.number;
-            batch.world.push(World::GiveBack { number });
-        }
+        self.give_back(batch);
         self.state = State::Closed(status);
         let key = ProcessRecord::key(self.uid, self.container, &self.id);
         batch.records.push(records::delete(key));
@@ -503,10 +502,16 @@ mod tests {
     }
 
     fn running_exec() -> Process {
+        let process = made(ProcessId::Exec(ExecId::new("e").unwrap()));
+        assert_eq!(process.state(), &State::Running);
+        process
+    }
+
+    fn made(id: ProcessId) -> Process {
         let uid = SandboxUid::from_random(1);
-        let id = ProcessId::Exec(ExecId::new("e").unwrap());
         let mut process = Process::new(uid, ContainerNumber(0), id);
-        let (json, key) = (Some(Vec::new()), None);
+        let json = matches!(process.id(), ProcessId::Exec(_)).then(Vec::new);
+        let key = None;
         on(&mut process, Event::Make { json, key });
         let lease = StreamLease {
             number: PORT,
@@ -517,7 +522,6 @@ mod tests {
         on(&mut process, Event::Leased { op, outcome });
         let (op, outcome) = (OpId(2), Ok(()));
         on(&mut process, Event::Made { op, outcome });
-        assert_eq!(process.state(), &State::Running);
         process
     }
 
@@ -554,6 +558,22 @@ mod tests {
             assert_eq!(given, [PORT], "relay first: {relay_first}");
             assert_eq!(process.lease(), None);
         }
+    }
+
+    #[test]
+    fn an_inits_port_is_given_back_when_its_container_goes_though_its_output_was_drained() {
+        let mut process = made(ProcessId::Init);
+        on(&mut process, Event::RelayDone);
+        let drained = on(&mut process, exited());
+        assert!(drained.announce.contains(&Notice::Drained));
+        assert_eq!(drained.world, []);
+        let Event::Exited { status, .. } = exited() else {
+            unreachable!()
+        };
+
+        let batch = on(&mut process, Event::Close { status });
+
+        assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
     }
 
     #[test]
