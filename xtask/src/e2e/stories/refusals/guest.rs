@@ -126,8 +126,8 @@ fn linux() -> Vec<Row> {
         row!(
             "a hook of the guest at a relative path",
             |config| config["hooks"] = json!({"startContainer": [{"path": "bin/none"}]}),
-            "startContainer hook #0 \"bin/none\"",
-            "its path is not absolute",
+            "hooks.startContainer[0]: path \"bin/none\"",
+            "is not an absolute path",
         ),
         row!(
             "a file system that nobody knows",
