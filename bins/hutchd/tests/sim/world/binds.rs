@@ -6,11 +6,7 @@ use devices::{
     DevicesRecord,
     steps::{Bind, Shape},
 };
-use runtime_core::{
-    ids::SandboxUid,
-    records::decode,
-    sandbox::{Phase, SandboxRecord},
-};
+use runtime_core::{ids::SandboxUid, records::decode, sandbox::SandboxRecord};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -62,7 +58,7 @@ pub fn check_on_record(world: &World, after: &str) {
 pub fn check_at_rest(world: &World, record: &SandboxRecord) {
     let uid = record.spec.uid;
     let binds = recorded(world, uid);
-    if record.phase != Phase::Ready {
+    if !record.phase.is_up() {
         if let Some(bind) = binds.first() {
             let place = target(bind).display().to_string();
             world.violated(format_args!(
