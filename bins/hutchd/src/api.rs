@@ -129,7 +129,7 @@ impl Api {
             named => Some(named.to_owned()),
         };
         let neighbour = match &joined {
-            Some(id) => Some(self.neighbour(&request.namespace, id).await?),
+            Some(id) => self.neighbour(&request.namespace, id).await?,
             None => None,
         };
         let wish = bundle::wish(bundle::Request {
@@ -152,15 +152,20 @@ impl Api {
         })
     }
 
-    async fn neighbour(&self, namespace: &str, id: &str) -> Result<Neighbour, Fault> {
-        let located = self.find(namespace, id).await?;
+    /// `None`: it is no container's id. It may be a sandbox's own, which the host knows.
+    async fn neighbour(&self, namespace: &str, id: &str) -> Result<Option<Neighbour>, Fault> {
+        let located = match self.find(namespace, id).await {
+            Ok(located) => located,
+            Err(why) if why.kind() == Kind::NotFound => return Ok(None),
+            Err(why) => return Err(why),
+        };
         let number = located.place.number;
         let view = asked(located.sandbox.send(ViewContainer(number)).await)??;
-        Ok(Neighbour {
+        Ok(Some(Neighbour {
             id: view.spec.id.to_string(),
             number,
             pid: view.relay.map(|relay| relay.pid),
-        })
+        }))
     }
 
     async fn exec_process(&self, request: &ExecRequest) -> Result<ExecResponse, Fault> {
