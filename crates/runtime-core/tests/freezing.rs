@@ -52,9 +52,12 @@ async fn what_is_paused_before_its_start_is_created_afterwards() {
         freeze(&house, Freeze::Pause).await.unwrap();
         assert_eq!(state(&house).await, ContainerState::Paused);
         let started = begin(&house).await.unwrap_err();
+        let deleted = house.delete("web", Force::No).await.unwrap_err();
         freeze(&house, Freeze::Resume).await.unwrap();
 
         assert_eq!(started.kind(), Kind::Denied);
+        let text = deleted.to_string();
+        assert!(text.contains("not stopped: paused"), "{text}");
         assert_eq!(state(&house).await, ContainerState::Created);
         begin(&house).await.unwrap();
         assert_eq!(state(&house).await, ContainerState::Running);

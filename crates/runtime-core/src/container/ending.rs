@@ -25,6 +25,7 @@ impl Container {
         at: EpochMs,
         batch: &mut Batch<Self>,
     ) -> Result<(), Reason> {
+        let paused = self.oci_state() == ContainerState::Paused;
         match (&mut self.state, force) {
             (State::Retired, _) => {
                 batch.replies.push((waiter, Answer::Retired(Ok(()))));
@@ -43,6 +44,9 @@ impl Container {
                 waiters.push(waiter);
                 return Ok(());
             }
+            (State::Created | State::Running, Force::No) if paused => {
+                return Err(self.cannot_delete("paused"));
+            }
             (
                 State::New
                 | State::Attaching { .. }
@@ -51,15 +55,7 @@ impl Container {
                 | State::Making
                 | State::Running,
                 Force::No,
-            ) => {
-                return Err(Reason::CannotDelete {
-                    id: self.spec.id.to_string(),
-                    state: match self.oci_state() {
-                        ContainerState::Paused => "paused",
-                        _ => self.state_name(),
-                    },
-                });
-            }
+            ) => return Err(self.cannot_delete(self.state_name())),
             (State::Created | State::Stopped(_) | State::Failed, Force::No)
             | (
                 State::New
@@ -76,6 +72,11 @@ impl Container {
         }
         self.close(vec![waiter], guest, at, batch);
         Ok(())
+    }
+
+    fn cannot_delete(&self, state: &'static str) -> Reason {
+        let id = self.spec.id.to_string();
+        Reason::CannotDelete { id, state }
     }
 
     fn close(&mut self, waiters: Vec<Waiter>, guest: Guest, at: EpochMs, batch: &mut Batch<Self>) {
