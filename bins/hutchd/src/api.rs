@@ -5,7 +5,8 @@
 use crate::{
     bundle,
     convert::{container_info, exit_info, ps_entry, sandbox_info, store_figures, stream_address},
-    neighbour::{self, Neighbour},
+    neighbour::Neighbour,
+    pods,
     status::status,
 };
 use actix::prelude::*;
@@ -125,7 +126,7 @@ impl Api {
     async fn create_container(&self, request: CreateRequest) -> Result<CreateResponse, Fault> {
         let key = key_of(&request.key)?;
         let joined = match request.sandbox_id.as_str() {
-            "" => neighbour::joined(&request.config_json),
+            "" => pods::joined(&request.config_json),
             named => Some(named.to_owned()),
         };
         let neighbour = match &joined {

@@ -11,20 +11,6 @@ use runtime_core::{
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What callers of CRI-O's kind and of containerd's write on a container that joins a sandbox: where its type is said,
-/// what the type is called, and where the sandbox's first container is named.
-const ANNOTATIONS: [(&str, &str); 2] = [
-    (
-        "io.kubernetes.cri-o.ContainerType",
-        "io.kubernetes.cri-o.SandboxID",
-    ),
-    (
-        "io.kubernetes.cri.container-type",
-        "io.kubernetes.cri.sandbox-id",
-    ),
-];
-const JOINS: &str = "container";
-
 /// The container whose sandbox is joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
@@ -32,16 +18,6 @@ pub struct Neighbour {
     pub number: ContainerNumber,
     /// Of what stands for it on the host; `None`: nothing does.
     pub pid: Option<u32>,
-}
-
-/// The id of a container whose sandbox a config.json says that its own joins. What is wrong with it is said elsewhere.
-pub fn joined(config_json: &[u8]) -> Option<String> {
-    let config: Value = serde_json::from_slice(config_json).ok()?;
-    let annotation = |name: &str| config["annotations"][name].as_str();
-    let (_, id) = ANNOTATIONS
-        .into_iter()
-        .find(|(kind, _)| annotation(kind) == Some(JOINS))?;
-    annotation(id).map(str::to_owned)
 }
 
 impl Neighbour {
@@ -144,19 +120,5 @@ mod tests {
             assert_eq!(refused.kind(), FaultKind::Unsupported);
             assert!(refused.to_string().contains(path), "{refused}");
         }
-    }
-
-    #[test]
-    fn annotations_of_both_kinds_name_the_sandbox_and_only_for_what_joins_one() {
-        let config = |kind: &str, id: &str, word: &str| {
-            json!({"annotations": {kind: word, id: "infra"}}).to_string()
-        };
-        for (kind, id) in ANNOTATIONS {
-            let found = |word| joined(config(kind, id, word).as_bytes());
-            assert_eq!(found("container").as_deref(), Some("infra"));
-            assert_eq!(found("sandbox"), None);
-        }
-        assert_eq!(joined(b"{}"), None);
-        assert_eq!(joined(b"no json"), None);
     }
 }

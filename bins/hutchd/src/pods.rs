@@ -5,7 +5,11 @@ use runtime_core::{
     error::{Fault, Kind},
     ids::{ContainerId, SandboxId},
 };
+use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// The kind of a container that joins a sandbox.
+const JOINS: &str = "container";
 
 /// The two annotations of one caller: what kind a container is of, and which sandbox it joins.
 struct Dialect {
@@ -23,6 +27,16 @@ const DIALECTS: [Dialect; 2] = [
         sandbox: "io.kubernetes.cri-o.SandboxID",
     },
 ];
+
+/// The sandbox that a container's annotations say it joins. What is wrong with them is said by [`home`].
+pub fn joined(config_json: &[u8]) -> Option<String> {
+    let config: Value = serde_json::from_slice(config_json).ok()?;
+    let annotation = |name: &str| config["annotations"][name].as_str();
+    let dialect = DIALECTS
+        .iter()
+        .find(|dialect| annotation(dialect.kind) == Some(JOINS))?;
+    annotation(dialect.sandbox).map(str::to_owned)
+}
 
 /// Where a container goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +77,7 @@ pub fn home(
             "annotation {} says that the container is a sandbox; it cannot join {asked:?}",
             dialect.kind
         ))),
-        ("container", asked) => {
+        (JOINS, asked) => {
             let sandbox = annotations.get(dialect.sandbox).filter(|id| !id.is_empty());
             let sandbox = sandbox.ok_or_else(|| {
                 invalid(format!(
@@ -136,5 +150,19 @@ mod tests {
             let text = outcome.expect_err("it is refused");
             assert!(text.contains(name), "{text}");
         }
+    }
+
+    #[test]
+    fn annotations_of_both_kinds_name_the_sandbox_and_only_for_what_joins_one() {
+        let config = |kind: &str, id: &str, word: &str| {
+            serde_json::json!({"annotations": {kind: word, id: "infra"}}).to_string()
+        };
+        for Dialect { kind, sandbox: id } in DIALECTS {
+            let found = |word| joined(config(kind, id, word).as_bytes());
+            assert_eq!(found("container").as_deref(), Some("infra"));
+            assert_eq!(found("sandbox"), None);
+        }
+        assert_eq!(joined(b"{}"), None);
+        assert_eq!(joined(b"no json"), None);
     }
 }

@@ -264,6 +264,23 @@ impl Host {
         }
     }
 
+    /// Whether this deletion was asked for before: then it is answered with the first.
+    pub(super) fn asked_to_delete_again(
+        &mut self,
+        key: Option<&RequestKey>,
+        waiter: Waiter,
+        batch: &mut Batch<Self>,
+    ) -> bool {
+        match key.and_then(|key| self.deletions.again(key, waiter)) {
+            Some(Again::Joined) => true,
+            Some(Again::Repeat(record)) => {
+                batch.world.push(repeated(Some(waiter), &record));
+                true
+            }
+            None => false,
+        }
+    }
+
     fn delete(
         &mut self,
         waiter: Waiter,
@@ -277,14 +294,8 @@ impl Host {
             force,
             at,
         } = delete;
-        let again = key.as_ref();
-        match again.and_then(|key| self.deletions.again(key, waiter)) {
-            Some(Again::Joined) => return Ok(()),
-            Some(Again::Repeat(record)) => {
-                batch.world.push(repeated(Some(waiter), &record));
-                return Ok(());
-            }
-            None => {}
+        if self.asked_to_delete_again(key.as_ref(), waiter, batch) {
+            return Ok(());
         }
         let place = match self.find(&namespace, &id) {
             Found::One(_, place) | Found::Undoing(_, place) => place,
@@ -382,7 +393,7 @@ impl Host {
     }
 }
 
-pub(super) fn repeated(waiter: Option<Waiter>, record: &DeletionRecord) -> World {
+fn repeated(waiter: Option<Waiter>, record: &DeletionRecord) -> World {
     World::Delete {
         waiter,
         key: Some(record.key.clone()),

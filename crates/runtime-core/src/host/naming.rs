@@ -2,9 +2,8 @@
 //! them are given up.
 
 use super::{
-    deletions::Again,
     events::{Answer, Denied, Doomed, HomeFate, KnownHome, Place, Repeated, World},
-    machine::{CREATIONS_MAX, Host, repeated},
+    machine::{CREATIONS_MAX, Host},
     messages::{DeleteSandbox, SandboxWish, Wish},
     sandboxes::{FoundSandbox, Home, Progress, SandboxName, given_up},
 };
@@ -198,14 +197,8 @@ impl Host {
             force,
             at,
         } = delete;
-        let again = key.as_ref();
-        match again.and_then(|key| self.deletions.again(key, waiter)) {
-            Some(Again::Joined) => return Ok(()),
-            Some(Again::Repeat(record)) => {
-                batch.world.push(repeated(Some(waiter), &record));
-                return Ok(());
-            }
-            None => {}
+        if self.asked_to_delete_again(key.as_ref(), waiter, batch) {
+            return Ok(());
         }
         let uid = match self.find_sandbox(Some(&namespace), &id) {
             FoundSandbox::One(_, uid) => uid,
