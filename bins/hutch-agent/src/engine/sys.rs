@@ -278,6 +278,36 @@ pub fn reset_signals() {
     }
 }
 
+/// What ends a program that says nothing about signals, and is a wish or a fault of its own;
+/// not those that a program gives a meaning to, which mean nothing to one that has not begun.
+const DEADLY: [i32; 12] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGSTKFLT,
+    libc::SIGSYS,
+    libc::SIGTERM,
+];
+
+/// Ends with 128 + the number of a deadly signal, until another program is run: without a way to
+/// take it the first process of a pid namespace would not even be told.
+#[allow(unsafe_code)]
+pub fn end_on_deadly_signals() {
+    extern "C" fn end(signum: libc::c_int) {
+        exit_now(128 + signum)
+    }
+    for signum in DEADLY {
+        // SAFETY: all that `end` does is _exit, which a handler may call at any moment.
+        unsafe { libc::signal(signum, end as *const () as libc::sighandler_t) };
+    }
+}
+
 /// Takes a capability out of the bounding set.
 ///
 /// # Errors

@@ -123,6 +123,7 @@ pub fn become_program(
         Gate::Held(_) | Gate::Open => None,
     };
     if let Gate::Held(_) = gate {
+        sys::end_on_deadly_signals();
         wire::send_report(request, &Report::Ready, None).doing(|| "report".to_owned())?;
         if !wire::receive_go(request).doing(|| "wait for start".to_owned())? {
             return Ok(());

@@ -18,6 +18,8 @@ super::cases![
     a_container_starts_once,
     remove_kills_what_is_left,
     remove_ends_a_container_that_never_started,
+    a_deadly_signal_ends_what_waits_for_its_start,
+    a_program_meets_signals_as_if_nothing_had_waited_for_it,
     signals_reach_the_init_and_all,
     a_paused_container_stands_still,
     containers_are_made_side_by_side,
@@ -191,6 +193,49 @@ fn remove_ends_a_container_that_never_started() {
 
     assert_eq!(wait(&running.created), 137);
     assert_eq!(bed.cgroups(), 0);
+}
+
+fn a_deadly_signal_ends_what_waits_for_its_start() {
+    let bed = Bed::make();
+    let own_pids = config(&["/bin/echo", "ran"]);
+    let shared_pids = with(
+        own_pids.clone(),
+        "/linux/namespaces",
+        json!([{"type": "mount"}]),
+    );
+    let shared_pids = with(shared_pids, "/hostname", json!(null));
+    for config in [own_pids, shared_pids] {
+        for number in [1, 2, 3, 6, 11, 15] {
+            let waiting = bed.create("c", &config).unwrap();
+
+            bed.engine.signal("c", &Target::Init, number).unwrap();
+            let outcome = waiting.finish();
+
+            assert_eq!(
+                (outcome.code, outcome.out.as_str()),
+                (128 + number.cast_signed(), "")
+            );
+            let started = bed.engine.start("c").unwrap_err();
+            assert_eq!(started.to_string(), r#"container "c" is stopped"#);
+            bed.engine.remove("c").unwrap();
+        }
+    }
+}
+
+fn a_program_meets_signals_as_if_nothing_had_waited_for_it() {
+    let bed = Bed::make();
+    let grep = ["/bin/grep", "-E", "^Sig(Blk|Cgt):", "/proc/self/status"];
+    let running = bed.create("c", &config(&grep)).unwrap();
+
+    // Harmless before the start: nobody has given it a meaning yet.
+    bed.engine.signal("c", &Target::Init, 10).unwrap();
+    bed.engine.start("c").unwrap();
+    let outcome = running.finish();
+
+    let none = "0000000000000000";
+    let expected = format!("SigBlk:\t{none}\nSigCgt:\t{none}\n");
+    assert_eq!((outcome.code, outcome.out), (0, expected));
+    bed.engine.remove("c").unwrap();
 }
 
 fn signals_reach_the_init_and_all() {
