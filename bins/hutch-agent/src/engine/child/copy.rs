@@ -1,13 +1,15 @@
 //! Copies what a new tmpfs covers into it: the option tmpcopyup.
 //!
-//! The image is not trusted: no link is followed, and what lies in another file system is left out.
+//! The image is not trusted: no link is followed, and what lies in another mount is left out.
+//! Mounts are told by their ids: layers above one another give their files other devices than
+//! their folders.
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chownat,
-        fchmod, fchown, fstat, futimens, mkdirat, mknodat, openat, readlinkat, sendfile, statat,
-        symlinkat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, Uid,
+        chownat, fchmod, fchown, fstat, futimens, mkdirat, mknodat, openat, readlinkat, sendfile,
+        statat, statx, symlinkat,
     },
     io::Errno,
 };
@@ -23,7 +25,7 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Handles of folders, which need not be open for reading.
+/// Handles of folders, which need not be open for reading. Owner and mode of the upper one stay.
 ///
 /// # Errors
 /// What the kernel says of the first entry that cannot be copied.
@@ -31,11 +33,22 @@ pub fn fill(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     let from = openat(from, c".", FOLDER, Mode::empty())?;
     let to = openat(to, c".", FOLDER, Mode::empty())?;
     let covered = fstat(&from)?;
-    copy_entries(&from, &to, covered.st_dev, DEPTH_MAX)?;
-    dress(&to, &covered)
+    let mount = mount_of(&from, c"")?;
+    copy_entries(&from, &to, mount, DEPTH_MAX)?;
+    futimens(&to, &times(&covered))
 }
 
-fn copy_entries(from: &OwnedFd, to: &OwnedFd, device: u64, depth_left: u32) -> Result<(), Errno> {
+/// The id of the mount that an entry, or with an empty name the folder itself, is in.
+fn mount_of(folder: &OwnedFd, name: &CStr) -> Result<u64, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let found = statx(folder, name, flags, StatxFlags::MNT_ID)?;
+    match found.stx_mask & StatxFlags::MNT_ID.bits() {
+        0 => Err(Errno::NOSYS),
+        _ => Ok(found.stx_mnt_id),
+    }
+}
+
+fn copy_entries(from: &OwnedFd, to: &OwnedFd, mount: u64, depth_left: u32) -> Result<(), Errno> {
     let depth_left = depth_left.checked_sub(1).ok_or(Errno::LOOP)?;
     for entry in Dir::read_from(from)? {
         let entry = entry?;
@@ -44,7 +57,7 @@ fn copy_entries(from: &OwnedFd, to: &OwnedFd, device: u64, depth_left: u32) -> R
             continue;
         }
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if stat.st_dev != device {
+        if mount_of(from, name)? != mount {
             continue;
         }
         match FileType::from_raw_mode(stat.st_mode) {
@@ -52,7 +65,7 @@ fn copy_entries(from: &OwnedFd, to: &OwnedFd, device: u64, depth_left: u32) -> R
                 mkdirat(to, name, Mode::RWXU)?;
                 let below = openat(from, name, FOLDER, Mode::empty())?;
                 let copy = openat(to, name, FOLDER, Mode::empty())?;
-                copy_entries(&below, &copy, device, depth_left)?;
+                copy_entries(&below, &copy, mount, depth_left)?;
                 dress(&copy, &stat)?;
             }
             FileType::RegularFile => copy_file(from, to, name, &stat)?,
@@ -95,15 +108,18 @@ fn dress(copy: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     fchown(copy, Some(uid), Some(gid))?;
     fchmod(copy, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    futimens(copy, &times(stat))
+}
+
+fn times(stat: &Stat) -> Timestamps {
     let time = |tv_sec: i64, nanoseconds: u64| Timespec {
         tv_sec,
         tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
     };
-    let times = Timestamps {
+    Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    futimens(copy, &times)
+    }
 }
 
 fn own(folder: &OwnedFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {

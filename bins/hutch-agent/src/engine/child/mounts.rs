@@ -56,17 +56,18 @@ fn mount_file_system(root: &Root, step: &MountStep) -> Outcome<()> {
     else {
         return Ok(());
     };
-    let found = if *no_links {
-        match root.find(&step.destination, Links::Refused) {
-            Err(Errno::NOENT) => root.find_or_make(&step.destination, Kind::Folder),
-            found => found,
-        }
-    } else {
-        root.find_or_make(&step.destination, Kind::Folder)
+    let links = match no_links {
+        true => Links::Refused,
+        false => Links::Followed,
+    };
+    let (found, is_new) = match root.find(&step.destination, links) {
+        Err(Errno::NOENT) => (root.find_or_make(&step.destination, Kind::Folder), true),
+        found => (found, false),
     };
     let destination = found.doing(|| about(step, "find destination"))?;
-    let data = if kind == "tmpfs" {
-        with_mode_of(destination.as_fd(), data.as_deref())
+    // What was made for it has no mode that anybody chose: the kernel opens such a tmpfs to all.
+    let data = if kind == "tmpfs" && !is_new {
+        as_covered(destination.as_fd(), data.as_deref(), *copy_up)
             .doing(|| about(step, "look at destination"))?
     } else {
         data.clone()
@@ -100,18 +101,31 @@ fn mount_file_system(root: &Root, step: &MountStep) -> Outcome<()> {
     change_attributes(root, step)
 }
 
-/// A tmpfs takes the mode of the folder that it covers, so that /tmp stays open to all.
-fn with_mode_of(
+/// Options that were not given are those of the folder that a tmpfs covers: the mode, so that
+/// /tmp stays open to all, and the owner of what begins as a copy.
+fn as_covered(
     destination: BorrowedFd<'_>,
     data: Option<&CStr>,
+    copy_up: bool,
 ) -> Result<Option<CString>, Errno> {
     let given = data.map(|data| data.to_string_lossy()).unwrap_or_default();
-    if given.split(',').any(|option| option.starts_with("mode=")) {
-        return Ok(data.map(CStr::to_owned));
+    let stat = statat(destination, c"", AtFlags::EMPTY_PATH)?;
+    let mut options: Vec<String> = given
+        .split(',')
+        .filter(|option| !option.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let mut add = |key: &str, value: String| {
+        if !options.iter().any(|option| option.starts_with(key)) {
+            options.push(format!("{key}{value}"));
+        }
+    };
+    add("mode=", format!("{:o}", stat.st_mode & 0o7777));
+    if copy_up {
+        add("uid=", stat.st_uid.to_string());
+        add("gid=", stat.st_gid.to_string());
     }
-    let mode = statat(destination, c"", AtFlags::EMPTY_PATH)?.st_mode & 0o7777;
-    let separator = if given.is_empty() { "" } else { "," };
-    CString::new(format!("{given}{separator}mode={mode:o}"))
+    CString::new(options.join(","))
         .map(Some)
         .map_err(|_| Errno::INVAL)
 }

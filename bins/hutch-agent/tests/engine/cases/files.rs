@@ -25,8 +25,10 @@ super::cases![
     a_bound_dev_is_left_alone,
     nothing_of_the_guest_can_be_reached,
     a_tmpfs_keeps_the_mode_of_what_it_covers,
+    a_tmpfs_has_the_mode_that_was_asked_for,
     settings_of_the_kernel_are_the_containers_own,
     a_tmpfs_can_begin_with_what_it_covers,
+    a_tmpfs_begins_with_what_it_covers_in_an_image_that_cannot_be_written,
     a_destination_that_is_not_absolute_is_taken_from_the_root,
     a_tmpfs_is_as_large_as_it_says,
     every_word_for_a_mount_has_its_effect,
@@ -391,6 +393,35 @@ fn a_tmpfs_keeps_the_mode_of_what_it_covers() {
     assert_eq!(fs::metadata(tmp).unwrap().mode() & 0o7777, 0o1755);
 }
 
+fn a_tmpfs_has_the_mode_that_was_asked_for() {
+    let bed = Bed::make();
+    for name in ["there", "copied", "plain"] {
+        let folder = bed.rootfs().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, PermissionsExt::from_mode(0o750)).unwrap();
+        std::os::unix::fs::chown(&folder, Some(7), Some(8)).unwrap();
+    }
+    let line = "stat -c '%a %u:%g' /there /copied /plain /new /new-copied /new-plain";
+    let mut config = config(&["/bin/sh", "-c", line]);
+    for (destination, options) in [
+        ("/there", json!(["mode=1777"])),
+        ("/copied", json!(["mode=1770", "uid=5", "tmpcopyup"])),
+        ("/plain", json!(["tmpcopyup", "size=1m"])),
+        ("/new", json!(["mode=1777"])),
+        ("/new-copied", json!(["tmpcopyup", "mode=1711"])),
+        ("/new-plain", json!([])),
+    ] {
+        let mount = json!({"destination": destination, "type": "tmpfs", "source": "tmpfs",
+            "options": options});
+        config = with(config, "/mounts/-", mount);
+    }
+
+    let outcome = bed.run(&config);
+
+    let expected = "1777 0:0\n1770 5:8\n750 7:8\n1777 0:0\n1711 0:0\n1777 0:0\n";
+    assert_eq!(outcome.out, expected, "{outcome:?}");
+}
+
 fn settings_of_the_kernel_are_the_containers_own() {
     let bed = Bed::make();
     let before = fs::read_to_string("/proc/sys/kernel/msgmax").unwrap();
@@ -445,6 +476,36 @@ fn a_tmpfs_can_begin_with_what_it_covers() {
     );
     assert!(outcome.err.contains("Read-only file system"), "{outcome:?}");
     assert!(!opt.join("new").exists());
+}
+
+fn a_tmpfs_begins_with_what_it_covers_in_an_image_that_cannot_be_written() {
+    use rustix::mount::{MountFlags, mount_bind, mount_remount};
+    let bed = Bed::make();
+    let opt = bed.rootfs().join("opt");
+    fs::create_dir_all(opt.join("a/below")).unwrap();
+    fs::write(opt.join("a/file"), "deep\n").unwrap();
+    symlink("a/file", opt.join("link")).unwrap();
+    fs::write(opt.join("a/below/hidden"), "").unwrap();
+    mount_bind(bed.rootfs(), bed.rootfs()).unwrap();
+    mount_remount(bed.rootfs(), MountFlags::BIND | MountFlags::RDONLY, "").unwrap();
+    let line = "cat /opt/link; ls /opt/a/below; stat -c %a /late; echo new >/opt/a/new; \
+                cat /opt/a/new; touch /x";
+    let mut config = config(&["/bin/sh", "-c", line]);
+    for mount in [
+        json!({"destination": "/opt/a/below", "type": "tmpfs", "source": "tmpfs", "options": []}),
+        json!({"destination": "/opt", "type": "tmpfs", "source": "tmpfs",
+            "options": ["tmpcopyup", "mode=1777"]}),
+        // Not in the image, which therefore gets an empty layer above it.
+        json!({"destination": "/late", "type": "tmpfs", "source": "tmpfs",
+            "options": ["tmpcopyup", "mode=1777"]}),
+    ] {
+        config = with(config, "/mounts/-", mount);
+    }
+
+    let outcome = bed.run(&with(config, "/root/readonly", json!(true)));
+
+    assert_eq!(outcome.out, "deep\n1777\nnew\n", "{outcome:?}");
+    assert!(outcome.err.contains("Read-only file system"), "{outcome:?}");
 }
 
 fn a_destination_that_is_not_absolute_is_taken_from_the_root() {
