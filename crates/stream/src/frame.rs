@@ -48,6 +48,8 @@ const WELCOME_LEN: usize = 60;
 const RESUME_ACKED: u16 = 0;
 const RESUME_AT: u16 = 1;
 const STDIN_ENDED: u16 = 1;
+const STDIN_UNKNOWN: u16 = 2;
+const SIGNALS_UNKNOWN: u16 = 4;
 
 /// Names a session. Fresh random bytes for every HELLO: the host finds its answer by them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,6 +168,10 @@ pub struct Welcome {
     pub stdin_acked: u64,
     /// No more stdin is expected, since its end arrived or the process closed it.
     pub stdin_ended: bool,
+    /// The guest end succeeds one that is gone: it goes on with stdin, and with signals, wherever the
+    /// host does, and its numbers of them mean nothing.
+    pub stdin_unknown: bool,
+    pub signals_unknown: bool,
     /// The offsets of the first bytes of output that follow.
     pub stdout_from: u64,
     pub stderr_from: u64,
@@ -334,6 +340,8 @@ impl Welcome {
             stdin_received: 0,
             stdin_acked: 0,
             stdin_ended: false,
+            stdin_unknown: false,
+            signals_unknown: false,
             stdout_from: 0,
             stderr_from: 0,
             signals_received: 0,
@@ -341,7 +349,10 @@ impl Welcome {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        let flags = if self.stdin_ended { STDIN_ENDED } else { 0 };
+        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+        let flags = flag(self.stdin_ended, STDIN_ENDED)
+            | flag(self.stdin_unknown, STDIN_UNKNOWN)
+            | flag(self.signals_unknown, SIGNALS_UNKNOWN);
         out.extend_from_slice(&self.nonce.0);
         out.extend_from_slice(&self.version.to_le_bytes());
         out.extend_from_slice(&flags.to_le_bytes());
@@ -368,6 +379,8 @@ impl Welcome {
             nonce: nonce_of(payload),
             version: u16_at(payload, 16),
             stdin_ended: u16_at(payload, 18) & STDIN_ENDED != 0,
+            stdin_unknown: u16_at(payload, 18) & STDIN_UNKNOWN != 0,
+            signals_unknown: u16_at(payload, 18) & SIGNALS_UNKNOWN != 0,
             stdin_received: u64_at(payload, 20),
             stdin_acked: u64_at(payload, 28),
             stdout_from: u64_at(payload, 36),

@@ -25,7 +25,9 @@ use crate::{
     fault::Fault,
     frame::{Channel, Encoder, FRAME_MAX, Frame, Hello, Resume, VERSION, Welcome, Winsize},
     half::{ReceiveHalf, SendHalf},
+    heir::{Place, Places},
     outgoing::Outgoing,
+    signals::Signals,
 };
 use std::collections::VecDeque;
 
@@ -58,6 +60,7 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestEnd {
     session: Session,
+    places: Places,
     decoder: GuestDecoder,
     outgoing: Outgoing,
     stdin: ReceiveHalf,
@@ -130,19 +133,6 @@ enum Mark {
     At(u64),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Signals {
-    waiting: VecDeque<u32>,
-    received: u64,
-    told: u64,
-}
-
-impl Signals {
-    fn taken(&self) -> u64 {
-        self.received - self.waiting.len() as u64
-    }
-}
-
 impl GuestEnd {
     pub fn new(outputs: Outputs) -> Self {
         let mut stderr = SendHalf::new(Channel::Stderr);
@@ -152,6 +142,7 @@ impl GuestEnd {
         }
         Self {
             session: Session::Waiting,
+            places: Places::FIRST,
             decoder: GuestDecoder::new(),
             outgoing: Outgoing::default(),
             stdin: ReceiveHalf::new(Channel::Stdin),
@@ -162,6 +153,15 @@ impl GuestEnd {
             signals: Signals::default(),
             resize: None,
             closed_outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes the place of a guest end that is gone with all that it knew. Nothing may be read of the
+    /// process before the host has said where it is: there is no room until then.
+    pub fn succeeding(outputs: Outputs) -> Self {
+        Self {
+            places: Places::HEIR,
+            ..Self::new(outputs)
         }
     }
 
@@ -223,6 +223,7 @@ impl GuestEnd {
                 theirs: hello.version,
             });
         }
+        self.learn_outputs(hello.resume);
         let (stdout, stderr) = match hello.resume {
             Resume::Acked => (self.stdout.first(), self.stderr.first()),
             Resume::At { stdout, stderr } => (stdout, stderr),
@@ -233,6 +234,8 @@ impl GuestEnd {
             stdin_received: self.stdin.received(),
             stdin_acked: self.stdin.taken_offset(),
             stdin_ended: self.stdin.is_closed(),
+            stdin_unknown: self.places.stdin == Place::Unknown,
+            signals_unknown: self.places.signals == Place::Unknown,
             signals_received: self.signals.received,
             ..Welcome::plain(hello.nonce)
         };
@@ -247,17 +250,40 @@ impl GuestEnd {
         Ok(())
     }
 
+    fn learn_outputs(&mut self, resume: Resume) {
+        if self.places.outputs == Place::Unknown {
+            self.places.outputs = Place::Known;
+            if let Resume::At { stdout, stderr } = resume {
+                self.stdout.begin_at(stdout);
+                self.stderr.begin_at(stderr);
+            }
+        }
+    }
+
+    fn learn_stdin(&mut self, offset: u64) {
+        if self.places.stdin == Place::Unknown {
+            self.places.stdin = Place::Known;
+            self.stdin.settle(offset);
+        }
+    }
+
     fn follow(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
         match frame {
             Frame::Data {
                 channel: Channel::Stdin,
                 offset,
                 bytes,
-            } => self.stdin.data(offset, bytes),
+            } => {
+                self.learn_stdin(offset);
+                self.stdin.data(offset, bytes)
+            }
             Frame::End {
                 channel: Channel::Stdin,
                 offset,
-            } => self.stdin.ended(offset),
+            } => {
+                self.learn_stdin(offset);
+                self.stdin.ended(offset)
+            }
             Frame::Ack {
                 channel: Channel::Stdout,
                 offset,
@@ -305,6 +331,10 @@ impl GuestEnd {
     }
 
     fn signal(&mut self, seq: u64, number: u32) -> Result<(), Fault> {
+        if self.places.signals == Place::Unknown {
+            self.places.signals = Place::Known;
+            self.signals.begin_at(seq);
+        }
         if seq != self.signals.received + 1 || self.signals.waiting.len() >= SIGNALS_MAX {
             return Err(Fault::SignalsExceeded);
         }
@@ -351,7 +381,7 @@ impl GuestEnd {
             .stdin
             .next_ack()
             .or_else(|| self.stdin.next_refusal())
-            .or_else(|| next_signal_ack(&mut self.signals))
+            .or_else(|| self.signals.next_ack())
             .or_else(|| self.stdout.next_end())
             .or_else(|| self.stderr.next_end())
             .or_else(|| next_exit(&mut self.exit, &self.stdout, &self.stderr));
@@ -377,10 +407,10 @@ impl GuestEnd {
 
     /// How many bytes of this output can be kept now. While it is 0, leave the pipe alone.
     pub fn room(&self, output: Channel) -> usize {
-        match output {
-            Channel::Stdout => self.stdout.room(),
-            Channel::Stderr => self.stderr.room(),
-            Channel::Stdin | Channel::Control => 0,
+        match (self.places.outputs, output) {
+            (Place::Known, Channel::Stdout) => self.stdout.room(),
+            (Place::Known, Channel::Stderr) => self.stderr.room(),
+            (Place::Unknown, _) | (_, Channel::Stdin | Channel::Control) => 0,
         }
     }
 
@@ -530,15 +560,6 @@ impl Mark {
             Mark::Unknown { .. } | Mark::At(_) => {}
         }
     }
-}
-
-fn next_signal_ack(signals: &mut Signals) -> Option<Frame<'static>> {
-    let taken = signals.taken();
-    if signals.told == taken {
-        return None;
-    }
-    signals.told = taken;
-    Some(Frame::SignalAck { seq: taken })
 }
 
 fn next_exit(exit: &mut Exit, out: &SendHalf, err: &SendHalf) -> Option<Frame<'static>> {

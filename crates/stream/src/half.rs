@@ -174,6 +174,19 @@ impl SendHalf {
         Ok(())
     }
 
+    /// A new session whose receiver goes on wherever we do: what was not acknowledged is sent again.
+    pub fn restart_unacked(&mut self) {
+        self.acked = self.first;
+        self.rewind(self.first);
+    }
+
+    /// Nothing was written yet: the next byte has this place.
+    pub fn begin_at(&mut self, offset: u64) {
+        self.first = offset;
+        self.acked = offset;
+        self.rewind(offset);
+    }
+
     fn rewind(&mut self, to: u64) {
         self.sent = to;
         if self.end == SendEnd::Told {

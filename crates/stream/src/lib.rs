@@ -22,8 +22,10 @@ pub mod fault;
 pub mod frame;
 pub mod guest;
 mod half;
+mod heir;
 mod outgoing;
 pub mod reader;
+mod signals;
 
 pub use control::{ControlEvent, ControlGuest, ControlHost, NotEstablished};
 pub use decoder::{GuestDecoder, HostDecoder};

@@ -219,6 +219,7 @@ impl Reader {
 
     fn welcomed(&mut self, welcome: &Welcome) -> Result<(), Fault> {
         let (received, acked) = (welcome.stdin_received, welcome.stdin_acked);
+        let (unknown, signals_unknown) = (welcome.stdin_unknown, welcome.signals_unknown);
         match self.origin {
             Origin::Wanted { resume, stdin } => {
                 if let Resume::At { stdout, stderr } = resume {
@@ -233,15 +234,23 @@ impl Reader {
                     StdinFrom::Next => None,
                     StdinFrom::At(offset) => Some(offset),
                 };
-                self.stdin.settle(from, received, acked)?;
+                match (unknown, from) {
+                    (false, _) => self.stdin.settle(from, received, acked)?,
+                    (true, from) => self.stdin.begin_at(from.unwrap_or(0)),
+                }
                 self.signals.acknowledged = welcome.signals_received;
                 self.origin = Origin::Settled;
             }
             Origin::Settled => {
-                self.stdin.restart_after(received, acked)?;
+                match unknown {
+                    false => self.stdin.restart_after(received, acked)?,
+                    true => self.stdin.restart_unacked(),
+                }
                 expect_from(Channel::Stdout, &self.stdout, welcome.stdout_from)?;
                 expect_from(Channel::Stderr, &self.stderr, welcome.stderr_from)?;
-                self.signals.acknowledge(welcome.signals_received)?;
+                if !signals_unknown {
+                    self.signals.acknowledge(welcome.signals_received)?;
+                }
             }
         }
         if welcome.stdin_ended {

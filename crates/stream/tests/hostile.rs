@@ -42,13 +42,16 @@ fn hello() -> impl Strategy<Value = Frame<'static>> {
 
 fn welcome() -> impl Strategy<Value = Frame<'static>> {
     let offsets = prop::array::uniform5(offset());
-    (offsets, any::<bool>()).prop_map(|(offsets, stdin_ended)| {
+    let flags = any::<(bool, bool, bool)>();
+    (offsets, flags).prop_map(|(offsets, (stdin_ended, stdin_unknown, signals_unknown))| {
         Frame::Welcome(Welcome {
             nonce: NONCE,
             version: VERSION,
             stdin_received: offsets[0],
             stdin_acked: offsets[1],
             stdin_ended,
+            stdin_unknown,
+            signals_unknown,
             stdout_from: offsets[2],
             stderr_from: offsets[3],
             signals_received: offsets[4],
@@ -212,6 +215,8 @@ fn a_guest_that_ignores_the_window_is_cut_off() {
         stdin_received: 0,
         stdin_acked: 0,
         stdin_ended: false,
+        stdin_unknown: false,
+        signals_unknown: false,
         stdout_from: 0,
         stderr_from: 0,
         signals_received: 0,
