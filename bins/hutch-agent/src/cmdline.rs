@@ -28,11 +28,20 @@ pub enum VsockPeer {
     Local,
 }
 
+/// What a host is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Features {
+    All,
+    /// The first interface alone: to its host this agent is a stock one.
+    Stock,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub channel: ChannelKind,
     pub vsock_peer: VsockPeer,
     pub share: Share,
+    pub features: Features,
 }
 
 impl Default for Options {
@@ -41,6 +50,7 @@ impl Default for Options {
             channel: ChannelKind::Serial,
             vsock_peer: VsockPeer::Host,
             share: Share::OnRequest,
+            features: Features::All,
         }
     }
 }
@@ -70,6 +80,8 @@ impl Options {
                 ("vsock_peer", "local") => options.vsock_peer = VsockPeer::Local,
                 ("share", "0") => options.share = Share::OnRequest,
                 ("share", "1") => options.share = Share::AtStart,
+                ("features", "all") => options.features = Features::All,
+                ("features", "stock") => options.features = Features::Stock,
                 (_, _) => return Err(refused()),
             }
         }
@@ -98,8 +110,17 @@ mod tests {
                 channel: ChannelKind::Vsock,
                 vsock_peer: VsockPeer::Host,
                 share: Share::AtStart,
+                features: Features::All,
             }
         );
+    }
+
+    #[test]
+    fn an_agent_may_be_told_to_offer_what_a_stock_one_does() {
+        let options = Options::parse("hutch.features=stock").unwrap();
+
+        assert_eq!(options.features, Features::Stock);
+        assert!(Options::parse("hutch.features=none").is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod wish;
 pub use wish::{HostMount, Io, Made, NewContainer, NewExec, SignalTo};
 
 use crate::{
-    cmdline::{Options, VsockPeer},
+    cmdline::{Features, Options, VsockPeer},
     delivered::Delivered,
     engine::{self, Engine},
     error::Error,
@@ -45,6 +45,7 @@ pub struct Agent {
     engine: Engine,
     reactor: Arc<Reactor>,
     vsock_peer: VsockPeer,
+    features: Features,
     state: Mutex<State>,
     streams: Streams,
     /// Counts changes of the table.
@@ -128,6 +129,7 @@ impl Agent {
             engine,
             reactor,
             vsock_peer: options.vsock_peer,
+            features: options.features,
             state: Mutex::default(),
             streams: Streams::default(),
             changes: watch::Sender::new(0),
@@ -138,6 +140,11 @@ impl Agent {
             oom: oom::News::default(),
             ended: watch::Sender::new(false),
         }
+    }
+
+    /// What the host is offered.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// The host wants the sandbox gone.

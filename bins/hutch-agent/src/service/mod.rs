@@ -6,7 +6,7 @@ mod hutch;
 mod kata;
 mod status;
 
-use crate::{agent::Agent, error::Error};
+use crate::{agent::Agent, cmdline::Features, error::Error};
 use protocols::asynchronous::{
     agent_ttrpc::create_agent_service, health_ttrpc::create_health, hutch_agent_ttrpc::create_agent,
 };
@@ -18,13 +18,17 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The second service on the same link.
 pub const FEATURE: &str = "hutch.agent.v1";
 
-/// Every service, by its name.
-pub fn all(agent: &Arc<Agent>) -> [HashMap<String, Service>; 3] {
-    [
+/// Every service that is offered, by its name.
+pub fn all(agent: &Arc<Agent>) -> Vec<HashMap<String, Service>> {
+    let mut services = vec![
         create_health(Arc::new(health::Health)),
         create_agent_service(Arc::new(kata::Kata(agent.clone()))),
-        create_agent(Arc::new(hutch::Hutch(agent.clone()))),
-    ]
+    ];
+    match agent.features() {
+        Features::All => services.push(create_agent(Arc::new(hutch::Hutch(agent.clone())))),
+        Features::Stock => {}
+    }
+    services
 }
 
 /// Runs a call to its end, even if its host goes away meanwhile: what has begun in the world

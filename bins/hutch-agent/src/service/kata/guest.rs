@@ -2,6 +2,7 @@
 
 use crate::{
     agent::Agent,
+    cmdline::Features,
     error::{Doing, Error},
     guest::{clock, hotplug},
     service::{FEATURE, VERSION},
@@ -20,7 +21,7 @@ use std::{io, sync::Arc};
 const STORAGE: [&str; 4] = ["virtio-fs", "blk", "ephemeral", "local"];
 
 pub async fn details(
-    _: &Arc<Agent>,
+    agent: &Arc<Agent>,
     request: GuestDetailsRequest,
 ) -> Result<GuestDetailsResponse, Error> {
     let mut answer = GuestDetailsResponse::new();
@@ -35,7 +36,10 @@ pub async fn details(
         init_daemon: true,
         storage_handlers: STORAGE.map(str::to_owned).to_vec(),
         supports_seccomp: true,
-        extra_features: vec![FEATURE.to_owned()],
+        extra_features: match agent.features() {
+            Features::All => vec![FEATURE.to_owned()],
+            Features::Stock => Vec::new(),
+        },
         ..AgentDetails::default()
     })
     .into();
