@@ -1,6 +1,7 @@
 //! The connection to the stream: made without waiting, made again a bounded number of times when it
 //! breaks. A socket is the VMM's, and a context id the guest's: when nobody answers there any more,
-//! the VM is gone.
+//! the VM is gone. One that the daemon carries comes back with the daemon, and its file goes with the
+//! VM.
 
 use crate::{session::StreamAddress, vsock};
 use rustix::io::Errno;
@@ -12,6 +13,8 @@ use stream::Padding;
 
 /// Together with the delays: three seconds. QEMU listens again at once after a connection broke.
 const ATTEMPTS_MAX: u32 = 20;
+/// Ten minutes: whoever supervises the daemon starts it again, or the next command does.
+const ATTEMPTS_CARRIED_MAX: u32 = 3000;
 const DELAY_FIRST: Duration = Duration::from_millis(5);
 const DELAY_MAX: Duration = Duration::from_millis(200);
 
@@ -130,7 +133,13 @@ impl Link {
     pub fn broke(&mut self, cause: Errno, now: Instant) {
         self.attempts += 1;
         let doubled = DELAY_FIRST * 2_u32.saturating_pow(self.attempts.saturating_sub(1));
-        self.state = if self.attempts > ATTEMPTS_MAX {
+        let most = match self.address {
+            StreamAddress::Carried(_) => ATTEMPTS_CARRIED_MAX,
+            StreamAddress::Socket(_)
+            | StreamAddress::Hybrid { .. }
+            | StreamAddress::Vsock { .. } => ATTEMPTS_MAX,
+        };
+        self.state = if self.attempts > most {
             State::Lost { cause }
         } else {
             State::Waiting {
@@ -157,7 +166,9 @@ impl Link {
 
     fn dial(&mut self, now: Instant) -> Change {
         let dialed = match &self.address {
-            StreamAddress::Socket(socket) => connect(socket).map(|socket| State::Up { socket }),
+            StreamAddress::Socket(socket) | StreamAddress::Carried(socket) => {
+                connect(socket).map(|socket| State::Up { socket })
+            }
             StreamAddress::Hybrid { socket, port } => ask(socket, *port, now),
             StreamAddress::Vsock { cid, port } => {
                 let by = now + ANSWER_LIMIT;

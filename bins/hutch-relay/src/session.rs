@@ -24,11 +24,17 @@ pub enum StreamAddress {
         cid: u32,
         port: u32,
     },
+    /// A unix socket of the daemon's, which may be away for a while.
+    Carried(PathBuf),
 }
 
 impl StreamAddress {
-    /// From what the daemon says: the path of a socket, or `vsock:CID`, and a port or 0.
+    /// From what the daemon says: the path of a socket, or `vsock:CID`, and a port or 0; or
+    /// `calls:PATH`.
     pub fn read(socket: PathBuf, port: u32) -> Self {
+        if let Some(path) = socket.to_str().and_then(|text| text.strip_prefix("calls:")) {
+            return Self::Carried(path.into());
+        }
         // A path is absolute.
         let cid = socket.to_str().and_then(|text| text.strip_prefix("vsock:"));
         match (cid.and_then(|cid| cid.parse().ok()), port) {
@@ -43,7 +49,7 @@ impl StreamAddress {
 impl fmt::Display for StreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Socket(socket) => write!(f, "{}", socket.display()),
+            Self::Socket(socket) | Self::Carried(socket) => write!(f, "{}", socket.display()),
             Self::Hybrid { socket, port } => write!(f, "{} port {port}", socket.display()),
             Self::Vsock { cid, port } => write!(f, "vsock {cid}:{port}"),
         }

@@ -19,8 +19,8 @@ use hutchd::{
     api::{Api, Facts, now},
     architect::{Grounds, plan},
     bundle,
-    channel::Channel,
-    config::Config,
+    config::{ChannelChoice, Config},
+    profile::Profiles,
     serve,
     wiring::{self, Ports},
 };
@@ -64,6 +64,13 @@ impl Clock for HostClock {
     }
 }
 
+/// With a channel that needs no look at the host.
+fn settings() -> Config {
+    let mut config = Config::default();
+    config.guest.channel = ChannelChoice::Serial;
+    config
+}
+
 fn ports(root: &Path, bundle: &Path) -> Result<Ports> {
     let opened = store::open(&root.join("store"), &SCHEMA).context("open store")?;
     let end = |why: &store::Error| panic!("the store failed: {why}");
@@ -72,11 +79,12 @@ fn ports(root: &Path, bundle: &Path) -> Result<Ports> {
         shares.put(folder, Nature::Directory);
     }
     shares.put(Config::default().share.virtiofsd, Nature::File(None));
+    let config = settings();
     let grounds = Grounds {
         root: root.to_owned(),
-        config: Config::default(),
+        profiles: Profiles::of(&config)?,
+        config,
         accelerator: Accelerator::Tcg,
-        channel: Channel::Serial,
     };
     Ok(Ports {
         vmm: Rc::new(FakeHost::new().driver()),
@@ -144,6 +152,7 @@ async fn gather(count: u64, root: &Path, bundle: &Path) -> Result<()> {
         facts: Arc::new(facts),
         store: Arc::new(store::Figures::default),
         lodging: Arc::new(|_| Vec::new()),
+        profiles: Arc::new(Profiles::of(&settings())?),
     };
     let (root, socket) = (root.to_owned(), serve::socket_path(root));
     let mut served = tokio::task::spawn_local(async move { serve::serve(&root, api).await });

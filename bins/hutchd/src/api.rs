@@ -7,6 +7,7 @@ use crate::{
     convert::{container_info, exit_info, ps_entry, sandbox_info, store_figures, stream_address},
     neighbour::Neighbour,
     pods,
+    profile::Profiles,
     status::status,
 };
 use actix::prelude::*;
@@ -65,6 +66,7 @@ pub struct Api {
     pub facts: Arc<Facts>,
     pub store: StoreGauge,
     pub lodging: Lodging,
+    pub profiles: Arc<Profiles>,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -144,6 +146,9 @@ impl Api {
             uid: SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0),
             created: now(),
         })?;
+        if wish.join.is_none() {
+            self.profiles.choose(&wish.spec.annotations)?;
+        }
         let wish = Box::new(wish);
         let created = asked(self.host.send(CreateContainer { key, wish }).await)??;
         Ok(CreateResponse {

@@ -1,11 +1,14 @@
 //! From a wish and the configuration to the spec of a sandbox: where everything of it will be.
 
-use crate::{channel::Channel, config::Config};
+use crate::{
+    config::Config,
+    profile::{Profile, Profiles},
+};
 use runtime_core::{
     container::ContainerSpec,
     devices::ShareSpec,
     host::SandboxWish,
-    hypervisor::{Accelerator, VmSpec},
+    hypervisor::{Accelerator, BlockSpec, VmSpec},
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
     sandbox::SandboxSpec,
@@ -21,8 +24,11 @@ pub struct Grounds {
     pub root: PathBuf,
     pub config: Config,
     pub accelerator: Accelerator,
-    pub channel: Channel,
+    pub profiles: Profiles,
 }
+
+/// The guest finds it first; no device of a container's has such a serial.
+const IMAGE_SERIAL: &str = "guest-image";
 
 /// Below the caller's cgroup where one is named, so that its limits hold for the VM.
 fn cgroup(wish: &SandboxWish, part: &str) -> Cgroup {
@@ -38,11 +44,12 @@ pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>
         root,
         config,
         accelerator,
-        channel,
+        profiles,
     } = grounds;
+    let profile = profile(profiles, wish, first);
     let folder = root.join("s").join(wish.uid.to_string());
     let (vmm, helpers) = (cgroup(wish, "vmm"), cgroup(wish, "helpers"));
-    let channel = channel.of(wish.uid, &helpers);
+    let channel = profile.channel.of(wish.uid, &helpers);
     SandboxSpec {
         uid: wish.uid,
         namespace: wish.namespace.clone(),
@@ -72,19 +79,39 @@ pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>
         vm: VmSpec {
             uid: wish.uid,
             folder,
-            kernel: config.guest.kernel.clone(),
-            initrd: config.guest.initrd.clone(),
-            kernel_params: config.guest.kernel_params.clone(),
-            vcpus: config.guest.vcpus,
-            memory_mib: config.guest.memory_mib,
+            kernel: profile.kernel.clone(),
+            initrd: profile.initrd.clone(),
+            kernel_params: profile.kernel_params.clone(),
+            vcpus: profile.vcpus,
+            memory_mib: profile.memory_mib,
             machine: config.hypervisor.machine,
             accelerator: *accelerator,
             channel,
+            stdio: profile.stdio,
             cgroup: vmm,
             netns: None,
             share_socket: None,
-            blocks: Vec::new(),
+            blocks: profile.image.iter().map(|path| image(path)).collect(),
         },
+    }
+}
+
+/// Who asks for what is not there was refused before.
+fn profile<'a>(
+    profiles: &'a Profiles,
+    wish: &SandboxWish,
+    first: Option<&ContainerSpec>,
+) -> &'a Profile {
+    let asked = first.map_or(&wish.annotations, |first| &first.annotations);
+    let chosen = profiles.choose(asked);
+    chosen.unwrap_or_else(|_| profiles.by_default())
+}
+
+fn image(path: &Path) -> BlockSpec {
+    BlockSpec {
+        serial: IMAGE_SERIAL.to_owned(),
+        path: path.to_owned(),
+        read_only: true,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Later files win key by key. An unknown key is an error that names it: a setting that silently
 //! does nothing is worse than a daemon that does not start.
 
-use crate::keys;
+use crate::{keys, profile::ProfileName};
 use anyhow::{Context as _, Result, anyhow, bail};
 use runtime_core::hypervisor::MachineType;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ pub const ASSETS_ENV: &str = "HUTCH_ASSETS";
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub guest: Guest,
+    pub kata: Kata,
     pub hypervisor: Hypervisor,
     pub share: Share,
     pub log: Log,
@@ -35,6 +36,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guest {
+    /// hutch or kata: what boots in a sandbox that asks for none.
+    pub profile: ProfileName,
     /// Kernel: an uncompressed vmlinux with a PVH entry.
     pub kernel: PathBuf,
     /// Initramfs that holds the agent as /init.
@@ -62,11 +65,45 @@ pub enum ChannelChoice {
 impl Default for Guest {
     fn default() -> Self {
         Self {
+            profile: ProfileName::Hutch,
             kernel: asset("vmlinux", "/usr/share/hutch/vmlinux"),
             initrd: asset("initrd.img", "/usr/share/hutch/initrd.img"),
             kernel_params: Vec::new(),
             vcpus: 1,
             memory_mib: 256,
+            channel: ChannelChoice::Auto,
+        }
+    }
+}
+
+/// What boots in a sandbox whose profile is kata: a guest with a stock Kata agent. An empty path is
+/// one that is not set. docs/kata-guest.md.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kata {
+    pub kernel: PathBuf,
+    /// Initramfs that holds the agent as /init, or what loads the modules that the image needs.
+    pub initrd: PathBuf,
+    /// Disk image with a root file system; the guest's first disk, read-only.
+    pub image: PathBuf,
+    /// Appended to the kernel command line.
+    pub kernel_params: Vec<String>,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    /// auto takes vsock where the host has it, else hybrid-vsock.
+    pub channel: ChannelChoice,
+}
+
+impl Default for Kata {
+    fn default() -> Self {
+        let unified = ["cgroup_no_v1=all", "agent.unified_cgroup_hierarchy=1"];
+        Self {
+            kernel: PathBuf::new(),
+            initrd: PathBuf::new(),
+            image: PathBuf::new(),
+            kernel_params: unified.map(str::to_owned).to_vec(),
+            vcpus: 1,
+            memory_mib: 512,
             channel: ChannelChoice::Auto,
         }
     }
@@ -181,14 +218,16 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        if !(1..=16).contains(&self.guest.vcpus) {
-            bail!("guest.vcpus is {}; 1 to 16 are possible", self.guest.vcpus);
-        }
-        if self.guest.memory_mib < 64 {
-            bail!(
-                "guest.memory_mib is {}; at least 64 are needed",
-                self.guest.memory_mib
-            );
+        for (section, vcpus, memory_mib) in [
+            ("guest", self.guest.vcpus, self.guest.memory_mib),
+            ("kata", self.kata.vcpus, self.kata.memory_mib),
+        ] {
+            if !(1..=16).contains(&vcpus) {
+                bail!("{section}.vcpus is {vcpus}; 1 to 16 are possible");
+            }
+            if memory_mib < 64 {
+                bail!("{section}.memory_mib is {memory_mib}; at least 64 are needed");
+            }
         }
         tracing_subscriber::EnvFilter::try_new(&self.log.level)
             .with_context(|| format!("log.level {:?}", self.log.level))?;
@@ -206,9 +245,9 @@ impl Config {
             ("share.virtiofsd", &self.share.virtiofsd),
         ];
         let backend = [("hypervisor.vsock_backend", &self.hypervisor.vsock_backend)];
-        let for_the_channel = match self.guest.channel {
-            ChannelChoice::HybridVsock => backend.as_slice(),
-            ChannelChoice::Auto | ChannelChoice::Serial | ChannelChoice::Vsock => &[],
+        let for_the_channel = match self.needs_vsock_backend() {
+            true => backend.as_slice(),
+            false => &[],
         };
         for (key, path) in always.iter().chain(for_the_channel) {
             if !path.is_file() {
@@ -216,6 +255,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn needs_vsock_backend(&self) -> bool {
+        let kata = self.kata.is_described() && self.kata.channel == ChannelChoice::HybridVsock;
+        kata || self.guest.channel == ChannelChoice::HybridVsock
     }
 
     /// Every key with what it means, as TOML that reads back.
@@ -374,6 +418,8 @@ mod tests {
         for text in [
             "[guest]\nvcpus = 0",
             "[guest]\nmemory_mib = 8",
+            "[kata]\nvcpus = 17",
+            "[kata]\nmemory_mib = 63",
             "[log]\nlevel = \"a=b=c\"",
         ] {
             let folder = folder(&[("config.toml", text)]);

@@ -21,6 +21,7 @@ pub fn stream_address(endpoint: &HostEndpoint) -> StreamAddress {
     let (socket, connect_port) = match endpoint {
         HostEndpoint::Socket(socket) => (socket.display().to_string(), 0),
         HostEndpoint::Hybrid { socket, port } => (socket.display().to_string(), *port),
+        HostEndpoint::Carried(socket) => (format!("calls:{}", socket.display()), 0),
         HostEndpoint::Vsock { cid, port } => (format!("vsock:{cid}"), *port),
     };
     StreamAddress {

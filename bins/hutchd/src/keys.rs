@@ -4,6 +4,11 @@
 pub const KEYS: &[(&str, &str, &str)] = &[
     (
         "guest",
+        "profile",
+        "hutch or kata: what boots in a sandbox that asks for none (docs/kata-guest.md).",
+    ),
+    (
+        "guest",
         "kernel",
         "Guest kernel: an uncompressed vmlinux with a PVH entry.",
     ),
@@ -28,6 +33,43 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "channel",
         "auto, serial, vsock or hybrid-vsock: how host and guest talk; auto takes vsock where \
          /dev/vhost-vsock opens, else serial.",
+    ),
+    (
+        "kata",
+        "kernel",
+        "Kernel of a guest with a stock Kata agent; empty: there is no such guest.",
+    ),
+    (
+        "kata",
+        "initrd",
+        "Initramfs that holds the agent as /init, or what the image needs to be mounted; may be empty.",
+    ),
+    (
+        "kata",
+        "image",
+        "Disk image with a root file system that holds the agent: the first disk, read-only; may be \
+         empty.",
+    ),
+    (
+        "kata",
+        "kernel_params",
+        "Appended to that guest's kernel command line; its agent needs the unified cgroup hierarchy.",
+    ),
+    (
+        "kata",
+        "vcpus",
+        "Processors of a sandbox with that guest; 1 to 16.",
+    ),
+    (
+        "kata",
+        "memory_mib",
+        "Memory of a sandbox with that guest in MiB; at least 64.",
+    ),
+    (
+        "kata",
+        "channel",
+        "auto, serial, vsock or hybrid-vsock; auto takes vsock where /dev/vhost-vsock opens, else \
+         hybrid-vsock: a stock agent listens on nothing else.",
     ),
     (
         "hypervisor",

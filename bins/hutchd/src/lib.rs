@@ -13,6 +13,7 @@ pub mod logs;
 pub mod mirror;
 pub mod neighbour;
 pub mod pods;
+pub mod profile;
 mod sandboxes;
 pub mod serve;
 pub mod start;

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use hutchd::{
-    channel,
     config::{self, Config},
+    profile::Profiles,
     start::{self, StartedBy},
 };
 use std::{env, path::PathBuf, process::ExitCode};
@@ -53,7 +53,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Verb::Config(ConfigVerb::Show)) => print!("{}", config.show()?),
         Some(Verb::Config(ConfigVerb::Check)) => {
             config.check_assets()?;
-            channel::choose(config.guest.channel)?;
+            Profiles::of(&config)?;
             println!("configuration is right");
         }
         None => start::serve(&cli.root, &config, started_by)?,

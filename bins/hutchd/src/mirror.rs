@@ -192,8 +192,8 @@ mod tests {
     use crate::{
         architect::{Grounds, plan},
         bundle,
-        channel::Channel,
-        config::Config,
+        config::{ChannelChoice, Config},
+        profile::Profiles,
     };
     use runtime_core::{
         hypervisor::Accelerator,
@@ -244,11 +244,13 @@ mod tests {
             uid: SandboxUid::from_random(random),
             created: EpochMs(1),
         });
+        let mut config = Config::default();
+        config.guest.channel = ChannelChoice::Serial;
         let grounds = Grounds {
             root: root.to_owned(),
-            config: Config::default(),
+            profiles: Profiles::of(&config).unwrap(),
+            config,
             accelerator: Accelerator::Tcg,
-            channel: Channel::Serial,
         };
         SandboxRecord {
             boot_id: "boot".to_owned(),

@@ -96,6 +96,7 @@ impl Api {
             netns: None,
             cgroup: None,
         };
+        self.profiles.choose(&wish.annotations)?;
         let created = CreateSandbox(Box::new(wish));
         let (name, uid) = asked(self.host.send(created).await)??;
         Ok(CreateSandboxResponse {

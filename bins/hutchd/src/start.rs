@@ -4,10 +4,10 @@ use crate::{
     apart::Apart,
     api::{Api, Facts, now},
     architect::{Grounds, plan},
-    channel::{self, Channel},
     config::Config,
     logs,
     mirror::{self, Mirrored},
+    profile::Profiles,
     serve,
     wiring::{self, Ports},
 };
@@ -56,7 +56,7 @@ pub enum StartedBy {
 pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> {
     logs::start(&config.log)?;
     config.check_assets()?;
-    let channel = channel::choose(config.guest.channel)?;
+    let profiles = Profiles::of(config)?;
     serve::prepare_root(root)?;
     let apart = match started_by {
         StartedBy::Supervisor => None,
@@ -66,7 +66,7 @@ pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> 
         .enable_all()
         .build()
         .context("start runtime")?;
-    let served = LocalSet::new().block_on(&runtime, run(root, config, channel));
+    let served = LocalSet::new().block_on(&runtime, run(root, config, profiles));
     if let Some(Err(why)) = apart.map(Apart::end) {
         tracing::warn!(why = %format!("{why:#}"), "the daemon's own cgroup stays");
     }
@@ -93,7 +93,7 @@ fn end(why: &store::Error) {
     std::process::exit(1);
 }
 
-async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
+async fn run(root: &Path, config: &Config, profiles: Profiles) -> Result<()> {
     let store_path = root.join("store");
     let opened = tokio::task::spawn_blocking(move || store::open(&store_path, &SCHEMA));
     let Opened { store, damaged, .. } = opened.await.context("open store")??;
@@ -113,12 +113,13 @@ async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
     let boot_id = host::proc::boot_id()?;
     let chosen = wiring::accelerator(root, config, &boot_id).await?;
     tracing::info!(accelerator = chosen.accelerator.name(), because = %chosen.because, "accelerator chosen");
-    tracing::info!(channel = channel.name(), "channel chosen");
+    let channel = profiles.by_default().channel.name();
+    tracing::info!(channel, "channel chosen");
     let grounds = Grounds {
         root: root.to_owned(),
         config: config.clone(),
         accelerator: chosen.accelerator,
-        channel,
+        profiles: profiles.clone(),
     };
     let sandboxes = root.join("s");
     let lodging = wiring::lodging(&premises);
@@ -152,6 +153,7 @@ async fn run(root: &Path, config: &Config, channel: Channel) -> Result<()> {
         facts: Arc::new(facts),
         store: gauge,
         lodging,
+        profiles: Arc::new(profiles),
     };
     serve::serve(root, api).await
 }

@@ -238,6 +238,14 @@ impl Handler<agent::NewsRecorded> for AgentActor {
     }
 }
 
+impl Handler<agent::Adopt> for AgentActor {
+    type Result = ();
+
+    fn handle(&mut self, ask: agent::Adopt, _: &mut Context<Self>) {
+        self.around.port.adopt(ask);
+    }
+}
+
 /// A command that is one call of the port.
 macro_rules! call {
     ($message:ty, $call:expr, $method:ident, $yields:ty) => {

@@ -4,7 +4,7 @@
 //! printable first.
 
 use runtime_core::error::{Classify, Kind};
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 /// Why a connection or a call to an agent failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,13 @@ pub enum Error {
         call: &'static str,
         len: usize,
         max: usize,
+    },
+    #[error("{call}: listen at {}", path.display())]
+    Station {
+        call: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
     },
     #[error("{call}: {what} cannot be expressed in the agent's protocol")]
     Inexpressible {
@@ -132,7 +139,9 @@ impl Classify for Error {
             Self::Unsupported { .. } | Self::Inexpressible { .. } | Self::Config { .. } => {
                 Kind::Unsupported
             }
-            Self::Handshake { .. } | Self::Malformed { .. } => Kind::Internal,
+            Self::Handshake { .. } | Self::Malformed { .. } | Self::Station { .. } => {
+                Kind::Internal
+            }
         }
     }
 }

@@ -393,7 +393,9 @@ impl Link {
                 let looks = 1;
                 self.state = State::Awaiting { op, looks, reach };
             }
-            HostEndpoint::Socket(_) | HostEndpoint::Vsock { .. } => self.dial(reach, batch),
+            HostEndpoint::Socket(_) | HostEndpoint::Vsock { .. } | HostEndpoint::Carried(_) => {
+                self.dial(reach, batch);
+            }
         }
     }
 
@@ -414,7 +416,7 @@ impl Link {
     fn dial(&mut self, reach: Reach, batch: &mut Batch) {
         let op = self.ops.next();
         let base = match reach.link.control {
-            HostEndpoint::Socket(_) => DIAL_SERIAL,
+            HostEndpoint::Socket(_) | HostEndpoint::Carried(_) => DIAL_SERIAL,
             HostEndpoint::Hybrid { .. } | HostEndpoint::Vsock { .. } => DIAL_CONNECT,
         };
         batch.world.push(World::Dial {

@@ -3,8 +3,8 @@
 
 use runtime_core::{
     agent::{
-        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
-        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
+        GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     error::Fault,
@@ -30,6 +30,9 @@ pub trait AgentPort {
     fn hang_up(&self);
 
     fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()>;
+
+    /// A process that an earlier daemon made, before or after the link to its guest stands.
+    fn adopt(&self, ask: Adopt);
 
     /// Of a guest that stood still.
     fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()>;

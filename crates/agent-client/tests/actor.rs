@@ -13,7 +13,7 @@ use runtime_core::{
         NewsRecorded, Notice, Open, Parent, RoomGone, Signal, SignalTarget, StartContainer,
     },
     error::{Fault, Kind},
-    hypervisor::{Accelerator, HostEndpoint},
+    hypervisor::{Accelerator, HostEndpoint, StdioKind},
     ids::{ContainerNumber, ProcessId},
     kit::Gone,
 };
@@ -95,6 +95,7 @@ fn open(accelerator: Accelerator) -> Open {
         control: HostEndpoint::Socket("/nowhere".into()),
         accelerator,
         news_recorded: 0,
+        stdio: StdioKind::Ports,
     })
 }
 
@@ -405,6 +406,9 @@ mod panicking {
         }
         fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()> {
             self.0.create_sandbox(ask, deadline)
+        }
+        fn adopt(&self, ask: Adopt) {
+            self.0.adopt(ask);
         }
         fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
             self.0.set_clock(ask, deadline)

@@ -8,16 +8,19 @@ use agent_client::{
         agent::{self as contract, Bench, LIMIT},
         channel::Peer,
         peers::{HybridPeer, SerialPeer},
-        server, stock as stock_agent,
+        server, stdio, stock as stock_agent,
     },
     fake::{FakeAgent, FakeGuest, Trouble},
     port::AgentPort,
     rpc::TtrpcAgent,
 };
 use runtime_core::{
-    agent::{CreateContainer, CreateSandbox, GuestRootfs, LinkSpec, ListProcesses, StartContainer},
+    agent::{
+        CreateContainer, CreateSandbox, GuestNews, GuestRootfs, LinkSpec, ListProcesses, Signal,
+        SignalTarget, StartContainer,
+    },
     error::Kind,
-    hypervisor::{Accelerator, HostEndpoint},
+    hypervisor::{Accelerator, GuestEndpoint, HostEndpoint, StdioKind},
     ids::{ContainerNumber, EpochMs},
     kit,
 };
@@ -74,6 +77,7 @@ impl Bench for TestBench {
             control: self.control.clone(),
             accelerator: Accelerator::Tcg,
             news_recorded: 0,
+            stdio: StdioKind::Ports,
         }
     }
 
@@ -205,8 +209,117 @@ on!(
         a_list_tells_where_each_process_is,
         without_a_link_a_call_is_unavailable_at_once,
         what_happened_without_a_link_is_told_over_the_next,
+        a_frozen_container_stands_still_until_it_is_thawed,
+        a_frozen_container_can_be_killed,
+        statistics_count_the_living,
     ]
 );
+
+/// A stock agent, and the ports of one daemon after another.
+struct StdioBench(TestBench);
+
+impl stdio::Bench for StdioBench {
+    fn port(&self) -> Rc<dyn AgentPort> {
+        Rc::new(TtrpcAgent::new())
+    }
+
+    fn link(&self) -> LinkSpec {
+        self.0.link()
+    }
+
+    fn container(&self, number: ContainerNumber, args: &[&str]) -> CreateContainer {
+        Bench::container(&self.0, number, args)
+    }
+
+    fn process(&self, args: &[&str]) -> Vec<u8> {
+        process(args)
+    }
+
+    fn socket(&self, number: u32) -> PathBuf {
+        let (_, folder) = self.0._kept.as_ref().expect("it is real");
+        folder.path().join(format!("p{number}.sock"))
+    }
+}
+
+macro_rules! carried {
+    ($($promise:ident),* $(,)?) => {
+        mod carried_by_calls {
+            use super::*;
+            $(
+                #[test]
+                fn $promise() {
+                    run(Clock::Real, async {
+                        stdio::$promise(&StdioBench(stock().await)).await;
+                    });
+                }
+            )*
+        }
+    };
+}
+
+carried![
+    no_byte_of_the_output_is_lost_and_the_exit_follows_it,
+    what_is_said_to_a_process_reaches_it_and_so_does_its_end,
+    an_exec_has_a_stream_of_its_own,
+    what_is_killed_ends_though_nobody_reads_it,
+    a_relay_can_be_replaced,
+    a_later_daemon_takes_over_what_an_earlier_one_made,
+    an_exec_that_never_came_to_be_is_not_taken_over,
+];
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_kill_for_want_of_memory_in_a_stock_guest_is_news() {
+    let test = async {
+        let bench = stock().await;
+        bench.port.dial(bench.link(), LIMIT).await.unwrap();
+        let number = ContainerNumber(1);
+        let ask = bench.container(number, &["/bin/sleep", "1000"]);
+        bench.port.create_container(ask, LIMIT).await.unwrap();
+        assert!(bench.guest.oom(number));
+
+        let news = bench.port.next_news(0, LIMIT, LIMIT).await.unwrap();
+
+        let [GuestNews::OomKilled(oom)] = &news[..] else {
+            panic!("{news:?}")
+        };
+        assert_eq!(oom.container, number);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// What it says is not taken, and its container can be ended like any other.
+#[tokio::test(flavor = "current_thread")]
+async fn an_agent_that_answers_with_more_than_was_asked_for_is_not_believed() {
+    let test = async {
+        let bench = StdioBench(stock().await);
+        let port = stdio::Bench::port(&bench);
+        port.dial(bench.0.link(), LIMIT).await.unwrap();
+        let container = ContainerNumber(1);
+        let ask = CreateContainer {
+            stream: Some(GuestEndpoint::Calls(stdio::Bench::socket(&bench, 1))),
+            ..Bench::container(&bench.0, container, &["/bin/liar"])
+        };
+        port.create_container(ask, LIMIT).await.unwrap();
+        port.start_container(StartContainer { container }, LIMIT)
+            .await
+            .unwrap();
+
+        let kill = Signal {
+            container,
+            target: SignalTarget::All,
+            signal: 9,
+            once: None,
+        };
+        port.signal(kill, LIMIT).await.unwrap();
+        let news = port.next_news(0, LIMIT, LIMIT).await.unwrap();
+
+        let [GuestNews::Exited(exit)] = &news[..] else {
+            panic!("{news:?}")
+        };
+        assert_eq!(exit.status.code, 137);
+    };
+    LocalSet::new().run_until(test).await;
+}
 
 fn sandbox() -> CreateSandbox {
     CreateSandbox {

@@ -12,8 +12,8 @@ use runtime_core::{
     error::{Fault, Kind, fault},
     hypervisor::{
         self as messages, Address, AttachBlock, ChannelKind, DetachBlock, GetStatus, Launch,
-        LeaseStream, MachineType, Parent, Pause, Resume, ReturnStream, RoomGone, Stop, StreamLease,
-        VmSpec, VmStatus,
+        LeaseStream, MachineType, Parent, Pause, Resume, ReturnStream, RoomGone, StdioKind, Stop,
+        StreamLease, VmSpec, VmStatus,
     },
     ids::{OpId, SandboxUid},
     kit::{self, Guard, Room, Shell, Work},
@@ -102,13 +102,17 @@ impl HypervisorActor {
         let VmDefaults { ports, slots } = self.around.defaults;
         let all = ports.max;
         Box::new(LaunchPlan {
-            ports: match spec.channel {
-                ChannelKind::Serial => ports,
-                // A vsock port is a number: none has to be made.
-                ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => PortPlan {
-                    cold: all,
-                    max: all,
-                },
+            ports: match (spec.stdio, &spec.channel) {
+                (StdioKind::Ports, ChannelKind::Serial) => ports,
+                // A vsock port is a number, and so is a stream that the daemon carries: none has to
+                // be made.
+                (StdioKind::Calls, _)
+                | (StdioKind::Ports, ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. }) => {
+                    PortPlan {
+                        cold: all,
+                        max: all,
+                    }
+                }
             },
             slots: match spec.machine {
                 MachineType::Q35 => slots,

@@ -2,7 +2,7 @@
 //! is reached. Names only; touches nothing.
 
 use crate::{error::InvalidSpec, port::PortPlan};
-use runtime_core::hypervisor::{ChannelKind, GuestEndpoint, HostEndpoint, VmSpec};
+use runtime_core::hypervisor::{ChannelKind, GuestEndpoint, HostEndpoint, StdioKind, VmSpec};
 use std::path::{Path, PathBuf};
 
 /// sun_path has 108 bytes, one of them for the NUL.
@@ -20,6 +20,7 @@ const STREAMS_VSOCK_PORT: u32 = 2048;
 pub struct Layout {
     folder: PathBuf,
     channel: ChannelKind,
+    stdio: StdioKind,
 }
 
 impl Layout {
@@ -27,6 +28,7 @@ impl Layout {
         Self {
             folder: spec.folder.clone(),
             channel: spec.channel.clone(),
+            stdio: spec.stdio,
         }
     }
 
@@ -90,9 +92,10 @@ impl Layout {
     }
 
     pub fn stream_endpoint(&self, number: u32) -> HostEndpoint {
-        match self.channel {
-            ChannelKind::Serial => HostEndpoint::Socket(self.stream(number)),
-            ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => {
+        match (self.stdio, &self.channel) {
+            (StdioKind::Calls, _) => HostEndpoint::Carried(self.stream(number)),
+            (StdioKind::Ports, ChannelKind::Serial) => HostEndpoint::Socket(self.stream(number)),
+            (StdioKind::Ports, ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. }) => {
                 self.vsock_endpoint(STREAMS_VSOCK_PORT + number)
             }
         }
@@ -100,9 +103,12 @@ impl Layout {
 
     /// What the guest calls stream `number`.
     pub fn stream_name(&self, number: u32) -> GuestEndpoint {
-        match self.channel {
-            ChannelKind::Serial => GuestEndpoint::SerialPort(stream_port_name(number)),
-            ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. } => {
+        match (self.stdio, &self.channel) {
+            (StdioKind::Calls, _) => GuestEndpoint::Calls(self.stream(number)),
+            (StdioKind::Ports, ChannelKind::Serial) => {
+                GuestEndpoint::SerialPort(stream_port_name(number))
+            }
+            (StdioKind::Ports, ChannelKind::Vsock { .. } | ChannelKind::HybridVsock { .. }) => {
                 GuestEndpoint::VsockPort(STREAMS_VSOCK_PORT + number)
             }
         }
@@ -123,11 +129,15 @@ impl Layout {
     /// # Errors
     /// A socket's path would be too long.
     pub fn check(&self, ports: PortPlan) -> Result<(), InvalidSpec> {
-        let longest = match self.channel {
+        let mut longest = match self.channel {
             ChannelKind::Serial => vec![self.control(), self.stream(ports.max)],
             ChannelKind::Vsock { .. } => Vec::new(),
             ChannelKind::HybridVsock { .. } => vec![self.vsock(), self.vsock_backend()],
         };
+        match self.stdio {
+            StdioKind::Ports => {}
+            StdioKind::Calls => longest.push(self.stream(ports.max)),
+        }
         for path in longest.into_iter().chain([self.qmp()]) {
             let len = path.as_os_str().len();
             if len > SOCKET_PATH_MAX {

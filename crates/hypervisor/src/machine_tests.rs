@@ -8,7 +8,9 @@ use crate::{
 use proptest::prelude::*;
 use runtime_core::{
     error::Kind,
-    hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType, StreamLease, VmSpec},
+    hypervisor::{
+        Accelerator, BlockSpec, ChannelKind, MachineType, StdioKind, StreamLease, VmSpec,
+    },
     kit::Machine,
     premises::Cgroup,
 };
@@ -24,7 +26,8 @@ fn plan() -> LaunchPlan {
             uid: SandboxUid::from_random(1),
             folder: "/run/hutch/s/1".into(),
             kernel: "/kernel".into(),
-            initrd: "/initrd".into(),
+            initrd: Some("/initrd".into()),
+            stdio: StdioKind::Ports,
             kernel_params: Vec::new(),
             vcpus: 1,
             memory_mib: 128,

@@ -15,7 +15,7 @@ use runtime_core::{
     hypervisor::{
         Accelerator, Address, AttachBlock, BlockSpec, ChannelKind, DetachBlock, GetStatus,
         HostEndpoint, Launch, LeaseStream, MachineType, Notice, Parent, ReturnStream, RoomGone,
-        Stop, VmExit, VmSpec,
+        StdioKind, Stop, VmExit, VmSpec,
     },
     ids::SandboxUid,
     kit::{Gone, Work},
@@ -179,7 +179,8 @@ fn spec() -> VmSpec {
         uid: uid(),
         folder: "/run/hutch/s/7".into(),
         kernel: "/kernel".into(),
-        initrd: "/initrd".into(),
+        initrd: Some("/initrd".into()),
+        stdio: StdioKind::Ports,
         kernel_params: Vec::new(),
         vcpus: 1,
         memory_mib: 128,

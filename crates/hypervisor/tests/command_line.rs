@@ -12,7 +12,7 @@ use hypervisor::{
     },
 };
 use runtime_core::{
-    hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType, VmSpec},
+    hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType, StdioKind, VmSpec},
     ids::SandboxUid,
     premises::Cgroup,
 };
@@ -24,7 +24,8 @@ fn plan() -> LaunchPlan {
             uid: SandboxUid::from_random(0x0123_4567_89ab_cdef),
             folder: "/run/hutch/s/0123456789abcdef".into(),
             kernel: "/var/cache/hutch/vmlinux".into(),
-            initrd: "/var/cache/hutch/initrd.cpio".into(),
+            initrd: Some("/var/cache/hutch/initrd.cpio".into()),
+            stdio: StdioKind::Ports,
             kernel_params: vec!["hutch.log=debug".into()],
             vcpus: 1,
             memory_mib: 256,

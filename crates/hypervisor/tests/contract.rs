@@ -15,7 +15,7 @@ use hypervisor::{
     qemu::{Qemu, QemuConfig},
 };
 use runtime_core::{
-    hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType, VmSpec},
+    hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType, StdioKind, VmSpec},
     ids::{HostProcess, SandboxUid},
     premises::Cgroup,
 };
@@ -618,7 +618,8 @@ fn plan(folder: PathBuf, kernel: PathBuf, initrd: PathBuf, cgroup: String) -> La
             uid: SandboxUid::from_random(0x5eed),
             folder,
             kernel,
-            initrd,
+            initrd: Some(initrd),
+            stdio: StdioKind::Ports,
             kernel_params: Vec::new(),
             vcpus: 1,
             memory_mib: 128,

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Fault,
-    hypervisor::{Accelerator, GuestEndpoint, HostEndpoint},
+    hypervisor::{Accelerator, GuestEndpoint, HostEndpoint, StdioKind},
     ids::{ContainerNumber, EpochMs, ProcessId, RequestKey},
     kit::Gone,
 };
@@ -17,6 +17,9 @@ pub struct LinkSpec {
     pub accelerator: Accelerator,
     /// The number of the last news that is on record; 0 for a new guest.
     pub news_recorded: u64,
+    /// [`StdioKind::Calls`]: the agent is a stock one, whatever else it offers.
+    #[serde(default)]
+    pub stdio: StdioKind,
 }
 
 /// What the agent says of itself.
@@ -246,6 +249,17 @@ pub struct SetClock {
     pub now: EpochMs,
 }
 
+/// Event, told down after a rebuild: an earlier daemon made this process, and nobody told its exit.
+/// A guest that keeps exits and carries streams needs to hear nothing.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct Adopt {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    pub state: GuestProcessState,
+    pub stream: GuestEndpoint,
+}
+
 /// Command: prepare the guest: mount the share, set name, clock and entropy.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "Result<(), Fault>")]
@@ -398,6 +412,7 @@ pub struct Address {
     pub open: Recipient<Open>,
     pub close: Recipient<Close>,
     pub set_clock: Recipient<SetClock>,
+    pub adopt: Recipient<Adopt>,
     pub create_sandbox: Recipient<CreateSandbox>,
     pub create_container: Recipient<CreateContainer>,
     pub start_container: Recipient<StartContainer>,
@@ -419,6 +434,7 @@ where
         + Handler<Open>
         + Handler<Close>
         + Handler<SetClock>
+        + Handler<Adopt>
         + Handler<CreateSandbox>
         + Handler<CreateContainer>
         + Handler<StartContainer>
@@ -438,6 +454,7 @@ where
             open: room.clone().recipient(),
             close: room.clone().recipient(),
             set_clock: room.clone().recipient(),
+            adopt: room.clone().recipient(),
             create_sandbox: room.clone().recipient(),
             create_container: room.clone().recipient(),
             start_container: room.clone().recipient(),

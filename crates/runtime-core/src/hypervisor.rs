@@ -56,6 +56,17 @@ pub enum ChannelKind {
     HybridVsock { cid: u32, backend: Cgroup },
 }
 
+/// How the stdio of processes leaves the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StdioKind {
+    /// Each process has a port of the channel to itself.
+    #[default]
+    Ports,
+    /// By calls of the agent, which has no streams: this daemon carries them.
+    Calls,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockSpec {
     /// Serial number by which the guest finds it; at most 20 bytes.
@@ -71,7 +82,8 @@ pub struct VmSpec {
     /// The sandbox's folder: sockets and console log live in it.
     pub folder: PathBuf,
     pub kernel: PathBuf,
-    pub initrd: PathBuf,
+    /// `None`: the kernel mounts its root from a block device.
+    pub initrd: Option<PathBuf>,
     /// Appended to the kernel command line.
     pub kernel_params: Vec<String>,
     pub vcpus: u32,
@@ -79,6 +91,8 @@ pub struct VmSpec {
     pub machine: MachineType,
     pub accelerator: Accelerator,
     pub channel: ChannelKind,
+    #[serde(default)]
+    pub stdio: StdioKind,
     /// Where the VMM lives; it exists already.
     pub cgroup: Cgroup,
     /// The network namespace that the VMM enters; `None`: the daemon's own.
@@ -103,6 +117,8 @@ pub struct StreamLease {
 pub enum GuestEndpoint {
     SerialPort(String),
     VsockPort(u32),
+    /// None: this daemon listens at the socket, and makes calls to the agent.
+    Calls(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +135,8 @@ pub enum HostEndpoint {
         cid: u32,
         port: u32,
     },
+    /// A socket of the daemon's, which may be away for a while.
+    Carried(PathBuf),
 }
 
 /// What a VM's channel offers, known once it is launched.

@@ -10,6 +10,7 @@ use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::{Fault, Kind},
     host::List,
+    hypervisor::GuestEndpoint,
     ids::{ExecId, ProcessId},
     process::Begin,
 };
@@ -48,6 +49,34 @@ async fn interrupted<T: 'static>(
     let _ = asking.await;
     let house = Rc::into_inner(house).expect("nobody else holds the house");
     house.restart().await
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_lives_in_a_guest_without_streams_is_told_to_the_next_daemons_link() {
+    told(async {
+        let house = House::open().await;
+        house.world.carry_stdio_by_calls();
+        house.create("web").await.unwrap();
+        house.start_with_key("web", "k").await.unwrap();
+        house.create_with_key("done", None, 5).await.unwrap();
+        house.start_with_key("done", "k2").await.unwrap();
+        let done = house.find("done").await.unwrap().place.uid;
+        house.world.exit(done, ProcessId::Init, 3);
+        settle().await;
+        assert_eq!(house.world.adopted(), []);
+
+        let house = house.restart().await;
+        settle().await;
+
+        let adopted = house.world.adopted();
+        let [adopt] = adopted.as_slice() else {
+            panic!("{adopted:?}")
+        };
+        assert_eq!(adopt.process, ProcessId::Init);
+        assert!(matches!(adopt.stream, GuestEndpoint::Calls(_)), "{adopt:?}");
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+    })
+    .await;
 }
 
 fn moments(up_to_ms: u64) -> impl Iterator<Item = Duration> {

@@ -49,6 +49,9 @@ pub struct SandboxCreate {
     /// Name of the guest; made from the id unless it is given.
     #[arg(long, value_name = "NAME", default_value = "")]
     pub hostname: String,
+    /// What boots in it: hutch or kata; what the configuration says unless it is given.
+    #[arg(long, value_name = "NAME")]
+    pub guest_profile: Option<String>,
     /// Id of the sandbox; its uid unless it is given.
     #[arg(default_value = "", hide_default_value = true)]
     pub id: String,

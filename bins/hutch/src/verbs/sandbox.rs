@@ -76,13 +76,19 @@ pub fn object(verb: &SandboxVerb) -> (&'static str, &String) {
     }
 }
 
+/// The annotation by which a sandbox asks for its guest.
+const GUEST_PROFILE: &str = "dev.hutch.guest-profile";
+
 fn create(at: &Place, wish: SandboxCreate) -> Result<CreateSandboxResponse> {
+    let profile = wish
+        .guest_profile
+        .map(|name| (GUEST_PROFILE.to_owned(), name));
     let request = CreateSandboxRequest {
         key: fresh_key(),
         namespace: at.namespace.clone(),
         sandbox_id: wish.id,
         hostname: wish.hostname,
-        annotations: wish.annotations.into_iter().collect(),
+        annotations: wish.annotations.into_iter().chain(profile).collect(),
         ..Default::default()
     };
     at.daemon()?

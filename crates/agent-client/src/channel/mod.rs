@@ -80,7 +80,8 @@ impl Wire {
 /// The driver for an endpoint that the hypervisor named.
 pub fn open(endpoint: &HostEndpoint) -> Box<dyn Channel> {
     match endpoint {
-        HostEndpoint::Socket(socket) => Box::new(SerialPort {
+        // A carried stream is no control link, and nobody dials one here.
+        HostEndpoint::Socket(socket) | HostEndpoint::Carried(socket) => Box::new(SerialPort {
             socket: socket.clone(),
         }),
         HostEndpoint::Hybrid { socket, port } => Box::new(HybridVsock {

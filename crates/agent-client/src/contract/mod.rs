@@ -6,5 +6,7 @@
 pub mod agent;
 pub mod channel;
 pub mod peers;
+mod pipes;
 pub mod server;
+pub mod stdio;
 pub mod stock;

@@ -241,6 +241,26 @@ impl FakeGuest {
         }
     }
 
+    /// Whether a process was started.
+    #[cfg(feature = "contract")]
+    pub(crate) fn has_begun(&self, container: ContainerNumber, process: &ProcessId) -> bool {
+        self.look(|inside| inside.world.has_begun(container, process))
+    }
+
+    /// Answers when anything happens in it, by itself too.
+    #[cfg(feature = "contract")]
+    pub(crate) async fn stirred(&self) {
+        let changed = self.shared.changed.notified();
+        match self.look(|inside| inside.world.next_end()) {
+            None => changed.await,
+            Some(at) => {
+                tokio::select! { biased; () = changed => {}, () = sleep_until(at) => {} }
+                let now = Instant::now();
+                self.change(|inside| inside.world.settle(now));
+            }
+        }
+    }
+
     /// How many links there have been.
     pub fn links(&self) -> u64 {
         self.look(|inside| inside.links_issued)

@@ -4,7 +4,7 @@
 //! depends only on what was asked and when. It keeps the same contract as the real port
 //! (`contract::agent`). Faults are injected by name, see [`FakeGuest`].
 //!
-//! Its programs: `true`, `false`, `sleep SECONDS`, `sh -c 'exit N'`; any other runs until a signal
+//! Its programs: `true`, `echo`, `false`, `sleep SECONDS`, `sh -c 'exit N'`; any other runs until a signal
 //! ends it.
 
 mod guest;

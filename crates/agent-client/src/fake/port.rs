@@ -10,8 +10,8 @@ use crate::{
 };
 use runtime_core::{
     agent::{
-        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
-        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
+        GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     error::{Fault, Kind},
@@ -183,6 +183,9 @@ impl AgentPort for FakeAgent {
             Ok(())
         })
     }
+
+    /// The guest knows it.
+    fn adopt(&self, _: Adopt) {}
 
     fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
         self.call(Call::SetClock, deadline, move |world, now| {

@@ -46,7 +46,7 @@ impl Program {
         let ends = |after, code| Self::Ends { after, code };
         let number = |text: &&str| text.parse().ok();
         match (name, words.get(1..).unwrap_or_default()) {
-            (Some("true"), _) => ends(SHORTEST, 0),
+            (Some("true" | "echo"), _) => ends(SHORTEST, 0),
             (Some("false"), _) => ends(SHORTEST, 1),
             (Some("sleep"), [seconds]) => match seconds.parse() {
                 Ok(seconds) => ends(Duration::from_secs(seconds), 0),

@@ -212,6 +212,13 @@ impl World {
             .collect())
     }
 
+    #[cfg(feature = "contract")]
+    pub fn has_begun(&self, container: ContainerNumber, process: &ProcessId) -> bool {
+        let processes = self.containers.get(&container);
+        let found = processes.and_then(|processes| processes.get(process));
+        found.is_some_and(|found| !matches!(found.phase, Phase::Created))
+    }
+
     pub fn end_of(&self, container: ContainerNumber, process: &ProcessId) -> Option<ExitStatus> {
         self.ends.get(&(container, process.clone())).cloned()
     }

@@ -1,37 +1,31 @@
 //! The calls of the first interface on one link, with a stock agent's habits met.
 
 use super::{
-    ledger::{Ledger, ProcessKey},
+    exits::now,
+    household::Household,
+    ledger::{Ledger, Whence},
+    pull::{Pull, context, exec_id},
     spec, stats,
 };
-use crate::{
-    call::Call,
-    convert,
-    error::{Error, Malformed},
-    rpc::Link,
-};
+use crate::{call::Call, error::Error, rpc::Link};
 use protocols::asynchronous::{
     agent as wire, agent_ttrpc::AgentServiceClient, health::CheckRequest,
     health_ttrpc::HealthClient,
 };
 use runtime_core::{
     agent::{
-        Attempt, ContainerStats, CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus,
-        GetStats, GuestNews, GuestProcess, GuestProcessState, PauseContainer, RemoveContainer,
-        ResumeContainer, Signal, SignalTarget, StartContainer, UpdateContainer,
+        Attempt, ContainerStats, CreateContainer, CreateSandbox, Exec, GetStats, GuestNews,
+        GuestProcess, GuestProcessState, PauseContainer, RemoveContainer, ResumeContainer, Signal,
+        SignalTarget, StartContainer, UpdateContainer,
     },
     error::{Classify, Kind},
-    ids::{EpochMs, ProcessId},
+    ids::{ContainerNumber, EpochMs, ProcessId},
     kit,
 };
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use ttrpc::context::Context;
+use std::time::Duration;
 
-/// A wait has no deadline of its own: it ends with its link.
-const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// Exit code of a process whose end nobody saw.
-const CODE_LOST: u32 = 255;
+/// Between two kills for want of memory: a guest that tells them without end costs little.
+const OOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The virtiofs tag of the share.
 const SHARE_TAG: &str = "hutch";
@@ -43,29 +37,15 @@ const HUTCH_SHARE: &str = "/run/hutch/share";
 pub struct KataCalls {
     link: Link,
     agent: AgentServiceClient,
-    ledger: Ledger,
-}
-
-/// Deadlines are kept on this side; see `rpc::link`.
-fn context() -> Context {
-    Context::default()
-}
-
-/// A stock agent's name for a process. Its own empty exec id means the init to some calls and
-/// every process to others, so it is never used for the init.
-fn exec_id(key: &ProcessKey) -> String {
-    match &key.1 {
-        ProcessId::Init => key.0.to_string(),
-        ProcessId::Exec(id) => id.to_string(),
-    }
+    household: Household,
 }
 
 impl KataCalls {
-    pub fn over(link: &Link, ledger: &Ledger) -> Self {
+    pub fn over(link: &Link, household: &Household) -> Self {
         Self {
             link: link.clone(),
             agent: AgentServiceClient::new(link.client()),
-            ledger: ledger.clone(),
+            household: household.clone(),
         }
     }
 
@@ -79,11 +59,11 @@ impl KataCalls {
         call.await
     }
 
-    /// Waits on this link for everything whose exit is still to come.
-    pub fn wait_for_all(&self) {
-        for key in self.ledger.awaited() {
-            self.wait_for(key);
-        }
+    /// From here on everything that lives is read and waited for on this link.
+    pub fn serve_household(&self) {
+        let pull = Pull::over(&self.link);
+        self.household.linked(&pull);
+        kit::detach(hear_kills(pull, self.household.ledger().clone()));
     }
 
     /// `share` says where the guest mounts it.
@@ -131,15 +111,17 @@ impl KataCalls {
 
     pub async fn create(&self, ask: CreateContainer, deadline: Duration) -> Result<(), Error> {
         let name = Call::CreateContainer.name();
-        refuse_stream(ask.stream.is_some(), name)?;
         let key = (ask.container, ProcessId::Init);
+        let outputs = spec::outputs_of_config(&ask.config_json, name)?;
+        let promised = self.household.promise(ask.stream.as_ref(), outputs, name)?;
         let mut request = wire::CreateContainerRequest::new();
         request.container_id = ask.container.to_string();
         request.exec_id = exec_id(&key);
         request.OCI = Some(spec::spec(&ask, name)?).into();
         let work = self.agent.create_container(context(), &request);
         self.link.call(name, deadline, &request, work).await?;
-        self.created(key, GuestProcessState::Created);
+        let (state, whence) = (GuestProcessState::Created, Whence::Made);
+        self.household.attend(&key, state, promised, whence);
         Ok(())
     }
 
@@ -148,26 +130,37 @@ impl KataCalls {
         request.container_id = ask.container.to_string();
         let work = self.agent.start_container(context(), &request);
         let name = Call::StartContainer.name();
-        self.link.call(name, deadline, &request, work).await?;
-        self.ledger.started(&(ask.container, ProcessId::Init));
+        let started = self.link.call(name, deadline, &request, work).await;
+        let key = (ask.container, ProcessId::Init);
+        match (started, self.household.ledger().whence(&key)) {
+            // An earlier daemon may have started it; if it did not, its exit tells.
+            (Err(Error::Agent { message, .. }), Some(Whence::Adopted)) => {
+                tracing::info!(message, container = %key.0, "taken for started already");
+            }
+            (Err(error), _) => return Err(error),
+            (Ok(_), _) => {}
+        }
+        self.household.ledger().started(&key);
         Ok(())
     }
 
     pub async fn exec(&self, ask: Exec, deadline: Duration) -> Result<(), Error> {
         let name = Call::Exec.name();
-        refuse_stream(ask.stream.is_some(), name)?;
         let key = (ask.container, ask.process);
         if key.1 == ProcessId::Init {
             let what = "an exec that is the init";
             return Err(Error::Inexpressible { call: name, what });
         }
+        let outputs = spec::outputs_of_process(&ask.process_json, name)?;
+        let promised = self.household.promise(ask.stream.as_ref(), outputs, name)?;
         let mut request = wire::ExecProcessRequest::new();
         request.container_id = key.0.to_string();
         request.exec_id = exec_id(&key);
         request.process = Some(spec::exec_process(&ask.process_json, name)?).into();
         let work = self.agent.exec_process(context(), &request);
         self.link.call(name, deadline, &request, work).await?;
-        self.created(key, GuestProcessState::Running);
+        let (state, whence) = (GuestProcessState::Running, Whence::Made);
+        self.household.attend(&key, state, promised, whence);
         Ok(())
     }
 
@@ -181,13 +174,16 @@ impl KataCalls {
         let mut request = wire::SignalProcessRequest::new();
         request.container_id = ask.container.to_string();
         request.signal = ask.signal;
-        request.exec_id = match ask.target {
+        request.exec_id = match &ask.target {
             // To this call alone an empty id is every process.
             SignalTarget::All => String::new(),
-            SignalTarget::Process(process) => exec_id(&(ask.container, process)),
+            SignalTarget::Process(process) => exec_id(&(ask.container, process.clone())),
         };
         let work = self.agent.signal_process(context(), &request);
         let name = Call::Signal.name();
+        // Noted first: the exit may be told before the answer.
+        let ledger = self.household.ledger();
+        ledger.signaled(ask.container, &ask.target, ask.signal);
         let call = self.link.call(name, deadline, &request, work);
         call.await.map(drop)
     }
@@ -202,22 +198,62 @@ impl KataCalls {
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.ledger.removed(ask.container);
+        self.household.ledger().removed(ask.container);
         Ok(())
     }
 
+    /// The agent refuses what is frozen already. Of a container that an earlier daemon made it is not
+    /// known whether it is: it is thawed first.
     pub async fn pause(&self, ask: PauseContainer, deadline: Duration) -> Result<(), Error> {
+        let (container, ledger) = (ask.container, self.household.ledger());
+        if ledger.is_frozen(container) {
+            return Ok(());
+        }
+        match self.freeze(container, deadline).await {
+            Err(Error::Agent { .. }) if self.is_adopted(container) => {
+                self.thaw(container, deadline).await?;
+                self.freeze(container, deadline).await?;
+            }
+            outcome => outcome?,
+        }
+        ledger.froze(container);
+        Ok(())
+    }
+
+    /// The agent refuses what is not frozen.
+    pub async fn resume(&self, ask: ResumeContainer, deadline: Duration) -> Result<(), Error> {
+        let (container, ledger) = (ask.container, self.household.ledger());
+        let adopted = self.is_adopted(container);
+        if !ledger.is_frozen(container) && !adopted {
+            return Ok(());
+        }
+        match self.thaw(container, deadline).await {
+            Err(Error::Agent { message, .. }) if adopted => {
+                tracing::info!(message, %container, "taken for thawed already");
+            }
+            outcome => outcome?,
+        }
+        ledger.thawed(container);
+        Ok(())
+    }
+
+    fn is_adopted(&self, container: ContainerNumber) -> bool {
+        let init = (container, ProcessId::Init);
+        self.household.ledger().whence(&init) == Some(Whence::Adopted)
+    }
+
+    async fn freeze(&self, container: ContainerNumber, deadline: Duration) -> Result<(), Error> {
         let mut request = wire::PauseContainerRequest::new();
-        request.container_id = ask.container.to_string();
+        request.container_id = container.to_string();
         let work = self.agent.pause_container(context(), &request);
         let name = Call::PauseContainer.name();
         let call = self.link.call(name, deadline, &request, work);
         call.await.map(drop)
     }
 
-    pub async fn resume(&self, ask: ResumeContainer, deadline: Duration) -> Result<(), Error> {
+    async fn thaw(&self, container: ContainerNumber, deadline: Duration) -> Result<(), Error> {
         let mut request = wire::ResumeContainerRequest::new();
-        request.container_id = ask.container.to_string();
+        request.container_id = container.to_string();
         let work = self.agent.resume_container(context(), &request);
         let name = Call::ResumeContainer.name();
         let call = self.link.call(name, deadline, &request, work);
@@ -243,8 +279,19 @@ impl KataCalls {
         Ok(stats::stats(answer, now()))
     }
 
-    pub fn list(&self) -> Vec<GuestProcess> {
-        self.ledger.processes()
+    /// What is known here. Of an exec that an earlier daemon asked for the agent says whether it is
+    /// there: a signal that is none finds it.
+    pub async fn list(&self) -> Result<Vec<GuestProcess>, Error> {
+        let ledger = self.household.ledger();
+        for key in ledger.unsettled() {
+            let probe = Pull::over(&self.link).signal(key.clone(), 0);
+            match probe.await {
+                Ok(()) => ledger.settled(&key),
+                Err(Error::Agent { .. }) => ledger.forget(&key),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ledger.processes())
     }
 
     /// Exits from the ledger. When none came in time the agent is asked whether it lives: nothing
@@ -256,7 +303,8 @@ impl KataCalls {
         deadline: Duration,
     ) -> Result<Vec<GuestNews>, Error> {
         let call = "next exits";
-        let exits = tokio::time::timeout(wait, self.ledger.next_news(after));
+        let exits = self.household.ledger().next_news(after);
+        let exits = tokio::time::timeout(wait, exits);
         let exits = tokio::select! {
             biased;
             exits = exits => exits,
@@ -272,7 +320,7 @@ impl KataCalls {
     }
 
     pub fn ack_news(&self, up_to: u64) {
-        self.ledger.acknowledged(up_to);
+        self.household.ledger().acknowledged(up_to);
     }
 
     async fn check(&self, deadline: Duration) -> Result<(), Error> {
@@ -282,74 +330,32 @@ impl KataCalls {
         let call = self.link.call("check", deadline, &request, work);
         call.await.map(drop)
     }
+}
 
-    fn created(&self, key: ProcessKey, state: GuestProcessState) {
-        if self.ledger.created(&key, state) {
-            self.wait_for(key);
-        }
-    }
-
-    /// Beside everything else, until the process or the link ends.
-    fn wait_for(&self, key: ProcessKey) {
-        let this = self.clone();
-        kit::detach(async move {
-            if let Some(status) = this.wait(&key).await {
-                this.ledger.exited(&key, status);
+/// One listener for each link: the agent answers one of those who ask.
+async fn hear_kills(link: Pull, ledger: Ledger) {
+    loop {
+        let told = match link.next_oom().await {
+            Ok(told) => told,
+            Err(Error::LinkLost { .. }) => return,
+            Err(why) => {
+                tracing::info!(%why, "the agent tells no kills for want of memory");
+                return;
             }
-        });
-    }
-
-    /// `None`: the link ended; the next one waits again.
-    async fn wait(&self, key: &ProcessKey) -> Option<ExitStatus> {
-        let mut request = wire::WaitProcessRequest::new();
-        request.container_id = key.0.to_string();
-        request.exec_id = exec_id(key);
-        let work = self.agent.wait_process(context(), &request);
-        match self.link.call("wait", WAIT_MAX, &request, work).await {
-            Ok(answer) => Some(judge(answer.status)),
-            Err(Error::LinkLost { .. }) => None,
-            // The entry was consumed by a wait whose answer never arrived.
-            Err(error) => Some(lost(&error.to_string())),
+        };
+        let container = told.parse().ok().map(ContainerNumber);
+        if !container.is_some_and(|container| ledger.oom(container, now())) {
+            tracing::debug!("a kill in a container that is not known");
+        }
+        tokio::select! {
+            biased;
+            () = link.link.hung_up() => return,
+            () = async {
+                tokio::time::sleep(OOM_PAUSE).await;
+                ledger.room_for_ooms().await;
+            } => {}
         }
     }
-}
-
-fn judge(status: i32) -> ExitStatus {
-    let code = u32::try_from(status).ok();
-    let code = code.ok_or(Malformed::Range {
-        field: "exit code",
-        value: status.into(),
-        min: 0,
-        max: 255,
-    });
-    match code.and_then(convert::code) {
-        Ok(code) => ExitStatus {
-            code,
-            // A signal is told only by its code.
-            reason: match code > 128 {
-                true => ExitReason::Signaled,
-                false => ExitReason::Exited,
-            },
-            detail: String::new(),
-            at: now(),
-        },
-        Err(malformed) => lost(&malformed.to_string()),
-    }
-}
-
-fn lost(why: &str) -> ExitStatus {
-    ExitStatus {
-        code: CODE_LOST,
-        reason: ExitReason::AgentLost,
-        detail: format!("its exit status was lost: {why}"),
-        at: now(),
-    }
-}
-
-/// The answer bears no time, and arrives when the process ends.
-fn now() -> EpochMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    EpochMs(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0)))
 }
 
 /// Where a guest mounts the share.
@@ -365,16 +371,5 @@ impl Share {
             Self::Hutch => HUTCH_SHARE,
             Self::Stock => spec::SHARE,
         }
-    }
-}
-
-/// A stock agent has no streams; its ReadStdout and WriteStdin calls are another port's business.
-fn refuse_stream(asked: bool, call: &'static str) -> Result<(), Error> {
-    match asked {
-        true => Err(Error::Inexpressible {
-            call,
-            what: "a stdio stream of its own",
-        }),
-        false => Ok(()),
     }
 }

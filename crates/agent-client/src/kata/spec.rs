@@ -13,6 +13,7 @@ use runtime_core::{
     agent::{CreateContainer, GuestMount, GuestRootfs},
     ids::ContainerNumber,
 };
+use stream::Outputs;
 
 /// Where a stock agent's guest has the share.
 pub(super) const SHARE: &str = "/run/kata-containers/shared/containers";
@@ -55,6 +56,30 @@ pub(super) fn exec_process(json: &[u8], call: &'static str) -> Result<wire::Proc
 /// As for [`spec`].
 pub(super) fn limits(json: &[u8], call: &'static str) -> Result<wire::LinuxResources, Error> {
     parse(json, call, "linux.resources").map(resources)
+}
+
+/// Whether the init of this config.json has a terminal.
+///
+/// # Errors
+/// As for [`spec`].
+pub(super) fn outputs_of_config(json: &[u8], call: &'static str) -> Result<Outputs, Error> {
+    let config: Config = parse(json, call, "config.json")?;
+    Ok(outputs(&config.process))
+}
+
+/// Whether this process has a terminal.
+///
+/// # Errors
+/// As for [`spec`].
+pub(super) fn outputs_of_process(json: &[u8], call: &'static str) -> Result<Outputs, Error> {
+    parse(json, call, "the process").map(|process| outputs(&process))
+}
+
+fn outputs(process: &config::Process) -> Outputs {
+    match process.terminal {
+        true => Outputs::Terminal,
+        false => Outputs::StdoutAndStderr,
+    }
 }
 
 fn parse<'a, T: serde::Deserialize<'a>>(

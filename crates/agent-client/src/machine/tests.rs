@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use runtime_core::{
     agent::{ExitReason, ExitStatus, GuestExit},
     error::Kind,
-    hypervisor::Accelerator,
+    hypervisor::{Accelerator, StdioKind},
     ids::{ContainerNumber, EpochMs, ProcessId},
 };
 
@@ -20,6 +20,7 @@ fn spec() -> LinkSpec {
         control: HostEndpoint::Socket(SERIAL.into()),
         accelerator: Accelerator::Tcg,
         news_recorded: 0,
+        stdio: StdioKind::Ports,
     }
 }
 

@@ -5,16 +5,17 @@ use super::{Link, hutch::HutchCalls};
 use crate::{
     channel, convert,
     error::Error,
-    kata::{KataCalls, Ledger, Share},
+    kata::{Household, KataCalls, Share},
     port::{AgentPort, Answer},
 };
 use runtime_core::{
     agent::{
-        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
-        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
+        GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     error::fault,
+    hypervisor::StdioKind,
     kit::Work,
 };
 use std::{
@@ -31,7 +32,7 @@ pub struct TtrpcAgent {
     session: Rc<RefCell<Option<Session>>>,
     /// Counts dials and hang-ups: a dial that was overtaken by either yields no link.
     generation: Rc<Cell<u64>>,
-    ledger: Ledger,
+    household: Household,
 }
 
 /// A link that stands, and what is spoken on it.
@@ -71,26 +72,30 @@ impl TtrpcAgent {
 }
 
 impl Session {
-    async fn reach(spec: LinkSpec, ledger: Ledger, deadline: Duration) -> Result<Reached, Error> {
+    async fn reach(
+        spec: LinkSpec,
+        household: Household,
+        deadline: Duration,
+    ) -> Result<Reached, Error> {
         let until = Instant::now() + deadline;
         let left = move || until.saturating_duration_since(Instant::now());
         let io = channel::open(&spec.control).dial(deadline).await?;
         let link = Link::over(io);
-        ledger.continue_after(spec.news_recorded);
-        let first = KataCalls::over(&link, &ledger);
+        household.ledger().continue_after(spec.news_recorded);
+        let first = KataCalls::over(&link, &household);
         let details = convert::details(first.details(left()).await?).map_err(|source| {
             let call = "get guest details";
             Error::Malformed { call, source }
         })?;
-        let extra = match details.speaks_hutch {
-            true => {
+        let extra = match (details.speaks_hutch, spec.stdio) {
+            (true, StdioKind::Ports) => {
                 let calls = HutchCalls::over(&link);
                 // The proof that this link brings exits. They are asked for again in earnest.
                 let after = spec.news_recorded;
                 calls.next_news(after, Duration::ZERO, left()).await?;
                 Extra::Hutch(calls)
             }
-            false => Extra::Stock,
+            (true, StdioKind::Calls) | (false, _) => Extra::Stock,
         };
         Ok(Reached {
             session: Self { link, first, extra },
@@ -99,10 +104,10 @@ impl Session {
     }
 
     /// Our own agent brings them; a stock one is asked for each.
-    fn wait_for_exits(&self) {
+    fn serve_household(&self) {
         match &self.extra {
             Extra::Hutch(_) => {}
-            Extra::Stock => self.first.wait_for_all(),
+            Extra::Stock => self.first.serve_household(),
         }
     }
 
@@ -151,15 +156,15 @@ impl AgentPort for TtrpcAgent {
     fn dial(&self, spec: LinkSpec, deadline: Duration) -> Answer<AgentDetails> {
         // First, so that QEMU, which takes one connection at a time, takes the next one.
         self.hang_up();
-        let (slot, ledger) = (self.session.clone(), self.ledger.clone());
+        let (slot, household) = (self.session.clone(), self.household.clone());
         let (current, generation) = (self.generation.clone(), self.generation.get());
         Box::pin(async move {
-            let reach = Session::reach(spec, ledger, deadline).await;
+            let reach = Session::reach(spec, household, deadline).await;
             let reached = reach.map_err(|error| fault(&error))?;
             if current.get() != generation {
                 return Err(fault(&Error::LinkLost { call: "dial" }));
             }
-            reached.session.wait_for_exits();
+            reached.session.serve_household();
             slot.borrow_mut().replace(reached.session);
             Ok(reached.details)
         })
@@ -179,9 +184,15 @@ impl AgentPort for TtrpcAgent {
 
     fn hang_up(&self) {
         self.generation.set(self.generation.get() + 1);
+        self.household.parted();
         if let Some(session) = self.session.borrow_mut().take() {
             session.link.cut();
         }
+    }
+
+    /// Our own agent knows it.
+    fn adopt(&self, ask: Adopt) {
+        self.household.adopt(ask);
     }
 
     fn create_sandbox(&self, ask: CreateSandbox, deadline: Duration) -> Answer<()> {
@@ -239,7 +250,7 @@ impl AgentPort for TtrpcAgent {
         self.on("list processes", move |session| async move {
             match &session.extra {
                 Extra::Hutch(calls) => calls.list(deadline).await,
-                Extra::Stock => Ok(session.first.list()),
+                Extra::Stock => session.first.list().await,
             }
         })
     }

@@ -24,7 +24,7 @@ use runtime_core::{
         Address, CreateContainer, CreateSandbox, GuestNews, GuestRootfs, LinkSpec, Notice, Open,
         Parent, RoomGone, StartContainer,
     },
-    hypervisor::{Accelerator, HostEndpoint},
+    hypervisor::{Accelerator, HostEndpoint, StdioKind},
     ids::{ContainerNumber, EpochMs},
 };
 use serde_json::json;
@@ -99,6 +99,7 @@ fn link(control: &std::path::Path) -> LinkSpec {
         control: HostEndpoint::Socket(control.to_owned()),
         accelerator: Accelerator::Tcg,
         news_recorded: 0,
+        stdio: StdioKind::Ports,
     }
 }
 

@@ -210,7 +210,9 @@ fn machine(line: &mut Line, spec: &VmSpec, firmware: &Firmware) {
 
 fn kernel(line: &mut Line, spec: &VmSpec) -> Result<(), InvalidSpec> {
     line.option("-kernel", text(&spec.kernel)?);
-    line.option("-initrd", text(&spec.initrd)?);
+    if let Some(initrd) = &spec.initrd {
+        line.option("-initrd", text(initrd)?);
+    }
     let mut params = vec!["console=ttyS0", "quiet", "panic=-1", "reboot=t"];
     if spec.accelerator == Accelerator::Tcg {
         // The emulated TSC is steady and calibrating it costs a tenth of the boot; what the

@@ -12,7 +12,7 @@ use crate::{
 };
 use crate::{error::InvalidSpec, layout::Layout, port::LaunchPlan};
 use proc::berth::{self, Berth};
-use runtime_core::hypervisor::{BlockSpec, ChannelKind};
+use runtime_core::hypervisor::{BlockSpec, ChannelKind, StdioKind};
 use std::{
     fs::{self, File, OpenOptions},
     os::{
@@ -116,7 +116,13 @@ impl Sockets {
         let mut paths = vec![layout.qmp()];
         if plan.spec.channel == ChannelKind::Serial {
             paths.push(layout.control());
-            paths.extend((1..=plan.ports.cold).map(|number| layout.stream(number)));
+            match plan.spec.stdio {
+                StdioKind::Ports => {
+                    paths.extend((1..=plan.ports.cold).map(|number| layout.stream(number)));
+                }
+                // The daemon makes them as it needs them.
+                StdioKind::Calls => {}
+            }
         }
         // Left over from an earlier VM of this sandbox, which is gone.
         forget(&paths);

@@ -11,8 +11,9 @@ use super::{
     record::ProcessRecord,
 };
 use crate::{
-    agent::{Exec, ExitStatus, Signal},
+    agent::{Adopt, Exec, ExitStatus, GuestProcessState, Signal},
     error::{Fault, Kind},
+    hypervisor::GuestEndpoint,
     ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
     kit::{self, Guard, Room, Shell, Waiter},
     premises::Premises,
@@ -85,6 +86,15 @@ impl ProcessActor {
         });
     }
 
+    fn adopt(&self, state: GuestProcessState, stream: GuestEndpoint) {
+        self.around.plant.adopt(Adopt {
+            container: self.around.container,
+            process: self.id.clone(),
+            state,
+            stream,
+        });
+    }
+
     fn signal(&self, waiter: Option<Waiter>, signal: Signal, ctx: &mut Context<Self>) {
         let work = self.around.plant.signal(signal);
         match waiter {
@@ -144,6 +154,7 @@ impl Room for ProcessActor {
                 let begun = move |outcome| Event::Begun { op, outcome };
                 kit::complete(ctx, plant.start(container).map(begun));
             }
+            World::Adopt { state, stream } => self.adopt(state, stream),
             World::Look { op } => {
                 let looked = move |outcome| Event::Looked { op, outcome };
                 kit::complete(ctx, plant.look(container, self.id.clone()).map(looked));

@@ -90,6 +90,11 @@ pub enum World {
     Start {
         op: OpId,
     },
+    /// After a rebuild: a guest that keeps nothing of it is told of it.
+    Adopt {
+        state: GuestProcessState,
+        stream: GuestEndpoint,
+    },
     /// After a rebuild: ask the guest how far it came.
     Look {
         op: OpId,

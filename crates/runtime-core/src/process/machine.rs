@@ -23,9 +23,9 @@
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
 use super::record::{ProcessRecord, ProcessState};
 use crate::{
-    agent::{ExitStatus, SignalTarget},
+    agent::{ExitStatus, GuestProcessState, SignalTarget},
     error::{Fault, Kind},
-    hypervisor::StreamLease,
+    hypervisor::{GuestEndpoint, StreamLease},
     ids::{ContainerNumber, HostProcess, OpId, ProcessId, RequestKey, SandboxUid},
     kit::{Batch, Machine, Waiter},
     records::{self, Change},
@@ -342,7 +342,28 @@ impl Process {
         batch.announce.push(Notice::Closed);
     }
 
+    /// Its stdio is carried by this daemon, and its exit told once: both need a daemon that knows it.
+    fn adopt(&self, batch: &mut Batch<Self>) {
+        let state = match self.state {
+            State::Created | State::Starting { .. } => GuestProcessState::Created,
+            State::Running => GuestProcessState::Running,
+            State::Making { .. } => GuestProcessState::Making,
+            State::New
+            | State::Leasing { .. }
+            | State::Exited(_)
+            | State::Failed(_)
+            | State::Closed(_) => return,
+        };
+        match self.lease.as_ref().map(|lease| lease.guest.clone()) {
+            Some(stream @ GuestEndpoint::Calls(_)) => {
+                batch.world.push(World::Adopt { state, stream });
+            }
+            Some(GuestEndpoint::SerialPort(_) | GuestEndpoint::VsockPort(_)) | None => {}
+        }
+    }
+
     fn resume(&mut self, batch: &mut Batch<Self>) {
+        self.adopt(batch);
         match self.state.clone() {
             State::Failed(why) => {
                 self.kill_unknown(batch);
@@ -489,7 +510,7 @@ mod tests {
     use super::*;
     use crate::{
         agent::ExitReason,
-        hypervisor::{GuestEndpoint, HostEndpoint},
+        hypervisor::HostEndpoint,
         ids::{EpochMs, ExecId},
     };
 
@@ -525,14 +546,20 @@ mod tests {
         process
     }
 
-    fn exited() -> Event {
-        let status = ExitStatus {
+    fn status() -> ExitStatus {
+        ExitStatus {
             code: 0,
             reason: ExitReason::Exited,
             detail: String::new(),
             at: EpochMs(0),
-        };
-        Event::Exited { seq: 1, status }
+        }
+    }
+
+    fn exited() -> Event {
+        Event::Exited {
+            seq: 1,
+            status: status(),
+        }
     }
 
     /// The relay hears of an exit by the stream, the daemon by the control link: neither waits for
@@ -574,6 +601,45 @@ mod tests {
         let batch = on(&mut process, Event::Close { status });
 
         assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
+    }
+
+    #[test]
+    fn a_rebuilt_process_is_told_to_a_guest_that_has_no_streams_while_it_lives() {
+        let calls = GuestEndpoint::Calls("/run/p7.sock".into());
+        for (state, wanted) in [
+            (ProcessState::Created, Some(GuestProcessState::Created)),
+            (ProcessState::Running, Some(GuestProcessState::Created)),
+            (ProcessState::Exited(status()), None),
+        ] {
+            let mut record = record_of(made(ProcessId::Init), state);
+            let plain = on(&mut Process::rebuilt(record.clone()), Event::Resume);
+            record.lease.as_mut().unwrap().guest = calls.clone();
+
+            let batch = on(&mut Process::rebuilt(record), Event::Resume);
+
+            let adopts = |batch: &Batch<Process>| {
+                let mut world = batch.world.iter();
+                world.find_map(|effect| match effect {
+                    World::Adopt { state, stream } if *stream == calls => Some(*state),
+                    _ => None,
+                })
+            };
+            assert_eq!(adopts(&batch), wanted);
+            assert_eq!(adopts(&plain), None);
+        }
+    }
+
+    fn record_of(process: Process, state: ProcessState) -> ProcessRecord {
+        ProcessRecord {
+            uid: process.uid,
+            container: process.container,
+            process: process.id.clone(),
+            state,
+            lease: process.lease.clone(),
+            relay: None,
+            begun_by: None,
+            signaled_by: Vec::new(),
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use messages::{
 pub use record::{ProcessRecord, ProcessState};
 
 use crate::{
-    agent::{Exec, GuestProcessState, Signal},
+    agent::{Adopt, Exec, GuestProcessState, Signal},
     error::Fault,
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId},
@@ -31,6 +31,8 @@ pub trait Plant {
     /// Creates the container in the guest, with its init waiting.
     fn create(&self, container: ContainerNumber, stream: GuestEndpoint) -> Work<Result<(), Fault>>;
     fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    /// Of an earlier daemon's process, in a guest that has no streams.
+    fn adopt(&self, adopt: Adopt);
     /// What the guest knows of a process; `None`: nothing.
     fn look(
         &self,

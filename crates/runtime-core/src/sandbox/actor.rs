@@ -198,13 +198,15 @@ impl SandboxActor {
     }
 
     pub(super) fn link(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
-        let (lent, accelerator) = (self.lent.clone(), self.spec().vm.accelerator);
+        let (lent, vm_spec) = (self.lent.clone(), &self.spec().vm);
+        let (accelerator, stdio) = (vm_spec.accelerator, vm_spec.stdio);
         Box::pin(async move {
             let room = lent.agent();
             let command = agent::Open(agent::LinkSpec {
                 control: vm.control,
                 accelerator,
                 news_recorded: 0,
+                stdio,
             });
             ask(room?.open, command, "reach agent", ASK_MAX).await?;
             lent.update(|open| open.reach = Reach::Linked);

@@ -11,7 +11,7 @@ use crate::{
     error::{Fault, Kind},
     hypervisor::{self, GuestEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId},
-    kit::{Work, ask},
+    kit::{self, Work, ask},
     network, process,
 };
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
@@ -228,6 +228,17 @@ impl process::Plant for Lent {
             )
             .await
         })
+    }
+
+    fn adopt(&self, adopt: agent::Adopt) {
+        // Before anyone looks: the room hears what it is told in order.
+        let room = self.awaited("agent", |rooms| rooms.agent.clone());
+        kit::detach(async move {
+            match room.await {
+                Ok(room) => room.adopt.do_send(adopt),
+                Err(why) => tracing::debug!(%why, "a process without its guest"),
+            }
+        });
     }
 
     fn look(

@@ -348,7 +348,8 @@ impl Sandbox {
         let mut vm = self.spec.vm.clone();
         vm.netns = Some(network.netns);
         vm.share_socket = share.map(|share| share.socket);
-        vm.blocks = blocks;
+        // Behind what its guest boots from.
+        vm.blocks.extend(blocks);
         self.state = State::Launching { op };
         let vm = Box::new(vm);
         batch.world.push(World::Launch { op, vm });

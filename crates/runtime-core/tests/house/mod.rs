@@ -17,7 +17,7 @@ use runtime_core::{
         self, CreateContainer, CreateSandbox, DeleteSandbox, Find, FindSandbox, HostActor, Located,
         LocatedSandbox, SandboxWish, ViewSandbox, Wish,
     },
-    hypervisor::{Accelerator, ChannelKind, MachineType, StreamLease, VmSpec},
+    hypervisor::{Accelerator, ChannelKind, MachineType, StdioKind, StreamLease, VmSpec},
     ids::{
         ContainerId, ContainerNumber, EpochMs, ExecId, HostProcess, Namespace, ProcessId,
         RequestKey, SandboxId, SandboxUid,
@@ -140,7 +140,8 @@ fn plan(wish: &SandboxWish, _: Option<&ContainerSpec>) -> SandboxSpec {
             uid: wish.uid,
             folder,
             kernel: "/vmlinux".into(),
-            initrd: "/initrd".into(),
+            initrd: Some("/initrd".into()),
+            stdio: StdioKind::Ports,
             kernel_params: Vec::new(),
             vcpus: 1,
             memory_mib: 128,

@@ -6,7 +6,7 @@ use runtime_core::{
     agent::{self, ExitReason, ExitStatus, GuestExit, GuestNews},
     devices,
     error::{Fault as CoreFault, Kind},
-    hypervisor::{self, GuestEndpoint, HostEndpoint, StreamLease, VmExit, VmStatus},
+    hypervisor::{self, GuestEndpoint, HostEndpoint, StdioKind, StreamLease, VmExit, VmStatus},
     ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
     kit::Work,
     network,
@@ -65,6 +65,9 @@ struct State {
     delivered: BTreeSet<RequestKey>,
     /// How often each process was started.
     starts: BTreeMap<ProcessId, u32>,
+    /// What guests have instead of streams.
+    stdio: StdioKind,
+    adopted: Vec<agent::Adopt>,
 }
 
 #[derive(Default)]
@@ -242,6 +245,16 @@ impl World {
         }
     }
 
+    /// Guests have a stock agent from now on.
+    pub fn carry_stdio_by_calls(&self) {
+        self.state.borrow_mut().stdio = StdioKind::Calls;
+    }
+
+    /// What guests without streams were told of.
+    pub fn adopted(&self) -> Vec<agent::Adopt> {
+        self.state.borrow().adopted.clone()
+    }
+
     /// The VMM dies of itself.
     pub fn crash(&self, uid: SandboxUid) {
         let parent = {
@@ -412,6 +425,14 @@ impl World {
     }
 }
 
+impl Handler<agent::Adopt> for Room {
+    type Result = ();
+
+    fn handle(&mut self, adopt: agent::Adopt, _: &mut Context<Self>) {
+        self.world.state.borrow_mut().adopted.push(adopt);
+    }
+}
+
 /// A handler whose effect is one change of the world.
 macro_rules! scripted {
     ($message:ty, $answer:ty, $fault:expr, |$room:ident, $command:ident, $state:ident| $body:expr) => {
@@ -463,7 +484,10 @@ scripted!(
         let number = vm.leased;
         Ok(StreamLease {
             number,
-            guest: GuestEndpoint::SerialPort(format!("hutch.stream.{number}")),
+            guest: match state.stdio {
+                StdioKind::Ports => GuestEndpoint::SerialPort(format!("hutch.stream.{number}")),
+                StdioKind::Calls => GuestEndpoint::Calls(format!("/p{number}.sock").into()),
+            },
             host: HostEndpoint::Socket(format!("/p{number}.sock").into()),
         })
     }

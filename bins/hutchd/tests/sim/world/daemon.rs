@@ -11,7 +11,9 @@ use actix::Addr;
 use agent_client::fake::FakeAgent;
 use hutchd::{
     architect::{Grounds, plan},
-    config::Config,
+    channel::Channel,
+    config::{ChannelChoice, Config},
+    profile::Profiles,
     wiring::{self, Ports},
 };
 use runtime_core::{
@@ -137,9 +139,9 @@ impl World {
         let end = Rc::new(move |why: &store::Error| ended.kill(format_args!("store: {why}")));
         let grounds = Grounds {
             root: ROOT.into(),
-            config: config(),
+            profiles: Profiles::of(&config(self.channel)).expect("a channel that needs no look"),
+            config: config(self.channel),
             accelerator: Accelerator::Tcg,
-            channel: self.channel,
         };
         let (entropy, agents, agents_life) = (self.dice.fork(), self.clone(), life.clone());
         Ports {
@@ -182,8 +184,13 @@ impl World {
 }
 
 /// As of a host without a configuration.
-fn config() -> Config {
+fn config(channel: Channel) -> Config {
     let mut config = Config::default();
+    config.guest.channel = match channel {
+        Channel::Serial => ChannelChoice::Serial,
+        Channel::Vsock => ChannelChoice::Vsock,
+        Channel::HybridVsock => ChannelChoice::HybridVsock,
+    };
     config.guest.kernel = "/vmlinux".into();
     config.guest.initrd = "/initrd.img".into();
     config.share.virtiofsd = VIRTIOFSD.into();

@@ -17,8 +17,8 @@ use hypervisor::{
 use netns::{fake::FakeNamespaces, port::Namespaces};
 use runtime_core::{
     agent::{
-        AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids, GetStats,
-        GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
+        Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
+        GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
     },
     devices::{ContainerDevices, ShareSpec},
@@ -211,6 +211,11 @@ impl AgentPort for SimAgent {
         self.call(Call::CreateSandbox, || {
             self.agent.create_sandbox(ask.clone(), deadline)
         })
+    }
+
+    /// The guests of stories know what is in them.
+    fn adopt(&self, ask: Adopt) {
+        self.agent.adopt(ask);
     }
 
     fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
