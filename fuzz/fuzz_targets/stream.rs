@@ -1,0 +1,7 @@
+//! cargo +nightly fuzz run stream
+#![no_main]
+
+#[path = "../properties/answers.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::stream(bytes));

@@ -1,0 +1,79 @@
+//! What must hold for whatever bytes a guest sends in the place of an answer, or of a stream: it is taken or refused, the
+//! same each time, and what is taken is within its bounds.
+
+use agent_client::{convert, error::Malformed};
+use protobuf::Message;
+use protocols::asynchronous::{agent as kata, hutch_agent as wire};
+use std::fmt::Debug;
+use stream::{Channel, Nonce, Padding, Reader, Resume, StdinFrom, WINDOW};
+
+const NONCE: Nonce = Nonce([7; 16]);
+/// Linux's bound of a command line's page, with the ellipsis of what was cut.
+const COMMAND_BYTES: usize = 4096 + '…'.len_utf8();
+
+/// The first byte says whose place it takes, the second what was heard before.
+pub fn answer(bytes: &[u8]) {
+    let [kind, after, answer @ ..] = bytes else {
+        return;
+    };
+    let after = u64::from(*after);
+    match kind % 5 {
+        0 => same(answer, |answer: wire::NextExitsResponse| {
+            let news = convert::news(answer, after)?;
+            assert!(news.len() <= convert::NEWS_MAX);
+            assert!(news.iter().all(|news| news.seq() > after));
+            assert!(news.is_sorted_by(|one, next| one.seq() < next.seq()));
+            Ok(news)
+        }),
+        1 => same(answer, convert::processes),
+        2 => same(answer, |answer: wire::PidsResponse| {
+            let pids = convert::pids(answer)?;
+            for pid in &pids {
+                assert!(pid.command.len() <= COMMAND_BYTES);
+                assert!(!pid.command.contains(char::is_control));
+            }
+            Ok(pids)
+        }),
+        3 => same(answer, convert::stats),
+        _ => same(answer, |answer: kata::GuestDetailsResponse| {
+            let details = convert::details(answer)?;
+            assert!(!details.version.contains(char::is_control));
+            Ok(details)
+        }),
+    }
+}
+
+fn same<A: Message, T: Debug + PartialEq>(bytes: &[u8], take: impl Fn(A) -> Result<T, Malformed>) {
+    let read = || A::parse_from_bytes(bytes).ok().map(&take);
+    let (Some(first), Some(again)) = (read(), read()) else {
+        return;
+    };
+    let said = |outcome: Result<T, Malformed>| outcome.map_err(|why| why.to_string());
+    let (first, again) = (said(first), said(again));
+    assert_eq!(first, again, "the same bytes give the same answer");
+    assert_ne!(first, Err(String::new()), "a refusal says why");
+}
+
+/// The host's end of a process's stream; the first byte says in what pieces the rest comes.
+pub fn stream(bytes: &[u8]) {
+    let [piece, bytes @ ..] = bytes else {
+        return;
+    };
+    let mut reader = Reader::new(Resume::Acked, StdinFrom::Next);
+    reader.stdin(b"what it would read");
+    reader.connected(NONCE, Padding::None);
+    for piece in bytes.chunks(usize::from(*piece).max(1)) {
+        if reader.feed(piece).is_err() {
+            return;
+        }
+        while let count @ 1.. = reader.outgoing().len() {
+            reader.sent(count);
+        }
+        for channel in [Channel::Stdout, Channel::Stderr] {
+            let held = reader.output(channel).len();
+            assert!(held <= WINDOW, "{held} bytes are held");
+            reader.output_taken(channel, held / 2);
+        }
+        assert!(reader.stdin_room() <= WINDOW);
+    }
+}
