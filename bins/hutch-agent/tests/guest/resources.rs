@@ -117,7 +117,7 @@ async fn limits_change_together_and_numbers_say_so() {
         ["linux.resources.memory.swappiness: cgroup2 has no such thing, ignored"]
     );
     assert!(
-        refused.contains("the guest has no cpu 1-99, it has 0"),
+        refused.contains("the guest has no cpu 1-99, only 0"),
         "{refused}"
     );
     assert_eq!(stats.files["memory.max"], "33554432\n");

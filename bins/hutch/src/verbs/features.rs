@@ -14,6 +14,7 @@ const HOOKS: &[&str] = &[
     "poststop",
 ];
 const MOUNT_OPTIONS: &[&str] = &[
+    "acl",
     "async",
     "atime",
     "bind",
@@ -26,6 +27,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "lazytime",
     "loud",
     "mand",
+    "noacl",
     "noatime",
     "nodev",
     "nodiratime",
@@ -72,6 +74,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "suid",
     "symfollow",
     "sync",
+    "tmpcopyup",
     "unbindable",
 ];
 const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "user", "uts"];

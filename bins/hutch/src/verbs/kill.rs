@@ -28,7 +28,7 @@ pub struct Kill {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub escalate: Option<Duration>,
     pub id: String,
-    /// A name (TERM, SIGTERM) or a number.
+    /// A name (TERM, SIGTERM) or a number; an empty one is SIGTERM, as with runc.
     #[arg(default_value = "SIGTERM", allow_hyphen_values = true)]
     pub signal: String,
 }
@@ -118,6 +118,7 @@ pub(super) fn is_denied(why: &anyhow::Error) -> bool {
 
 /// `TERM`, `SIGTERM`, `term`, `15`, or `0`.
 fn signal_number(text: &str) -> Result<u32> {
+    let text = if text.is_empty() { "SIGTERM" } else { text };
     if let Ok(number) = text.parse::<u32>() {
         return match number <= SIGNAL_MAX {
             true => Ok(number),
@@ -142,11 +143,11 @@ mod tests {
 
     #[test]
     fn signals_are_taken_by_name_and_by_number() {
-        for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
+        for text in ["", "TERM", "SIGTERM", "term", "sigterm", "15"] {
             assert_eq!(signal_number(text).unwrap(), 15, "{text}");
         }
         assert_eq!(signal_number("0").unwrap(), 0);
-        for text in ["", "65", "-1", "SIGNOPE", "SIG", "1e3"] {
+        for text in ["65", "-1", "SIGNOPE", "SIG", "1e3"] {
             assert!(signal_number(text).is_err(), "{text}");
         }
     }

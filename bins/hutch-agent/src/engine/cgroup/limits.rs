@@ -304,7 +304,7 @@ fn check_list(file: &str, name: &str, wanted: &str, known: Option<&BTreeSet<u32>
     let (unknown, known) = (list::show(&unknown), list::show(known));
     invalid(
         file,
-        format!("{wanted:?}: the guest has no {name} {unknown}, it has {known}"),
+        format!("{wanted:?}: the guest has no {name} {unknown}, only {known}"),
     )
 }
 
@@ -484,11 +484,11 @@ mod tests {
 
         assert_eq!(
             refusal(r#"{"cpu":{"cpus":"0-3,7"}}"#),
-            r#"linux.resources.cpu.cpus: "0-3,7": the guest has no cpu 2-3,7, it has 0-1"#
+            r#"linux.resources.cpu.cpus: "0-3,7": the guest has no cpu 2-3,7, only 0-1"#
         );
         assert_eq!(
             refusal(r#"{"cpu":{"mems":"1"}}"#),
-            r#"linux.resources.cpu.mems: "1": the guest has no memory node 1, it has 0"#
+            r#"linux.resources.cpu.mems: "1": the guest has no memory node 1, only 0"#
         );
         assert!(lower_after(r#"{"cpu":{"cpus":"1"}}"#, &before).0.is_ok());
     }

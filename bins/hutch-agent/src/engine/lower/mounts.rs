@@ -263,7 +263,7 @@ fn flag(word: &str) -> Option<Word> {
         },
     };
     Some(match word {
-        "defaults" | "async" | "loud" | "nomand" | "noiversion" | "nolazytime" => {
+        "defaults" | "async" | "loud" | "nomand" | "noiversion" | "nolazytime" | "noacl" => {
             clears(default_clears(word), 0)
         }
         "ro" => sets(libc::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
@@ -288,6 +288,7 @@ fn flag(word: &str) -> Option<Word> {
         "mand" => sets(libc::MS_MANDLOCK, 0),
         "iversion" => sets(libc::MS_I_VERSION, 0),
         "lazytime" => sets(MS_LAZYTIME, 0),
+        "acl" => sets(libc::MS_POSIXACL, 0),
         _ => return None,
     })
 }
@@ -299,6 +300,7 @@ fn default_clears(word: &str) -> u64 {
         "nomand" => libc::MS_MANDLOCK,
         "noiversion" => libc::MS_I_VERSION,
         "nolazytime" => MS_LAZYTIME,
+        "noacl" => libc::MS_POSIXACL,
         _ => 0,
     }
 }

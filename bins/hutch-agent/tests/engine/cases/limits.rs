@@ -110,7 +110,7 @@ fn limits_can_be_changed() {
     assert_eq!(bed.engine.cgroup_file("c", "pids.max").unwrap(), "7\n");
     assert_eq!(
         refused.to_string(),
-        r#"linux.resources.cpu.cpus: "999": the guest has no cpu 999, it has 0"#
+        r#"linux.resources.cpu.cpus: "999": the guest has no cpu 999, only 0"#
     );
     assert_eq!(running.finish().code, 0);
     bed.engine.remove("c").unwrap();
