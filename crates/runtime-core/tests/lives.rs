@@ -12,7 +12,7 @@ use runtime_core::{
     process::{Begin, Kill},
 };
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 async fn running() -> House {
     let house = House::open().await;
@@ -220,6 +220,33 @@ async fn waiters_of_a_container_that_is_deleted_by_force_hear_137() {
 
         assert_eq!(exit.unwrap().code, 137);
         deleted.unwrap();
+    })
+    .await;
+}
+
+/// The guest may hang: who waits for it is not kept waiting by it.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_exec_that_is_being_made_is_answered_when_its_container_is_deleted_by_force() {
+    told(async {
+        let house = running().await;
+        house.world.slow_down(Duration::from_secs(3600));
+        let exec = house.exec_with_key("web", "late", "late");
+        let delete = async {
+            sleep(Duration::from_millis(100)).await;
+            house.world.slow_down(Duration::ZERO);
+            house.delete("web", Force::Yes).await
+        };
+
+        let (exec, deleted) = timeout(Duration::from_secs(60), async {
+            tokio::join!(exec, delete)
+        })
+        .await
+        .expect("somebody waits for what is gone");
+
+        deleted.unwrap();
+        let why = exec.unwrap_err().to_string();
+        assert!(why.contains("deleted"), "{why}");
+        house.assert_clean();
     })
     .await;
 }

@@ -335,8 +335,8 @@ impl Container {
                 }
             }
             (process, process::Notice::Closed) => {
-                self.members.remove(&process);
-                batch.world.push(World::Forget { process });
+                let why = "its container was deleted while it was being made";
+                self.forget(process, &Fault::new(Kind::Aborted, why), batch);
                 self.closed(batch);
             }
         }
@@ -368,27 +368,26 @@ impl Container {
     }
 
     fn process_failed(&mut self, process: ProcessId, why: Fault, batch: &mut Batch<Self>) {
-        let member = self.members.remove(&process);
-        batch.world.push(World::Forget {
-            process: process.clone(),
-        });
-        match (process, &self.state) {
-            (ProcessId::Init, State::Making) => self.fail(why, batch),
-            (ProcessId::Init, _) => {}
-            (ProcessId::Exec(_), _) => {
-                if let Some(Member {
-                    progress: Progress::Making(waiters),
-                    ..
-                }) = member
-                {
-                    for waiter in waiters {
-                        let why = why.clone();
-                        batch.replies.push((waiter, Answer::Exec(Err(why))));
-                    }
-                }
-            }
+        let is_creation = process == ProcessId::Init && self.state == State::Making;
+        self.forget(process, &why, batch);
+        if is_creation {
+            self.fail(why, batch);
         }
         self.closed(batch);
+    }
+
+    /// Whoever still waits for it to be made hears why it never will be.
+    fn forget(&mut self, process: ProcessId, why: &Fault, batch: &mut Batch<Self>) {
+        if let Some(Member {
+            progress: Progress::Making(waiters),
+            ..
+        }) = self.members.remove(&process)
+        {
+            let answers = waiters.into_iter();
+            let answers = answers.map(|waiter| (waiter, Answer::Exec(Err(why.clone()))));
+            batch.replies.extend(answers);
+        }
+        batch.world.push(World::Forget { process });
     }
 
     fn exited(&mut self, process: ProcessId, status: ExitStatus, batch: &mut Batch<Self>) {

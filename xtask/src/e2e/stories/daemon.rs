@@ -169,6 +169,41 @@ pub fn a_killed_relay_takes_its_process_along(world: &World<'_>) -> Result<()> {
     super::lifecycle::succeeds(&world.verb(&["delete", "sleeper"])?)
 }
 
+/// A guest that answers nothing is asked for nothing that can be had without it.
+pub fn pain_3_a_guest_that_hangs_is_looked_at_and_taken_away(world: &World<'_>) -> Result<()> {
+    let sleeper = sleeper(world)?;
+    let vms = world.processes("qemu-system")?;
+    world.signal(vms[0].pid(), Signal::SIGSTOP)?;
+    // They wait for the guest, which is nobody else's trouble.
+    let waiting: [&[&str]; 5] = [
+        &["exec", "sleeper", "true"],
+        &["kill", "sleeper", "USR1"],
+        &["events", "--stats", "sleeper"],
+        &["update", "--pids-limit", "50", "sleeper"],
+        &["pause", "sleeper"],
+    ];
+    let waiting = waiting.map(|words| world.start(&mut world.hutch(words)));
+
+    let state = world.verb(&["state", "sleeper"])?;
+    let list = world.verb(&["list", "--quiet"])?;
+    super::lifecycle::succeeds(&world.verb(&["delete", "--force", "sleeper"])?)?;
+
+    ensure!(
+        state.stdout.contains("\"status\": \"running\"") && list.stdout == "sleeper\n",
+        "{state:?}, {list:?}"
+    );
+    for waiting in waiting {
+        let ended = waiting?.finish(SOON)?;
+        ensure!(
+            !ended.status.success() && ended.stderr.contains("sleeper"),
+            "nobody said why: {ended:?}"
+        );
+    }
+    let sleeper = sleeper.finish(SOON)?;
+    ensure!(!sleeper.status.success(), "exit code: {sleeper:?}");
+    Ok(())
+}
+
 /// A container that sleeps, in a VM that is up.
 fn sleeper(world: &World<'_>) -> Result<Running> {
     let sleeper = world.start(&mut world.hutch_run("sleeper", "echo up; exec sleep 1000")?)?;

@@ -170,13 +170,13 @@ pub fn the_pid_in_the_pid_file_lives_as_long_as_its_container(world: &World<'_>)
     succeeds(&world.verb(&["delete", "life"])?)
 }
 
-fn state(world: &World<'_>, id: &str) -> Result<Value> {
+pub(super) fn state(world: &World<'_>, id: &str) -> Result<Value> {
     let outcome = world.verb(&["state", id])?;
     succeeds(&outcome)?;
     serde_json::from_str(&outcome.stdout).context("read the state")
 }
 
-fn status(world: &World<'_>, id: &str) -> Result<String> {
+pub(super) fn status(world: &World<'_>, id: &str) -> Result<String> {
     let state = state(world, id)?;
     let status = state["status"].as_str();
     Ok(status.context("the state has no status")?.to_owned())

@@ -8,6 +8,7 @@ mod hooks;
 mod lifecycle;
 mod podman;
 mod refusals;
+mod resources;
 mod run;
 mod stdio;
 mod terminal;
@@ -65,9 +66,13 @@ pub const ALL: &[Story] = stories![
     lifecycle::the_pid_in_the_pid_file_lives_as_long_as_its_container,
     hooks::hooks_run_in_their_order_and_are_told_the_state,
     hooks::a_hook_that_fails_or_hangs_makes_no_container,
+    resources::a_running_container_is_held_and_counted_and_given_less,
+    resources::pain_10_a_kill_for_want_of_memory_is_told_and_kept,
+    resources::pain_9_a_signal_reaches_the_init_alone_and_the_end_comes_when_asked_for,
     refusals::bad_input_is_refused_in_one_line_and_leaves_nothing,
     refusals::a_guest_refuses_as_clearly_as_its_host,
     daemon::a_killed_daemon_costs_no_output_and_no_exit_code,
+    daemon::pain_3_a_guest_that_hangs_is_looked_at_and_taken_away,
     daemon::a_killed_vm_ends_its_container_with_a_reason,
     daemon::a_killed_virtiofsd_ends_its_container_with_a_reason,
     daemon::a_crashed_agent_ends_its_container_with_a_reason,

@@ -76,6 +76,7 @@ pub fn podman_reaches_into_a_running_container(world: &World<'_>) -> Result<()> 
     execs(&podman, "house")?;
     exec_on_a_terminal(&podman, "house")?;
     is_looked_at(&podman, "house")?;
+    is_held_and_given_less(&podman, "house")?;
     ensure!(podman.run(&["healthcheck", "run", "house"])?.code() == Some(1));
     podman.ask(&["exec", "house", "touch", "/tmp/well"])?;
     ensure!(podman.run(&["healthcheck", "run", "house"])?.code() == Some(0));
@@ -112,6 +113,20 @@ fn execs(podman: &Podman<'_>, name: &str) -> Result<()> {
     stdin.write_all(b"through\n").context("write")?;
     drop(stdin);
     says(&cat.finish(SOON)?, 0, "through\n")
+}
+
+fn is_held_and_given_less(podman: &Podman<'_>, name: &str) -> Result<()> {
+    podman.ask(&["pause", name])?;
+    ensure!(podman.state(name)?["Status"] == "paused");
+    let exec = podman.run(&["exec", name, "true"])?;
+    ensure!(!exec.status.success(), "{exec:?}");
+    podman.ask(&["unpause", name])?;
+    ensure!(podman.state(name)?["Status"] == "running");
+    podman.ask(&["update", "--memory=96m", "--cpus=0.5", name])?;
+    let limits = "cd /sys/fs/cgroup$(cut -d : -f 3 /proc/self/cgroup); cat memory.max cpu.max";
+    let given = podman.ask(&["exec", name, "sh", "-c", limits])?;
+    ensure!(given == format!("{}\n50000 100000", 96 << 20), "{given}");
+    Ok(())
 }
 
 /// By the ps of its image, and by what it costs its host: the relay and the VM.
