@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that must hold, in order of price, every step run even when one before it failed.
 
 use crate::{
-    bench, command, counts::Counts, dependencies, e2e, setup, sim, tidy, workspace::Workspace,
+    bench, command, conformance, counts::Counts, dependencies, e2e, setup, sim, tidy,
+    workspace::Workspace,
 };
 use anyhow::{Context, Result};
 use clap::Args;
@@ -33,6 +34,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.no_e2e {
         steps.push(("guest tests", e2e::guest_tests));
         steps.push(("e2e", e2e::all));
+        steps.push(("conformance", conformance::quick));
         steps.push(("bench", bench::works));
     }
 

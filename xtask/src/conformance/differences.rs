@@ -2,6 +2,7 @@
 //!
 //! A row is `| case | verb | fact | runc | hutch | owner | reason |`. In the first three a `*` stands for anything. `runc`
 //! and `hutch` are the values, or `…` for any. An owner is a room that will mend it; `-` is nobody, since it is meant.
+//! A reason that begins with "at times" is of a race that runc may win or lose.
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,6 +12,7 @@ const TITLES: &str = "| case | verb | fact | runc | hutch | owner | reason |";
 pub const NOTHING: &str = "nothing";
 const ANY: &str = "…";
 const NOBODY: &str = "-";
+const AT_TIMES: &str = "at times: ";
 
 /// Something that one runtime shows and the other does not, or not so.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +74,11 @@ impl Row {
         (self.owner != NOBODY).then_some(self.owner.as_str())
     }
 
+    /// It shows up in each run in which its case is played.
+    pub fn is_steady(&self) -> bool {
+        !self.reason.starts_with(AT_TIMES)
+    }
+
     /// As whoever reads of it finds it again.
     pub fn title(&self) -> String {
         format!("{} / {} / {}", self.case, self.verb, self.fact)
@@ -129,12 +136,12 @@ mod tests {
     #[test]
     fn a_row_names_its_difference_and_no_other() {
         let text = format!(
-            "words\n{TITLES}\n| --- |\n| * | state | `stdout/exit*` | nothing | … | - | ours says how it ended |\n| a state | state | code | nothing | 0 | guest | soon |\n\nmore\n"
+            "words\n{TITLES}\n| --- |\n| * | state | `stdout/exit*` | nothing | … | - | ours says how it ended |\n| a state | state | code | nothing | 0 | guest | soon |\n| a state | state | stderr | … | … | - | at times: runc is faster |\n\nmore\n"
         );
 
         let table = parse(&text).unwrap();
 
-        assert_eq!(table.len(), 2);
+        assert_eq!(table.len(), 3);
         assert_eq!(
             named(&table, &difference("stdout/exit/code", Some("7"))),
             Some(0)
@@ -143,6 +150,8 @@ mod tests {
         assert_eq!(named(&table, &difference("code", Some("1"))), None);
         assert_eq!(table[0].owner(), None);
         assert_eq!(table[1].owner(), Some("guest"));
+        let steady: Vec<bool> = table.iter().map(Row::is_steady).collect();
+        assert_eq!(steady, [true, true, false]);
     }
 
     #[test]

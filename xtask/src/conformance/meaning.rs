@@ -21,6 +21,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "requires a minimum",
             "No help topic",
             "for flag -",
+            "invalid value for cpu-",
             "see hutch --help",
         ],
     ),
@@ -28,11 +29,14 @@ const MEANINGS: &[(&str, &[&str])] = &[
         "unknown word for ps",
         &["unknown gnu long option", "ps option"],
     ),
+    ("no pid to show", &["couldn't find PID field"]),
+    ("bad interval", &["duration interval must be greater"]),
     (
         "no such processors",
         &[
             "umerical result out of range",
             "math result not representable",
+            "the guest has no cpu",
         ],
     ),
     ("ambiguous", &["is ambiguous"]),
@@ -121,6 +125,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "unexpected end of JSON",
             "unexpected EOF",
             "failed: EOF\"",
+            "msg=EOF",
             "exec: no command",
             "EOF while parsing",
             "cannot unmarshal",
@@ -136,6 +141,8 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "no variant for",
             "did not match any variant",
             "Cwd property must not be empty",
+            "is not a version",
+            "holds a NUL byte",
             "is not a valid",
             "invalid value for",
         ],
@@ -161,10 +168,11 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ),
     ("bad environment", &["invalid environment variable"]),
     ("unknown rlimit", &["invalid rlimit type", "rlimit"]),
+    ("there twice", &["duplicated ns", "it is there twice"]),
     ("unknown namespace", &["namespace"]),
     ("bad sysctl", &["sysctl"]),
     ("a hook failed", &["hook"]),
-    ("no root", &["rootfs", "root.path"]),
+    ("no root", &["rootfs", "root.path", ": root \""]),
     (
         "not permitted",
         &[
@@ -184,7 +192,15 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "does not exist",
         ],
     ),
-    ("invalid", &["invalid argument", "Invalid argument"]),
+    (
+        "invalid",
+        &[
+            "invalid argument",
+            "Invalid argument",
+            // What runc says when its own first step has said more.
+            "can't get final child's PID",
+        ],
+    ),
 ];
 
 /// Nobody has said yet what these words mean.

@@ -86,6 +86,18 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(counts.failed > 0)))
 }
 
+/// The quick ones, for whoever tests everything.
+pub fn quick(workspace: &Workspace) -> Result<Counts> {
+    let arguments = Arguments {
+        filter: String::new(),
+        all: false,
+        list: false,
+        part: None,
+        cgroup: None,
+    };
+    side_by_side(workspace, &arguments)
+}
+
 fn side_by_side(workspace: &Workspace, arguments: &Arguments) -> Result<Counts> {
     assets::ensure(workspace)?;
     let _alone = e2e::above_all(parts::clear_interrupted)?;

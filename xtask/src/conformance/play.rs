@@ -206,8 +206,11 @@ impl<'a> Player<'a> {
         for word in words {
             command.arg(self.place.words(word));
         }
-        let (terminal, _running) = Terminal::run(&command, ROWS, COLUMNS)?;
+        let (terminal, running) = Terminal::run(&command, ROWS, COLUMNS)?;
         let (stdout, code) = terminal.end(STEP_LIMIT)?;
+        // The shell on it waits for a line.
+        terminal.enter("\n")?;
+        running.finish(SOON)?;
         Ok(Seen {
             code: Some(code),
             stdout,
