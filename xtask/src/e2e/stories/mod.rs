@@ -5,6 +5,7 @@ mod channel;
 mod daemon;
 mod guest;
 mod hooks;
+mod kata;
 mod lifecycle;
 mod podman;
 mod refusals;
@@ -56,6 +57,8 @@ pub const ALL: &[Story] = stories![
     volumes::pain_18_files_of_the_host_are_seen_as_runc_shows_them,
     volumes::a_hundred_binds_and_a_long_path_are_no_trouble,
     volumes::what_cannot_enter_a_guest_is_refused_with_the_reason,
+    kata::a_stock_guest_carries_stdio_by_calls_and_outlives_a_killed_daemon,
+    kata::a_sandbox_that_asks_for_a_stock_guest_lives_a_whole_life,
     guest::twenty_containers_exit_and_their_guest_lives,
     guest::the_vsock_driver_keeps_the_channels_contract,
     guest::a_relay_keeps_every_byte_over_vsock,

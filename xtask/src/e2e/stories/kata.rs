@@ -1,0 +1,159 @@
+//! Stories of a guest whose agent offers what a stock one of Kata's does: our own, told so by its kernel's command line.
+
+use super::lifecycle::succeeds;
+use crate::{
+    bundle,
+    e2e::{
+        terminal::Terminal,
+        world::{BOOT_LIMIT, SOON, World},
+    },
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{io::Write, thread};
+
+/// runc's code for a verb that failed.
+const REFUSED: i32 = 1;
+
+/// The serial channel serves an agent that is ours; one of Kata's own needs vsock.
+fn configure(world: &World<'_>, default: &str) -> Result<()> {
+    let assets = world.fixtures().assets.folder.display();
+    world.configure(&format!(
+        "[guest]\nprofile = \"{default}\"\n[kata]\nkernel = \"{assets}/vmlinux\"\n\
+         initrd = \"{assets}/initrd.img\"\nkernel_params = [\"hutch.features=stock\"]\n\
+         memory_mib = 256\nchannel = \"serial\"\n"
+    ))
+}
+
+/// Bytes go both ways by the agent's calls, also while the daemon that makes them dies.
+pub fn a_stock_guest_carries_stdio_by_calls_and_outlives_a_killed_daemon(
+    world: &World<'_>,
+) -> Result<()> {
+    const BYTES: usize = 100_000;
+    configure(world, "kata")?;
+    let mut house = world.start(&mut world.hutch_run("house", "echo up; cat; exit 7")?)?;
+    house.wait_for_output("up\n", BOOT_LIMIT)?;
+
+    for time in 0..3 {
+        let script = format!("head -c {BYTES} /dev/zero | tr '\\0' x; echo {time} >&2; exit 3");
+        let exec = world.verb(&["exec", "house", "/bin/sh", "-c", &script])?;
+
+        ensure!(exec.code() == Some(3), "{time}: {exec:?}");
+        ensure!(
+            exec.stdout == "x".repeat(BYTES) && exec.stderr == format!("{time}\n"),
+            "{time}: {} bytes came of {BYTES}, and {:?}",
+            exec.stdout.len(),
+            exec.stderr
+        );
+    }
+    let mut stdin = house.stdin().context("stdin is piped")?;
+    stdin.write_all(b"before\n").context("write")?;
+    house.wait_for_output("before\n", SOON)?;
+    world.kill(world.daemon()?)?;
+    // Whoever asks starts the next one, which takes the process over.
+    let exec = world.verb(&["exec", "house", "/bin/sh", "-c", "echo inside; exit 5"])?;
+    ensure!(
+        exec.code() == Some(5) && exec.stdout == "inside\n",
+        "exec: {exec:?}"
+    );
+    let written = thread::spawn(move || stdin.write_all(b"after\n"));
+    written.join().ok().context("the writer panicked")??;
+    let outcome = house.finish(BOOT_LIMIT)?;
+
+    ensure!(outcome.code() == Some(7), "exit code: {outcome:?}");
+    ensure!(
+        outcome.stdout == "up\nbefore\nafter\n",
+        "output: {outcome:?}"
+    );
+    Ok(())
+}
+
+pub fn a_sandbox_that_asks_for_a_stock_guest_lives_a_whole_life(world: &World<'_>) -> Result<()> {
+    configure(world, "hutch")?;
+    let none = world.verb(&["sandbox", "create", "--guest-profile", "windows", "box"])?;
+    ensure!(
+        none.code() == Some(REFUSED) && none.stderr.contains("windows"),
+        "a profile that is none: {none:?}"
+    );
+    succeeds(&world.verb(&["sandbox", "create", "--guest-profile", "kata", "box"])?)?;
+
+    lives_and_is_killed(world)?;
+    is_paused_and_counted(world)?;
+    has_a_terminal(world)?;
+
+    succeeds(&world.verb(&["delete", "--force", "stays"])?)?;
+    succeeds(&world.verb(&["sandbox", "delete", "--force", "box"])?)
+}
+
+fn create_in_box(world: &World<'_>, id: &str, script: &str) -> Result<()> {
+    let folder = world.shell(script)?;
+    let mut create = world.hutch(&["create", "--sandbox", "box", "--bundle"]);
+    create.arg(&folder).arg(id);
+    succeeds(&world.start_on_files(&mut create)?.finish(BOOT_LIMIT)?)
+}
+
+fn status(world: &World<'_>, id: &str) -> Result<String> {
+    let state = world.verb(&["state", id])?;
+    let state: Value = serde_json::from_str(&state.stdout).context("read state")?;
+    Ok(state["status"].as_str().unwrap_or_default().to_owned())
+}
+
+/// An init without handlers does not heed SIGTERM; such an agent kills it instead, and tells a bare number.
+fn lives_and_is_killed(world: &World<'_>) -> Result<()> {
+    let folder = world.shell("echo up; exec sleep 1000")?;
+    let mut run = world.hutch(&["run", "--sandbox", "box", "--bundle"]);
+    run.arg(&folder).arg("heeds");
+    let run = world.start(&mut run)?;
+    run.wait_for_output("up\n", BOOT_LIMIT)?;
+    ensure!(status(world, "heeds")? == "running");
+
+    succeeds(&world.verb(&["kill", "heeds", "TERM"])?)?;
+    let outcome = run.finish(SOON)?;
+
+    ensure!(outcome.code() == Some(137), "{outcome:?}");
+    Ok(())
+}
+
+fn is_paused_and_counted(world: &World<'_>) -> Result<()> {
+    create_in_box(world, "stays", "exec sleep 1000")?;
+    ensure!(status(world, "stays")? == "created");
+    succeeds(&world.verb(&["start", "stays"])?)?;
+    succeeds(&world.verb(&["pause", "stays"])?)?;
+    ensure!(status(world, "stays")? == "paused");
+    succeeds(&world.verb(&["resume", "stays"])?)?;
+    succeeds(&world.verb(&["update", "--pids-limit", "50", "stays"])?)?;
+    let stats = world.verb(&["events", "--stats", "stays"])?;
+    let stats: Value = serde_json::from_str(&stats.stdout).context("read statistics")?;
+    let pids = &stats["data"]["pids"];
+    ensure!(pids["current"] == 1 && pids["limit"] == 50, "{pids}");
+    let ps = world.verb(&["ps", "stays"])?;
+    ensure!(
+        ps.code() == Some(REFUSED) && ps.stderr.contains("list pids"),
+        "what such an agent lacks: {ps:?}"
+    );
+    Ok(())
+}
+
+fn has_a_terminal(world: &World<'_>) -> Result<()> {
+    let folder = world.scratch().join("terminal");
+    let args = ["/bin/sh".to_owned()];
+    let process = bundle::Process {
+        args: &args,
+        terminal: true,
+    };
+    bundle::busybox(&folder, &process)?;
+    let mut run = world.hutch(&["run", "--sandbox", "box", "--bundle"]);
+    run.arg(&folder).arg("shell");
+
+    let (terminal, shell) = Terminal::run(&run, 24, 80)?;
+    terminal.wait_for("/ # ", BOOT_LIMIT)?;
+    terminal.resize(50, 132)?;
+    terminal
+        .enter("while [ \"$(stty size)\" != '50 132' ]; do sleep 0.1; done; echo resi''zed\n")?;
+    terminal.wait_for("\r\nresized\r\n", SOON)?;
+    terminal.enter("exit 6\n")?;
+    terminal.wait_for_end(6, SOON)?;
+    terminal.enter("\n")?;
+    shell.finish(SOON)?;
+    Ok(())
+}
