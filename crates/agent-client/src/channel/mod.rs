@@ -3,7 +3,8 @@
 //! Three drivers, one contract: `serial` (a virtio-serial port, which is a unix socket of QEMU's),
 //! `hybrid` (a unix socket that takes `CONNECT port`), `vsock` (AF_VSOCK). A driver only dials;
 //! whether and when to dial again is decided by the machine of this room. Where a process's own
-//! stream is, the hypervisor says: nothing of stdio passes through here.
+//! stream is, the hypervisor says: nothing of stdio passes through here, unless the agent is a stock
+//! one and carries it by calls.
 
 mod framed;
 pub mod hybrid;

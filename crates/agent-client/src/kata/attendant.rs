@@ -29,7 +29,10 @@ use std::{future::pending, time::Duration};
 use stream::{Channel, GuestEnd, Outputs, Request};
 use tokio::{
     select,
-    sync::{oneshot, watch},
+    sync::{
+        oneshot::{self, error::TryRecvError},
+        watch,
+    },
     time::{Instant, sleep_until},
 };
 
@@ -132,6 +135,10 @@ impl Attendant {
         loop {
             self.exchange();
             self.ask();
+            // The socket of one that has its place is not ours to take away.
+            if stop.try_recv() == Err(TryRecvError::Closed) {
+                return;
+            }
             if self.is_over() {
                 if let Some(station) = self.station {
                     station.close();

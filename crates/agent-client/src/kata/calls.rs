@@ -2,7 +2,7 @@
 
 use super::{
     exits::now,
-    household::Household,
+    household::{Household, Promised},
     ledger::{Ledger, Whence},
     pull::{Pull, context, exec_id},
     spec, stats,
@@ -119,7 +119,8 @@ impl KataCalls {
         request.exec_id = exec_id(&key);
         request.OCI = Some(spec::spec(&ask, name)?).into();
         let work = self.agent.create_container(context(), &request);
-        self.link.call(name, deadline, &request, work).await?;
+        let made = self.link.call(name, deadline, &request, work).await;
+        let promised = kept(made, promised)?;
         let (state, whence) = (GuestProcessState::Created, Whence::Made);
         self.household.attend(&key, state, promised, whence);
         Ok(())
@@ -158,7 +159,8 @@ impl KataCalls {
         request.exec_id = exec_id(&key);
         request.process = Some(spec::exec_process(&ask.process_json, name)?).into();
         let work = self.agent.exec_process(context(), &request);
-        self.link.call(name, deadline, &request, work).await?;
+        let made = self.link.call(name, deadline, &request, work).await;
+        let promised = kept(made, promised)?;
         let (state, whence) = (GuestProcessState::Running, Whence::Made);
         self.household.attend(&key, state, promised, whence);
         Ok(())
@@ -329,6 +331,18 @@ impl KataCalls {
         let work = health.check(context(), &request);
         let call = self.link.call("check", deadline, &request, work);
         call.await.map(drop)
+    }
+}
+
+/// What was promised of a process that came to be.
+fn kept<T>(made: Result<T, Error>, promised: Option<Promised>) -> Result<Option<Promised>, Error> {
+    match (made, promised) {
+        (Ok(_), promised) => Ok(promised),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(promised)) => {
+            promised.withdraw();
+            Err(error)
+        }
     }
 }
 

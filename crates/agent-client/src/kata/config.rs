@@ -128,22 +128,11 @@ pub(super) struct Hooks {
     pub _poststart: serde::de::IgnoredAny,
     #[serde(default, rename = "poststop")]
     pub _poststop: serde::de::IgnoredAny,
+    // Of these only whether there are any matters.
     #[serde(default)]
-    pub create_container: Vec<Hook>,
+    pub create_container: Vec<serde::de::IgnoredAny>,
     #[serde(default)]
-    pub start_container: Vec<Hook>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Hook {
-    pub path: String,
-    #[serde(default)]
-    pub args: Vec<String>,
-    #[serde(default)]
-    pub env: Vec<String>,
-    #[serde(default)]
-    pub timeout: i64,
+    pub start_container: Vec<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -38,6 +38,13 @@ pub(super) struct Promised {
     outputs: Outputs,
 }
 
+impl Promised {
+    /// The process never came to be.
+    pub fn withdraw(self) {
+        self.station.close();
+    }
+}
+
 impl Household {
     pub fn new() -> Self {
         Self(Rc::new(Shared {
@@ -76,6 +83,8 @@ impl Household {
                 return Err(Error::Inexpressible { call, what });
             }
         };
+        // Whoever had this place before is done with it.
+        self.0.posts.borrow_mut().remove(&path);
         let station = Station::open(&path).map_err(|source| Error::Station {
             call,
             path: path.clone(),

@@ -26,6 +26,7 @@ const NAMESPACES_LEFT_OUT: [&str; 3] = ["pid", "network", "time"];
 /// that the guest could not find.
 pub(super) fn spec(ask: &CreateContainer, call: &'static str) -> Result<wire::Spec, Error> {
     let mut config: Config = parse(&ask.config_json, call, "config.json")?;
+    refuse_hooks(&config.hooks, call)?;
     redirect(&mut config.mounts, &ask.mounts, call)?;
     let GuestRootfs::Share(path) = &ask.rootfs else {
         let what = "a root file system on a block device";
@@ -40,7 +41,6 @@ pub(super) fn spec(ask: &CreateContainer, call: &'static str) -> Result<wire::Sp
     spec.Root = Some(root).into();
     spec.Hostname = config.hostname;
     spec.Mounts = config.mounts.into_iter().map(mount).collect();
-    spec.Hooks = Some(hooks(config.hooks)).into();
     spec.Annotations = config.annotations.into_iter().collect();
     spec.Linux = Some(linux(config.linux, ask.container, call)?).into();
     Ok(spec)
@@ -162,20 +162,15 @@ fn mount(mount: config::Mount) -> wire::Mount {
     message
 }
 
-fn hooks(hooks: config::Hooks) -> wire::Hooks {
-    let mut message = wire::Hooks::new();
-    message.CreateContainer = hooks.create_container.into_iter().map(hook).collect();
-    message.StartContainer = hooks.start_container.into_iter().map(hook).collect();
-    message
-}
-
-fn hook(hook: config::Hook) -> wire::Hook {
-    let mut message = wire::Hook::new();
-    message.Path = hook.path;
-    message.Args = hook.args;
-    message.Env = hook.env;
-    message.Timeout = hook.timeout;
-    message
+/// Their programs are the host's, or in a root that the agent alone enters: no call brings them there.
+fn refuse_hooks(hooks: &config::Hooks, call: &'static str) -> Result<(), Error> {
+    match hooks.create_container.is_empty() && hooks.start_container.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Inexpressible {
+            call,
+            what: "a hook in the guest (createContainer, startContainer)",
+        }),
+    }
 }
 
 fn linux(
@@ -389,7 +384,7 @@ mod tests {
         assert_eq!(spec.Mounts[0].source, "proc");
         assert_eq!(spec.Mounts[1].source, format!("{SHARE}/4/m1"));
         assert_eq!(spec.Linux.CgroupsPath, "/4");
-        assert!(spec.Hooks.Poststop.is_empty());
+        assert!(spec.Hooks.is_none());
         assert_eq!(spec.Linux.Resources.Memory.Limit, 1024);
         assert_eq!(spec.Linux.Resources.Devices[0].Major, -1);
         assert_eq!(spec.Linux.Seccomp.Syscalls[0].errnoret(), 38);
@@ -434,10 +429,12 @@ mod tests {
         };
         let mut beyond = ask(&bundle());
         beyond.mounts[0].index = 2;
+        let mut hooked = bundle();
+        hooked["hooks"]["startContainer"] = json!([{ "path": "/bin/true" }]);
         let mut config = bundle();
         config["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/mnt");
 
-        for ask in [block, beyond, ask(&config)] {
+        for ask in [block, beyond, ask(&hooked), ask(&config)] {
             let error = spec(&ask, "create container").unwrap_err();
             assert_eq!(error.kind(), Kind::Unsupported, "{error}");
         }

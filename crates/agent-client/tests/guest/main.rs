@@ -14,7 +14,10 @@ mod vm;
 use actix::prelude::*;
 use agent_client::{
     actor::{AgentActor, Surroundings},
-    contract::agent::{self as contract, Bench, LIMIT, Offers},
+    contract::{
+        agent::{self as contract, Bench, LIMIT, Offers},
+        stdio,
+    },
     port::AgentPort,
     rpc::TtrpcAgent,
     signs::ConsoleLog,
@@ -89,9 +92,13 @@ impl Bench for GuestBench {
     }
 
     fn process(&self, args: &[&str]) -> Vec<u8> {
-        let process = json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } });
-        process.to_string().into_bytes()
+        process(args)
     }
+}
+
+fn process(args: &[&str]) -> Vec<u8> {
+    let process = json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } });
+    process.to_string().into_bytes()
 }
 
 fn link(control: &std::path::Path) -> LinkSpec {
@@ -145,6 +152,91 @@ async fn our_agent_keeps_the_contract() {
     let run = async {
         let bench = GuestBench::prepared(&vm).await;
         contract::suite(&bench, Offers::Hutch).await;
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+/// The same agent, told to offer what a stock one does, before ports of one daemon after another.
+struct StockBench {
+    control: PathBuf,
+    folder: PathBuf,
+    port: Rc<TtrpcAgent>,
+}
+
+impl StockBench {
+    fn stock_link(&self) -> LinkSpec {
+        LinkSpec {
+            stdio: StdioKind::Calls,
+            ..link(&self.control)
+        }
+    }
+}
+
+impl Bench for StockBench {
+    fn port(&self) -> Rc<dyn AgentPort> {
+        self.port.clone()
+    }
+
+    fn link(&self) -> LinkSpec {
+        self.stock_link()
+    }
+
+    fn container(&self, number: ContainerNumber, args: &[&str]) -> CreateContainer {
+        container(number, args)
+    }
+
+    fn process(&self, args: &[&str]) -> Vec<u8> {
+        process(args)
+    }
+}
+
+impl stdio::Bench for StockBench {
+    fn port(&self) -> Rc<dyn AgentPort> {
+        Rc::new(TtrpcAgent::new())
+    }
+
+    fn link(&self) -> LinkSpec {
+        self.stock_link()
+    }
+
+    fn container(&self, number: ContainerNumber, args: &[&str]) -> CreateContainer {
+        container(number, args)
+    }
+
+    fn process(&self, args: &[&str]) -> Vec<u8> {
+        process(args)
+    }
+
+    fn socket(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("p{number}.sock"))
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn our_agent_told_to_be_a_stock_one_keeps_that_contract() {
+    if !asked() {
+        return;
+    }
+    let share = tempfile::tempdir().unwrap();
+    lay_rootfs(&share.path().join("rootfs"));
+    let vm = Vm::boot(Wanted {
+        share: Some(share),
+        words: "hutch.features=stock",
+        ..Wanted::default()
+    });
+    let run = async {
+        let bench = StockBench {
+            control: control(&vm),
+            folder: vm.folder.path().to_owned(),
+            port: Rc::new(TtrpcAgent::new()),
+        };
+        let dialed = bench.port.dial(bench.stock_link(), LIMIT).await;
+        assert!(!dialed.unwrap().speaks_hutch);
+        bench.port.create_sandbox(sandbox(), LIMIT).await.unwrap();
+
+        contract::suite(&bench, Offers::Stock).await;
+        bench.port.hang_up();
+        stdio::suite(&bench).await;
     };
     LocalSet::new().run_until(run).await;
 }
