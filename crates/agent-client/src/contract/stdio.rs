@@ -11,7 +11,10 @@ use runtime_core::{
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, ExecId, ProcessId},
 };
-use std::{path::PathBuf, rc::Rc};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 use stream::{Channel, Nonce, Padding, Reader, Resume, StdinFrom};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -95,7 +98,7 @@ async fn exit_of(port: &Rc<dyn AgentPort>, number: u32, process: &ProcessId) -> 
 }
 
 /// What stands for a process on the host, reduced to its stream.
-struct Relay {
+pub struct Relay {
     io: UnixStream,
     reader: Reader,
     sessions: u8,
@@ -103,9 +106,18 @@ struct Relay {
 }
 
 impl Relay {
+    /// Everything that was heard.
+    pub fn said(&self) -> &[u8] {
+        &self.said
+    }
+
     async fn join(bench: &impl Bench, number: u32) -> Self {
-        let socket = bench.socket(number);
-        let io = UnixStream::connect(&socket).await;
+        Self::at(&bench.socket(number)).await
+    }
+
+    /// Greets whoever carries the stream there.
+    pub async fn at(socket: &Path) -> Self {
+        let io = UnixStream::connect(socket).await;
         let mut relay = Self {
             io: io.expect("somebody listens"),
             reader: Reader::new(Resume::Acked, StdinFrom::Next),
@@ -162,14 +174,16 @@ impl Relay {
         self.flush().await;
     }
 
-    async fn hear(&mut self, wanted: &[u8]) {
+    /// Reads until it was told so much, which is this.
+    pub async fn hear(&mut self, wanted: &[u8]) {
         while self.said.len() < wanted.len() {
             self.step().await;
         }
         assert_eq!(self.said, wanted);
     }
 
-    async fn exit(&mut self) -> u32 {
+    /// All output up to the exit is heard then.
+    pub async fn exit(&mut self) -> u32 {
         loop {
             if let Some(code) = self.reader.exit() {
                 self.flush().await;
@@ -179,12 +193,12 @@ impl Relay {
         }
     }
 
-    async fn say(&mut self, bytes: &[u8]) {
+    pub async fn say(&mut self, bytes: &[u8]) {
         assert_eq!(self.reader.stdin(bytes), bytes.len());
         self.flush().await;
     }
 
-    async fn hang_up_stdin(&mut self) {
+    pub async fn hang_up_stdin(&mut self) {
         self.reader.end_stdin();
         self.flush().await;
     }
