@@ -234,7 +234,8 @@ impl Config {
         Ok(())
     }
 
-    /// The files that a daemon cannot do without.
+    /// The files that a daemon cannot do without; those of a guest with a stock agent are its
+    /// profile's business.
     ///
     /// # Errors
     /// Names the first one that is missing, and the key that says where it should be.
@@ -245,9 +246,9 @@ impl Config {
             ("share.virtiofsd", &self.share.virtiofsd),
         ];
         let backend = [("hypervisor.vsock_backend", &self.hypervisor.vsock_backend)];
-        let for_the_channel = match self.needs_vsock_backend() {
-            true => backend.as_slice(),
-            false => &[],
+        let for_the_channel = match self.guest.channel {
+            ChannelChoice::HybridVsock => backend.as_slice(),
+            ChannelChoice::Auto | ChannelChoice::Serial | ChannelChoice::Vsock => &[],
         };
         for (key, path) in always.iter().chain(for_the_channel) {
             if !path.is_file() {
@@ -255,11 +256,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    fn needs_vsock_backend(&self) -> bool {
-        let kata = self.kata.is_described() && self.kata.channel == ChannelChoice::HybridVsock;
-        kata || self.guest.channel == ChannelChoice::HybridVsock
     }
 
     /// Every key with what it means, as TOML that reads back.

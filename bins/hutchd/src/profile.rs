@@ -67,7 +67,7 @@ impl Profiles {
     pub fn of(config: &Config) -> Result<Self> {
         let default = config.guest.profile;
         let kata = match default == ProfileName::Kata || config.kata.is_described() {
-            true => Ok(kata(&config.kata)?),
+            true => Ok(kata(config)?),
             false => Err("kata.kernel is not set".to_owned()),
         };
         Ok(Self {
@@ -122,8 +122,15 @@ fn hutch(guest: &Guest) -> Result<Profile> {
     })
 }
 
-fn kata(kata: &Kata) -> Result<Profile> {
+fn kata(config: &Config) -> Result<Profile> {
+    let kata = &config.kata;
     kata.check()?;
+    let channel = kata_channel(kata.channel)?;
+    let backend = &config.hypervisor.vsock_backend;
+    if channel == Channel::HybridVsock && !backend.is_file() {
+        let backend = backend.display();
+        bail!("hypervisor.vsock_backend: {backend} is not a file, and kata.channel needs it");
+    }
     Ok(Profile {
         kernel: kata.kernel.clone(),
         initrd: set(&kata.initrd),
@@ -131,7 +138,7 @@ fn kata(kata: &Kata) -> Result<Profile> {
         kernel_params: kata.kernel_params.clone(),
         vcpus: kata.vcpus,
         memory_mib: kata.memory_mib,
-        channel: kata_channel(kata.channel)?,
+        channel,
         stdio: StdioKind::Calls,
     })
 }
@@ -268,6 +275,18 @@ mod tests {
                 .contains("kata.image: /nonexistent/image")
         );
         assert!(agent.to_string().contains("kata.initrd"), "{agent}");
+    }
+
+    #[test]
+    fn a_channel_without_its_program_is_refused_when_the_daemon_starts() {
+        let (_folder, kata) = files();
+        let mut config = config(ProfileName::Hutch, kata);
+        config.kata.channel = ChannelChoice::HybridVsock;
+        config.hypervisor.vsock_backend = "/nonexistent/backend".into();
+
+        let refused = Profiles::of(&config).unwrap_err();
+
+        assert!(refused.to_string().contains("vsock_backend"), "{refused}");
     }
 
     #[test]
