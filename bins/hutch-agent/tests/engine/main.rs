@@ -12,6 +12,7 @@
 
 mod bed;
 mod cases;
+mod clocks;
 mod guest;
 mod measure;
 
@@ -30,6 +31,9 @@ const CASE: &str = "HUTCH_ENGINE_CASE";
 const STAGE: &str = "HUTCH_ENGINE_STAGE";
 
 fn main() -> ExitCode {
+    if env::var_os(clocks::ASKED).is_some() {
+        return clocks::print();
+    }
     if let Ok(name) = env::var(CASE) {
         return match env::var(STAGE).as_deref() {
             Ok("inner") => run_inside(&name),

@@ -1,9 +1,12 @@
 //! What a container shares, and with whom.
 
-use crate::bed::{Bed, config, process, with};
+use crate::{
+    bed::{Bed, config, process, with},
+    clocks,
+};
 use hutch_agent::engine::{NamespaceFrom, NamespaceKind};
 use serde_json::json;
-use std::fs;
+use std::{fs, path::Path};
 
 super::cases![
     a_container_has_its_own_but_the_network,
@@ -13,6 +16,7 @@ super::cases![
     a_user_namespace_maps_its_ids,
     a_hostname_without_a_namespace_is_refused,
     a_time_namespace_has_its_own_clocks,
+    a_time_namespace_is_seen_without_asking_the_kernel,
     what_is_mounted_inside_stays_inside,
 ];
 
@@ -203,6 +207,70 @@ fn a_time_namespace_has_its_own_clocks() {
         assert!(seconds > 1_000_000.0, "{outcome:?}");
     }
     bed.engine.remove("c").unwrap();
+}
+
+/// Seconds of the monotonic clock and of that since boot, of an init and of an exec.
+fn clocks_in(bed: &Bed, config: &serde_json::Value) -> [Vec<i64>; 2] {
+    let running = bed.create("c", config).unwrap();
+    bed.engine.start("c").unwrap();
+    running.expect("started");
+    let mut again = config["process"].clone();
+    again["args"] = json!(["/bin/clocks"]);
+    let exec = bed.exec("c", "e", &again).unwrap().finish();
+    let init = running.finish();
+    bed.engine.remove("c").unwrap();
+    [init, exec].map(|outcome| {
+        let lines = outcome.out.lines().filter(|line| *line != "started");
+        lines
+            .map(|line| line.parse().unwrap_or_else(|_| panic!("{outcome:?}")))
+            .collect()
+    })
+}
+
+/// Most programs read clocks from a page that the kernel maps into them, and some may not call it.
+fn a_time_namespace_is_seen_without_asking_the_kernel() {
+    let bed = Bed::make();
+    fs::copy("/proc/self/exe", bed.rootfs().join("bin/clocks")).unwrap();
+    let config = config(&["/bin/sh", "-c", "echo started; cat; exec /bin/clocks"]);
+    // What it was linked with, where there is such a thing.
+    let libraries = ["/lib", "/lib64", "/usr/lib"];
+    let libraries = libraries.iter().filter(|path| Path::new(path).exists());
+    let config = libraries.fold(config, |config, path| {
+        let mount = json!({"destination": path, "source": path, "options": ["rbind", "ro"]});
+        with(config, "/mounts/-", mount)
+    });
+    let asking = |config, way: &str| {
+        with(
+            config,
+            "/process/env/-",
+            json!(format!("{}={way}", clocks::ASKED)),
+        )
+    };
+    let forbidden = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["clock_gettime"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]});
+    let silent = with(
+        asking(config.clone(), "library"),
+        "/linux/seccomp",
+        forbidden,
+    );
+    let away = |config| {
+        let config = with(config, "/linux/namespaces/-", json!({"type": "time"}));
+        let offsets = json!({"monotonic": {"secs": 3_000_000}, "boottime": {"secs": 5_000_000}});
+        with(config, "/linux/timeOffsets", offsets)
+    };
+
+    let here = clocks_in(&bed, &silent);
+    let there = clocks_in(&bed, &away(silent));
+    let by_the_kernel = clocks_in(&bed, &away(asking(config, "kernel")));
+
+    for process in 0..2 {
+        for (clock, offset) in [(0, 3_000_000), (1, 5_000_000)] {
+            let passed = there[process][clock] - offset - here[process][clock];
+            assert!((0..60).contains(&passed), "{here:?} {there:?}");
+            let passed = by_the_kernel[process][clock] - there[process][clock];
+            assert!((0..60).contains(&passed), "{there:?} {by_the_kernel:?}");
+        }
+    }
 }
 
 fn what_is_mounted_inside_stays_inside() {
