@@ -92,6 +92,7 @@ pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>
             netns: None,
             share_socket: None,
             blocks: profile.image.iter().map(|path| image(path)).collect(),
+            own_blocks: profile.image.iter().count(),
         },
     }
 }

@@ -23,7 +23,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocks {
     max: u32,
-    boot: Vec<BlockSpec>,
+    /// On no slot: there as long as the VM is.
+    fixed: Vec<BlockSpec>,
     slots: BTreeMap<u32, Slot>,
 }
 
@@ -62,10 +63,10 @@ pub struct Settled {
 }
 
 impl Blocks {
-    pub fn new(max: u32, boot: Vec<BlockSpec>) -> Self {
+    pub fn new(max: u32, fixed: Vec<BlockSpec>) -> Self {
         Self {
             max,
-            boot,
+            fixed,
             slots: BTreeMap::new(),
         }
     }
@@ -74,7 +75,7 @@ impl Blocks {
     /// no answer, and the second list says what to detach.
     pub fn adopted(
         max: u32,
-        boot: Vec<BlockSpec>,
+        fixed: Vec<BlockSpec>,
         records: BTreeMap<u32, BlockRecord>,
         mut op: impl FnMut() -> OpId,
     ) -> (Self, Vec<(OpId, String)>) {
@@ -93,7 +94,7 @@ impl Blocks {
             (slot, Slot { block, state })
         });
         let slots = slots.collect();
-        (Self { max, boot, slots }, detach)
+        (Self { max, fixed, slots }, detach)
     }
 
     pub fn record(&self) -> BTreeMap<u32, BlockRecord> {
@@ -121,17 +122,17 @@ impl Blocks {
         op: impl FnOnce() -> OpId,
     ) -> Result<Todo, Denied> {
         let serial = &block.serial;
-        let at_boot = self.boot.iter().find(|boot| boot.serial == *serial);
+        let fixed = self.fixed.iter().find(|fixed| fixed.serial == *serial);
         let of_serial = self
             .slots
             .iter_mut()
             .find(|(_, s)| s.block.serial == *serial);
         let other = |known: &BlockSpec| known != block;
-        if at_boot.is_some_and(other) || of_serial.as_ref().is_some_and(|(_, s)| other(&s.block)) {
+        if fixed.is_some_and(other) || of_serial.as_ref().is_some_and(|(_, s)| other(&s.block)) {
             let serial = serial.clone();
             return Err(Denied::SerialTaken { serial });
         }
-        if at_boot.is_some() {
+        if fixed.is_some() {
             return Ok(Todo::AlreadySo);
         }
         let Some((number, slot)) = of_serial else {
@@ -175,16 +176,16 @@ impl Blocks {
     }
 
     /// # Errors
-    /// It was there at boot, or is being attached. Nothing has changed then.
+    /// It is fixed, or is being attached. Nothing has changed then.
     pub fn detach(
         &mut self,
         serial: &str,
         waiter: Waiter,
         op: impl FnOnce() -> OpId,
     ) -> Result<Todo, Denied> {
-        if self.boot.iter().any(|boot| boot.serial == serial) {
+        if self.fixed.iter().any(|fixed| fixed.serial == serial) {
             let serial = serial.to_owned();
-            return Err(Denied::BootBlock { serial });
+            return Err(Denied::BlockFixed { serial });
         }
         let of_serial = self
             .slots
@@ -376,7 +377,7 @@ mod tests {
 
         assert!(matches!(taken, Err(Denied::SerialTaken { .. })));
         assert!(matches!(busy, Err(Denied::BlockBusy { .. })));
-        assert!(matches!(boot, Err(Denied::BootBlock { .. })));
+        assert!(matches!(boot, Err(Denied::BlockFixed { .. })));
         assert_eq!(blocks, before);
     }
 

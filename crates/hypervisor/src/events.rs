@@ -162,7 +162,7 @@ pub enum Denied {
     #[error("block device {serial:?} is being plugged or unplugged")]
     BlockBusy { serial: String },
     #[error("block device {serial:?} was there at boot and stays")]
-    BootBlock { serial: String },
+    BlockFixed { serial: String },
     #[error("the vm is being paused or resumed")]
     Turning,
     #[error("{max} commands wait for the vm already")]
@@ -175,7 +175,7 @@ impl Classify for Denied {
             Self::NotRunning
             | Self::Stopping
             | Self::BlockBusy { .. }
-            | Self::BootBlock { .. }
+            | Self::BlockFixed { .. }
             | Self::Turning => Kind::Denied,
             Self::OtherVm | Self::SerialTaken { .. } => Kind::AlreadyExists,
             Self::StreamsExhausted { .. }

@@ -308,7 +308,10 @@ impl FakeHost {
         let begun = Process {
             plan: plan.clone(),
             streams: (1..=plan.ports.cold).collect(),
-            blocks: BTreeMap::new(),
+            blocks: plan
+                .in_slots()
+                .map(|(slot, block)| (slot, block.serial.clone()))
+                .collect(),
             gait: Gait::Runs,
             life: life.clone(),
         };

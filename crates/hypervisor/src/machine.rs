@@ -28,12 +28,12 @@ use crate::{
     events::{Answer, Command, Denied, Event, Notice, Turn, World},
     layout::Layout,
     port::LaunchPlan,
-    record::{BlockRecord, HypervisorRecord, Phase, StartedRecord, Suspect, key},
+    record::{BlockRecord, HypervisorRecord, Phase, Plugged, StartedRecord, Suspect, key},
     streams::Streams,
 };
 use runtime_core::{
     error::{Fault, fault},
-    hypervisor::{VmExit, VmStatus},
+    hypervisor::{BlockSpec, VmExit, VmStatus},
     ids::{HostProcess, OpId, SandboxUid},
     kit::{self, Waiter},
     records,
@@ -274,7 +274,7 @@ impl Hypervisor {
                 Phase::MayLive(Suspect::Starting { plan: plan.clone() })
             }
             State::Connecting { vm, whose, .. } => match whose {
-                Whose::Launch(_) => started(vm, BTreeSet::new(), BTreeMap::new()),
+                Whose::Launch(_) => started(vm, BTreeSet::new(), plugged_at_boot(vm)),
                 Whose::Adoption { leased, blocks } => started(vm, leased.clone(), blocks.clone()),
             },
             State::Running {
@@ -433,7 +433,8 @@ impl Hypervisor {
         match (outcome, whose) {
             (Ok(()), Whose::Launch(launchers)) => {
                 reply_all(launchers, &Answer::Launched(status(&vm)), batch);
-                self.run(vm, BTreeSet::new(), BTreeMap::new(), batch);
+                let blocks = plugged_at_boot(&vm);
+                self.run(vm, BTreeSet::new(), blocks, batch);
             }
             (Ok(()), Whose::Adoption { leased, blocks }) => {
                 batch.announce.push(Notice::Adopted(status(&vm)));
@@ -461,9 +462,9 @@ impl Hypervisor {
         blocks: BTreeMap<u32, BlockRecord>,
         batch: &mut Batch,
     ) {
-        let boot = vm.plan.spec.blocks.clone();
+        let fixed = vm.plan.fixed().cloned().collect();
         let ops = &mut self.ops;
-        let (blocks, unsettled) = Blocks::adopted(vm.plan.slots, boot, blocks, || ops.issue());
+        let (blocks, unsettled) = Blocks::adopted(vm.plan.slots, fixed, blocks, || ops.issue());
         for (op, serial) in unsettled {
             batch.world.push(World::DetachBlock { op, serial });
         }
@@ -518,6 +519,15 @@ pub(crate) fn hold(held: &mut Vec<Held>, waiter: Waiter, command: Command) -> Re
 pub(crate) fn reply_all(waiters: Vec<Waiter>, answer: &Answer, batch: &mut Batch) {
     let replies = waiters.into_iter().map(|waiter| (waiter, answer.clone()));
     batch.replies.extend(replies);
+}
+
+fn plugged_at_boot(vm: &Vm) -> BTreeMap<u32, BlockRecord> {
+    let record = |block: &BlockSpec| BlockRecord {
+        block: block.clone(),
+        plugged: Plugged::Yes,
+    };
+    let slots = vm.plan.in_slots();
+    slots.map(|(slot, block)| (slot, record(block))).collect()
 }
 
 fn started(vm: &Vm, leased: BTreeSet<u32>, blocks: BTreeMap<u32, BlockRecord>) -> Phase {

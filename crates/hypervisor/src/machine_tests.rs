@@ -38,6 +38,7 @@ fn plan() -> LaunchPlan {
             netns: None,
             share_socket: None,
             blocks: Vec::new(),
+            own_blocks: 0,
         },
         ports: PortPlan { cold: 2, max: 4 },
         slots: 2,
@@ -620,6 +621,54 @@ fn a_block_is_on_record_before_it_is_plugged_and_while_it_is_unplugged() {
     );
     assert_eq!(batch.replies, [(Waiter(3), Answer::Done)]);
     assert_eq!(plugged(&machine), []);
+}
+
+#[test]
+fn what_is_in_a_slot_since_the_boot_can_be_unplugged_and_what_found_none_cannot() {
+    let mut machine = machine();
+    let mut wish = plan();
+    wish.spec.blocks = ["own", "a", "b", "c"].map(block).to_vec();
+    wish.spec.own_blocks = 1;
+    let batch = ask(&mut machine, 1, Command::Launch(Box::new(wish)));
+    let batch = drive(&mut machine, spawned(spawn_op(&batch)));
+    let on_record = |machine: &Hypervisor| match machine.record().unwrap().phase {
+        Phase::MayLive(Suspect::Started(record)) => {
+            let blocks = record.blocks.into_values();
+            blocks.map(|one| one.block.serial).collect()
+        }
+        _ => Vec::new(),
+    };
+    assert_eq!(on_record(&machine), ["a", "b"]);
+    let (op, outcome) = (connect_op(&batch), Ok(()));
+    drive(&mut machine, Event::Answered { op, outcome });
+
+    for serial in ["own", "c"] {
+        let fixed = denied(&mut machine, detach(serial));
+        assert!(matches!(fixed, Denied::BlockFixed { .. }), "{fixed:?}");
+    }
+    let full = denied(&mut machine, Command::AttachBlock(block("d")));
+    assert!(
+        matches!(full, Denied::SlotsExhausted { max: 2 }),
+        "{full:?}"
+    );
+    let batch = ask(&mut machine, 2, detach("a"));
+    let op = self::op(&batch, |w| match w {
+        World::DetachBlock { op, .. } => Some(*op),
+        _ => None,
+    });
+    let outcome = Ok(());
+    let batch = drive(&mut machine, Event::BlockDetached { op, outcome });
+
+    assert_eq!(batch.replies, [(Waiter(2), Answer::Done)]);
+    assert_eq!(on_record(&machine), ["b"]);
+    let mut next = rebuilt(machine.record());
+    drive(&mut next, Event::Adopt);
+    assert_eq!(on_record(&next), ["b"], "what went does not come back");
+}
+
+fn detach(serial: &str) -> Command {
+    let serial = serial.to_owned();
+    Command::DetachBlock { serial }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use runtime_core::{
-    hypervisor::{BlockSpec, VmSpec},
+    hypervisor::{BlockSpec, MachineType, VmSpec},
     ids::{HostProcess, SandboxUid},
     kit::Work,
 };
@@ -17,8 +17,32 @@ use serde::{Deserialize, Serialize};
 pub struct LaunchPlan {
     pub spec: VmSpec,
     pub ports: PortPlan,
-    /// How many devices can be plugged into the running VM.
+    /// How many devices can be plugged into the running VM, with those of the spec that are in one.
     pub slots: u32,
+}
+
+impl LaunchPlan {
+    /// The slot that this one of the blocks is in from the beginning, so that it can be unplugged.
+    pub fn slot_of(&self, block: usize) -> Option<u32> {
+        let slots = match self.spec.machine {
+            MachineType::Q35 => self.slots,
+            MachineType::Microvm => 0,
+        };
+        let place = block.checked_sub(self.spec.own_blocks)?;
+        let slot = u32::try_from(place).ok()?.checked_add(1)?;
+        (slot <= slots).then_some(slot)
+    }
+
+    pub fn in_slots(&self) -> impl Iterator<Item = (u32, &BlockSpec)> {
+        let blocks = self.spec.blocks.iter().enumerate();
+        blocks.filter_map(|(at, block)| Some((self.slot_of(at)?, block)))
+    }
+
+    /// Blocks that are in no slot: they are there as long as the VM is.
+    pub fn fixed(&self) -> impl Iterator<Item = &BlockSpec> {
+        let blocks = self.spec.blocks.iter().enumerate();
+        blocks.filter_map(|(at, block)| self.slot_of(at).is_none().then_some(block))
+    }
 }
 
 /// How many stream ports there are. Used where the channel is serial ports.

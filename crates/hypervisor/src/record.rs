@@ -72,7 +72,7 @@ pub struct StartedRecord {
     pub process: HostProcess,
     /// Numbers of the stream ports that somebody has.
     pub leased: BTreeSet<u32>,
-    /// What was plugged in later, by slot.
+    /// What is plugged in, by slot.
     pub blocks: BTreeMap<u32, BlockRecord>,
 }
 

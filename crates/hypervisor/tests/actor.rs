@@ -191,6 +191,7 @@ fn spec() -> VmSpec {
         netns: None,
         share_socket: None,
         blocks: Vec::new(),
+        own_blocks: 0,
     }
 }
 

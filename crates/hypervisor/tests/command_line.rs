@@ -36,6 +36,7 @@ fn plan() -> LaunchPlan {
             netns: None,
             share_socket: Some("/run/hutch/s/0123456789abcdef/virtiofs.sock".into()),
             blocks: Vec::new(),
+            own_blocks: 0,
         },
         ports: PortPlan { cold: 2, max: 30 },
         slots: 2,
@@ -103,9 +104,12 @@ fn q35_under_kvm_with_images_a_namespace_of_its_own_and_hybrid_vsock() {
     };
     plan.spec.share_socket = None;
     plan.spec.blocks = vec![
+        block("own", "/images/own", true),
         block("root", "/images/a,b.erofs", true),
         block("scratch", "/dev/vg/scratch", false),
+        block("on-no-slot", "/images/c", false),
     ];
+    plan.spec.own_blocks = 1;
 
     assert_golden("q35-kvm-hybrid-vsock", &plan);
 }

@@ -630,6 +630,7 @@ fn plan(folder: PathBuf, kernel: PathBuf, initrd: PathBuf, cgroup: String) -> La
             netns: None,
             share_socket: None,
             blocks: Vec::new(),
+            own_blocks: 0,
         },
         ports: PortPlan { cold: 2, max: 30 },
         slots: 2,

@@ -100,6 +100,9 @@ pub struct VmSpec {
     /// The socket of virtiofsd, when the guest has a share.
     pub share_socket: Option<PathBuf>,
     pub blocks: Vec<BlockSpec>,
+    /// The first so many of them are the guest's own, and stay as long as it does.
+    #[serde(default)]
+    pub own_blocks: usize,
 }
 
 /// A stream port that one process has to itself.

@@ -61,14 +61,14 @@ pub fn node(block: &BlockSpec, backing: Backing) -> Result<Value, InvalidSpec> {
 }
 
 /// The device of a block that is there from the start, and stays.
-pub fn boot_device(block: &BlockSpec, machine: MachineType) -> Value {
+pub fn fixed_device(block: &BlockSpec, machine: MachineType) -> Value {
     match machine {
         MachineType::Q35 => device(block, "virtio-blk-pci"),
         MachineType::Microvm => device(block, "virtio-blk-device"),
     }
 }
 
-/// The device of a block that comes later.
+/// The device of a block that may come later, and may go.
 pub fn slot_device(block: &BlockSpec, slot: u32) -> Value {
     let mut device = device(block, "virtio-blk-pci");
     device["bus"] = slot_bus(slot).into();

@@ -336,12 +336,13 @@ fn devices(line: &mut Line, plan: &LaunchPlan, found: &Found) -> Result<(), Inva
             line.option("-device", root_port(slot));
         }
     }
-    for (wish, backing) in spec.blocks.iter().zip(&found.backings) {
+    for (at, (wish, backing)) in spec.blocks.iter().zip(&found.backings).enumerate() {
         line.option("-blockdev", block::node(wish, *backing)?.to_string());
-        line.option(
-            "-device",
-            block::boot_device(wish, spec.machine).to_string(),
-        );
+        let device = match plan.slot_of(at) {
+            Some(slot) => block::slot_device(wish, slot),
+            None => block::fixed_device(wish, spec.machine),
+        };
+        line.option("-device", device.to_string());
     }
     Ok(())
 }

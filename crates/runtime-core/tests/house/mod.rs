@@ -152,6 +152,7 @@ fn plan(wish: &SandboxWish, _: Option<&ContainerSpec>) -> SandboxSpec {
             netns: None,
             share_socket: None,
             blocks: Vec::new(),
+            own_blocks: 0,
         },
     }
 }
