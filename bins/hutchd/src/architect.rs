@@ -6,7 +6,7 @@ use crate::{
 };
 use runtime_core::{
     container::ContainerSpec,
-    devices::ShareSpec,
+    devices::{BindSpec, Purpose, ShareSpec},
     host::SandboxWish,
     hypervisor::{Accelerator, BlockSpec, VmSpec},
     network::NetworkSpec,
@@ -116,9 +116,14 @@ fn image(path: &Path) -> BlockSpec {
     }
 }
 
-/// A root file system that is an image, with nothing bound into it, needs no share. What a sandbox that
+/// A root file system that is an image, with nothing of the host in it but disks, needs no share. What a sandbox that
 /// is made for itself will hold is not known yet.
 fn needs_share(first: &ContainerSpec) -> bool {
     let is_image = |path: &Path| path.metadata().is_ok_and(|found| !found.is_dir());
-    !first.devices.binds.is_empty() || !is_image(&first.rootfs)
+    let mut binds = first.devices.binds.iter();
+    let shared = |bind: &BindSpec| match bind.purpose {
+        Purpose::Mount | Purpose::HookProgram => true,
+        Purpose::FileSystem | Purpose::Device => false,
+    };
+    binds.any(shared) || !is_image(&first.rootfs)
 }

@@ -3,6 +3,7 @@
 //! What is wrong with a bundle is said here, before anything exists. Fields that only the guest
 //! can judge (its users, its programs) are judged there.
 
+mod disks;
 mod hooks;
 
 use crate::{
@@ -71,11 +72,10 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     if root.path().as_os_str().is_empty() {
         return Err(invalid("config.json: root.path is empty"));
     }
-    if spec.linux().is_none() {
-        return Err(invalid(
-            "config.json: linux is missing; only Linux containers can be run",
-        ));
-    }
+    let linux = spec.linux().as_ref();
+    let linux = linux.ok_or_else(|| {
+        invalid("config.json: linux is missing; only Linux containers can be run")
+    })?;
     let hooks = hooks::on_the_host(&spec)?;
     check_cgroups_path(&request.cgroups_path)?;
     let annotations = annotations(&spec)?;
@@ -85,6 +85,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     };
     let mut binds = binds(spec.mounts().as_deref().unwrap_or_default())?;
     binds.extend(hooks::programs(&spec));
+    binds.extend(disks::devices(linux)?);
     let devices = ContainerDevices {
         container: ContainerNumber(0),
         bundle: bundle.clone(),
@@ -222,15 +223,23 @@ fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
         let options = mount.options().as_deref().unwrap_or_default();
         let has = |name: &str| options.iter().any(|option| option == name);
         let is_bind = mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind");
-        if !is_bind {
-            continue;
-        }
+        let purpose = match (is_bind, disks::is_file_system(mount)) {
+            (true, _) => Purpose::Mount,
+            (false, true) => Purpose::FileSystem,
+            (false, false) => continue,
+        };
         let source = mount
             .source()
             .clone()
             .filter(|source| !source.as_os_str().is_empty());
-        let source = source
-            .ok_or_else(|| invalid(format!("mounts[{index}]: a bind mount needs a source")))?;
+        let source = source.ok_or_else(|| {
+            let kind = if is_bind {
+                "bind mount"
+            } else {
+                "file system on a disk"
+            };
+            invalid(format!("mounts[{index}]: a {kind} needs a source"))
+        })?;
         if source.components().any(|part| part == Component::ParentDir) && !source.is_absolute() {
             return Err(invalid(format!(
                 "mounts[{index}]: source {:?} leaves the bundle",
@@ -242,7 +251,7 @@ fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
             source,
             recursive: has("rbind"),
             read_only: has("ro") || has("rro"),
-            purpose: Purpose::Mount,
+            purpose,
         });
     }
     Ok(binds)

@@ -10,9 +10,9 @@ use crate::error::Malformed;
 use protocols::asynchronous::{agent as kata, hutch_agent as wire};
 use runtime_core::{
     agent::{
-        AgentDetails, CreateContainer, Exec, ExitReason, ExitStatus, FsType, GuestExit,
-        GuestHookProgram, GuestMount, GuestNews, GuestOom, GuestPid, GuestProcess,
-        GuestProcessState, GuestRootfs, Signal, SignalTarget,
+        AgentDetails, CreateContainer, DiskPurpose, Exec, ExitReason, ExitStatus, FsType,
+        GuestDisk, GuestExit, GuestHookProgram, GuestMount, GuestNews, GuestOom, GuestPid,
+        GuestProcess, GuestProcessState, GuestRootfs, Signal, SignalTarget,
     },
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId},
@@ -229,6 +229,7 @@ pub fn create(ask: CreateContainer) -> wire::CreateRequest {
     request.config_json = ask.config_json;
     request.rootfs = Some(rootfs(ask.rootfs)).into();
     request.host_mounts = ask.mounts.into_iter().map(host_mount).collect();
+    request.host_disks = ask.disks.into_iter().map(host_disk).collect();
     request.hook_programs = ask.hook_programs.into_iter().map(hook_program).collect();
     request.bundle_path = ask.bundle.display().to_string();
     request.stream = ask.stream.map(endpoint).into();
@@ -290,6 +291,17 @@ fn host_mount(mount: GuestMount) -> wire::HostMount {
     message.index = mount.index;
     message.share_path = mount.share_path;
     message.copies_path = mount.copies_path.unwrap_or_default();
+    message
+}
+
+fn host_disk(disk: GuestDisk) -> wire::HostDisk {
+    let mut message = wire::HostDisk::new();
+    message.serial = disk.serial;
+    message.read_only = disk.read_only;
+    match disk.purpose {
+        DiskPurpose::Mount(index) => message.set_mount(index),
+        DiskPurpose::Device(index) => message.set_device(index),
+    }
     message
 }
 

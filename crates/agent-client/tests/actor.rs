@@ -120,6 +120,7 @@ impl House {
             rootfs: GuestRootfs::Share("r".to_owned()),
             mounts: Vec::new(),
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
         };

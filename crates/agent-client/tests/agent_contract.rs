@@ -49,6 +49,7 @@ fn container(number: ContainerNumber, args: &[&str], rootfs: GuestRootfs) -> Cre
         rootfs,
         mounts: Vec::new(),
         hook_programs: Vec::new(),
+        disks: Vec::new(),
         bundle: "/bundle".into(),
         stream: None,
     }

@@ -2,11 +2,12 @@
 //! host looks like comes in as a [`Survey`], the decision goes out as a [`Plan`].
 //!
 //! A directory goes through the share, an image or block device through virtio-blk. Whatever
-//! cannot enter a VM is refused by name, with the reason.
+//! cannot enter a VM is refused by name, with the reason. One disk of the host is one disk of the
+//! guest, however often a container names it: QEMU locks what it writes.
 
 use crate::steps::{Access, Bind, Depth, Shape};
 use runtime_core::{
-    agent::{FsType, GuestHookProgram, GuestMount, GuestRootfs},
+    agent::{DiskPurpose, FsType, GuestDisk, GuestHookProgram, GuestMount, GuestRootfs},
     devices::{Attached, BindSpec, ContainerDevices, Purpose},
     error::{Classify, Kind},
     hypervisor::BlockSpec,
@@ -29,6 +30,9 @@ const COPIES: &str = "w";
 /// A pod has a token and a few ConfigMaps and Secrets; each has at most two copies of 2 MiB in
 /// the host's memory. Further ones are plain binds.
 pub const COPIES_MAX: usize = 32;
+
+/// Each takes a slot of its VM, which has fewer; this only bounds what is looked at.
+pub const DISKS_MAX: usize = 16;
 
 /// virtio-blk hands a serial of at most 20 bytes to the guest.
 pub const SERIAL_BYTES_MAX: usize = 20;
@@ -108,6 +112,14 @@ pub enum Refusal {
         path: PathBuf,
         nature: Nature,
     },
+    #[error("{what}: source {path:?} is {nature}; a block device or an image is needed")]
+    NoDisk {
+        what: String,
+        path: PathBuf,
+        nature: Nature,
+    },
+    #[error("{what} names one disk too many; at most {DISKS_MAX} are possible")]
+    TooManyDisks { what: String },
     #[error("{what} needs a share, and the sandbox has none open")]
     NoShare { what: String },
     #[error("{found} host mounts; at most {BINDS_MAX} are allowed")]
@@ -122,10 +134,11 @@ impl Classify for Refusal {
             | Self::RootMissing { .. }
             | Self::RootLeavesBundle { .. }
             | Self::RootNature { .. }
-            | Self::SourceMissing { .. } => Kind::Invalid,
+            | Self::SourceMissing { .. }
+            | Self::NoDisk { .. } => Kind::Invalid,
             Self::SourceNature { .. } => Kind::Unsupported,
             Self::NoShare { .. } => Kind::Denied,
-            Self::TooManyBinds { .. } => Kind::Exhausted,
+            Self::TooManyBinds { .. } | Self::TooManyDisks { .. } => Kind::Exhausted,
         }
     }
 }
@@ -169,44 +182,59 @@ pub fn plan(
     let mut plan = root(devices, survey, share)?;
     let mut copied = 0;
     for (spec, source) in devices.binds.iter().zip(&survey.binds) {
-        let shape = shape_of(spec, source)?;
-        let folder = share.ok_or_else(|| Refusal::NoShare {
-            what: format!("{} ({:?})", Named(spec), spec.source),
-        })?;
-        let place = match spec.purpose {
-            Purpose::Mount => format!("{number}/m{}", spec.index),
-            Purpose::HookProgram => format!("{number}/h{}", spec.index),
-        };
-        let bind = Bind {
-            folder: folder.to_owned(),
-            place: place.clone(),
-            source: source.path.clone(),
-            shape,
-            depth: match spec.recursive {
-                true => Depth::Recursive,
-                false => Depth::Top,
-            },
-            access: access(spec.read_only),
-        };
-        if spec.purpose == Purpose::HookProgram {
-            let index = spec.index;
-            let share_path = place;
-            let program = GuestHookProgram { index, share_path };
-            plan.attached.hook_programs.push(program);
-            plan.binds.push(bind);
-            continue;
+        let index = spec.index;
+        let attached = &mut plan.attached;
+        match way(spec, source)? {
+            Way::Disk(purpose) => {
+                let disk = disk(number, spec, source, purpose, &mut attached.blocks)?;
+                attached.disks.push(disk);
+            }
+            Way::Program => {
+                let share_path = format!("{number}/h{index}");
+                let bind = bind(spec, source, share, share_path.clone(), Shape::File)?;
+                let program = GuestHookProgram { index, share_path };
+                attached.hook_programs.push(program);
+                plan.binds.push(bind);
+            }
+            Way::Shared(shape) => {
+                let share_path = format!("{number}/m{index}");
+                let bind = bind(spec, source, share, share_path.clone(), shape)?;
+                let copies = copies(number, spec, source, &bind).filter(|_| copied < COPIES_MAX);
+                copied += copies.iter().len();
+                attached.mounts.push(GuestMount {
+                    index,
+                    share_path,
+                    copies_path: copies.as_ref().map(|copies| copies.place.clone()),
+                });
+                plan.binds.push(bind);
+                plan.binds.extend(copies);
+            }
         }
-        let copies = copies(number, spec, source, &bind).filter(|_| copied < COPIES_MAX);
-        copied += copies.iter().len();
-        plan.attached.mounts.push(GuestMount {
-            index: spec.index,
-            share_path: place,
-            copies_path: copies.as_ref().map(|copies| copies.place.clone()),
-        });
-        plan.binds.push(bind);
-        plan.binds.extend(copies);
     }
     Ok(plan)
+}
+
+fn bind(
+    spec: &BindSpec,
+    source: &Source,
+    share: Option<&Path>,
+    place: String,
+    shape: Shape,
+) -> Result<Bind, Refusal> {
+    let folder = share.ok_or_else(|| Refusal::NoShare {
+        what: format!("{} ({:?})", Named(spec), spec.source),
+    })?;
+    Ok(Bind {
+        folder: folder.to_owned(),
+        place,
+        source: source.path.clone(),
+        shape,
+        depth: match spec.recursive {
+            true => Depth::Recursive,
+            false => Depth::Top,
+        },
+        access: access(spec.read_only),
+    })
 }
 
 /// For errors: where config.json names it.
@@ -216,8 +244,9 @@ impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let BindSpec { purpose, index, .. } = self.0;
         match purpose {
-            Purpose::Mount => write!(f, "mount {index}"),
+            Purpose::Mount | Purpose::FileSystem => write!(f, "mount {index}"),
             Purpose::HookProgram => write!(f, "hooks.createContainer[{index}]"),
+            Purpose::Device => write!(f, "linux.devices[{index}]"),
         }
     }
 }
@@ -294,6 +323,7 @@ fn shared_root(devices: &ContainerDevices, survey: &Survey, folder: &Path) -> Pl
             rootfs: GuestRootfs::Share(place),
             mounts: Vec::new(),
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             blocks: Vec::new(),
         },
     }
@@ -313,6 +343,7 @@ fn block_root(devices: &ContainerDevices, survey: &Survey, fs_type: FsType) -> P
             },
             mounts: Vec::new(),
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             blocks: vec![BlockSpec {
                 serial,
                 path: survey.root.path.clone(),
@@ -330,18 +361,81 @@ fn root_serial(container: ContainerNumber) -> String {
     serial
 }
 
-fn shape_of(spec: &BindSpec, source: &Source) -> Result<Shape, Refusal> {
+/// How a source comes into the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A mount of the share.
+    Shared(Shape),
+    /// The program of a hook, through the share.
+    Program,
+    Disk(DiskPurpose),
+}
+
+fn way(spec: &BindSpec, source: &Source) -> Result<Way, Refusal> {
     let (what, path) = (Named(spec).to_string(), spec.source.clone());
+    let mount = Way::Disk(DiskPurpose::Mount(spec.index));
     match (source.nature, spec.purpose) {
-        (Nature::Directory, Purpose::Mount) => Ok(Shape::Directory),
-        (Nature::File(_), Purpose::Mount | Purpose::HookProgram) => Ok(Shape::File),
+        (Nature::Directory, Purpose::Mount) => Ok(Way::Shared(Shape::Directory)),
+        (Nature::File(_), Purpose::Mount) => Ok(Way::Shared(Shape::File)),
+        (Nature::File(_), Purpose::HookProgram) => Ok(Way::Program),
+        (Nature::BlockDevice(_), Purpose::Mount | Purpose::FileSystem) => Ok(mount),
+        (Nature::File(_), Purpose::FileSystem) => Ok(mount),
+        (Nature::BlockDevice(_), Purpose::Device) => Ok(Way::Disk(DiskPurpose::Device(spec.index))),
         (Nature::Missing, _) => Err(Refusal::SourceMissing { what, path }),
-        (nature @ Nature::Directory, Purpose::HookProgram)
-        | (
-            nature @ (Nature::BlockDevice(_) | Nature::CharDevice | Nature::Socket | Nature::Fifo),
-            _,
+        (
+            nature @ (Nature::Directory
+            | Nature::File(_)
+            | Nature::CharDevice
+            | Nature::Socket
+            | Nature::Fifo),
+            Purpose::FileSystem | Purpose::Device,
+        ) => Err(Refusal::NoDisk { what, path, nature }),
+        (
+            nature @ (Nature::Directory
+            | Nature::BlockDevice(_)
+            | Nature::CharDevice
+            | Nature::Socket
+            | Nature::Fifo),
+            Purpose::Mount | Purpose::HookProgram,
         ) => Err(Refusal::SourceNature { what, path, nature }),
     }
+}
+
+/// The disk for one thing of config.json: one that the container has already, or one more.
+fn disk(
+    number: ContainerNumber,
+    spec: &BindSpec,
+    source: &Source,
+    purpose: DiskPurpose,
+    blocks: &mut Vec<BlockSpec>,
+) -> Result<GuestDisk, Refusal> {
+    // erofs has no other access.
+    let erofs = matches!(
+        source.nature,
+        Nature::File(Some(FsType::Erofs)) | Nature::BlockDevice(Some(FsType::Erofs))
+    );
+    let read_only = spec.read_only || erofs;
+    let of = |serial: &str| GuestDisk {
+        serial: serial.to_owned(),
+        read_only,
+        purpose,
+    };
+    if let Some(known) = blocks.iter_mut().find(|block| block.path == source.path) {
+        known.read_only &= read_only;
+        return Ok(of(&known.serial));
+    }
+    if blocks.len() == DISKS_MAX {
+        let what = Named(spec).to_string();
+        return Err(Refusal::TooManyDisks { what });
+    }
+    let serial = format!("hutch-v{number}-{}", blocks.len());
+    assert!(serial.len() <= SERIAL_BYTES_MAX, "a number has ten digits");
+    blocks.push(BlockSpec {
+        serial: serial.clone(),
+        path: source.path.clone(),
+        read_only,
+    });
+    Ok(of(&serial))
 }
 
 fn access(read_only: bool) -> Access {
@@ -596,7 +690,6 @@ mod tests {
             (Nature::Socket, "a socket"),
             (Nature::Fifo, "a fifo"),
             (Nature::CharDevice, "a character device"),
-            (Nature::BlockDevice(Some(FsType::Ext4)), "a block device"),
         ] {
             let survey = survey(at("/b/rootfs", Nature::Directory), vec![at("/x", nature)]);
 
@@ -607,6 +700,129 @@ mod tests {
             let message = format!("mount 5: source \"/x\" is {word}, which cannot enter a VM");
             assert_eq!(refusal.to_string(), message);
         }
+    }
+
+    fn disk_of(index: u32, purpose: Purpose, read_only: bool) -> BindSpec {
+        BindSpec {
+            purpose,
+            read_only,
+            ..bind(index, "/x")
+        }
+    }
+
+    #[test]
+    fn a_disk_is_plugged_and_needs_no_share() {
+        let wishes = vec![
+            disk_of(1, Purpose::Mount, false),
+            disk_of(2, Purpose::FileSystem, true),
+            disk_of(0, Purpose::Device, false),
+            disk_of(3, Purpose::FileSystem, false),
+        ];
+        let sources = vec![
+            at("/dev/loop1", Nature::BlockDevice(None)),
+            at("/img", Nature::File(None)),
+            at("/dev/loop2", Nature::BlockDevice(Some(FsType::Ext4))),
+            at("/erofs", Nature::File(Some(FsType::Erofs))),
+        ];
+        let found = survey(at("/root", Nature::File(Some(FsType::Ext4))), sources);
+
+        let plan = plan(&devices("/root", wishes), &found, None).unwrap();
+
+        let plugged: Vec<_> = plan.attached.blocks.iter().collect();
+        let plugged: Vec<_> = plugged
+            .iter()
+            .map(|one| {
+                (
+                    one.serial.as_str(),
+                    one.path.to_str().unwrap(),
+                    one.read_only,
+                )
+            })
+            .collect();
+        assert_eq!(
+            plugged,
+            [
+                ("hutch-r3", "/root", false),
+                ("hutch-v3-1", "/dev/loop1", false),
+                ("hutch-v3-2", "/img", true),
+                ("hutch-v3-3", "/dev/loop2", false),
+                ("hutch-v3-4", "/erofs", true),
+            ]
+        );
+        let told: Vec<_> = plan.attached.disks.iter().map(|one| one.purpose).collect();
+        let expected = [
+            DiskPurpose::Mount(1),
+            DiskPurpose::Mount(2),
+            DiskPurpose::Device(0),
+            DiskPurpose::Mount(3),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(plan.binds, []);
+    }
+
+    #[test]
+    fn a_disk_that_is_named_twice_is_plugged_once_with_all_the_access_that_was_asked_for() {
+        let wishes = vec![
+            disk_of(1, Purpose::FileSystem, true),
+            disk_of(0, Purpose::Device, false),
+        ];
+        let disk = at("/dev/loop1", Nature::BlockDevice(None));
+        let found = survey(at("/b/rootfs", Nature::Directory), vec![disk.clone(), disk]);
+
+        let plan = plan(&devices("rootfs", wishes), &found, share()).unwrap();
+
+        let [block] = &plan.attached.blocks[..] else {
+            panic!("{plan:?}")
+        };
+        assert!(!block.read_only);
+        let told = plan.attached.disks.iter();
+        let told: Vec<_> = told
+            .map(|one| (one.serial.as_str(), one.read_only))
+            .collect();
+        assert_eq!(told, [("hutch-v3-0", true), ("hutch-v3-0", false)]);
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused_where_one_is_needed() {
+        for (purpose, nature, said) in [
+            (
+                Purpose::FileSystem,
+                Nature::Directory,
+                "mount 5: source \"/x\" is a directory; a block device or an image is needed",
+            ),
+            (
+                Purpose::Device,
+                Nature::Missing,
+                "linux.devices[5]: source \"/x\" does not exist",
+            ),
+            (
+                Purpose::FileSystem,
+                Nature::CharDevice,
+                "mount 5: source \"/x\" is a character device; a block device or an image is needed",
+            ),
+        ] {
+            let found = survey(at("/b/rootfs", Nature::Directory), vec![at("/x", nature)]);
+            let wishes = vec![disk_of(5, purpose, false)];
+
+            let verdict = plan(&devices("rootfs", wishes), &found, share());
+
+            let refusal = verdict.unwrap_err();
+            assert_eq!(
+                (refusal.kind(), refusal.to_string().as_str()),
+                (Kind::Invalid, said)
+            );
+        }
+    }
+
+    #[test]
+    fn disks_without_bound_are_refused() {
+        let many = (0..=DISKS_MAX as u32).map(|n| disk_of(n, Purpose::FileSystem, false));
+        let sources = (0..=DISKS_MAX).map(|n| at(&format!("/x{n}"), Nature::File(None)));
+        let found = survey(at("/b/rootfs", Nature::Directory), sources.collect());
+
+        let verdict = plan(&devices("rootfs", many.collect()), &found, share());
+
+        assert_eq!(verdict.unwrap_err().kind(), Kind::Exhausted);
     }
 
     #[test]

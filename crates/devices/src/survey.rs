@@ -8,12 +8,16 @@ use crate::{
 };
 use runtime_core::{
     agent::FsType,
-    devices::{BindSpec, ContainerDevices},
+    devices::{BindSpec, ContainerDevices, Purpose},
 };
+use rustix::fs::makedev;
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::{fd::AsFd, unix::fs::FileTypeExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::Path,
 };
 
@@ -30,7 +34,12 @@ pub fn survey(devices: &ContainerDevices) -> Result<Survey, Error> {
     let bundle = fs::canonicalize(&devices.bundle)
         .map_err(Error::path("resolve bundle", &devices.bundle))?;
     let bind = |bind: &BindSpec| -> Result<Source, Error> {
-        let found = source(&bundle.join(&bind.source))?;
+        let found = match bind.purpose {
+            Purpose::Device => device(&bind.source)?,
+            Purpose::Mount | Purpose::HookProgram | Purpose::FileSystem => {
+                source(&bundle.join(&bind.source))?
+            }
+        };
         let habit = match (found.nature, bind.read_only) {
             (Nature::Directory, true) => habit(&found.path),
             _ => Habit::Unknown,
@@ -52,6 +61,32 @@ fn habit(path: &Path) -> Habit {
         // Whatever is wrong with it, binding it will tell.
         false => Habit::Unknown,
     }
+}
+
+/// The node of a device, by its folder in sysfs.
+fn device(folder: &Path) -> Result<Source, Error> {
+    let file = folder.join("uevent");
+    let text = match fs::read_to_string(&file) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.map_err(Error::path("read", &file))?,
+    };
+    let word = |key: &str| {
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    };
+    let number = |key: &str| word(key)?.parse().ok();
+    let named = word("DEVNAME").map(|name| Path::new("/dev").join(name));
+    if let (Some(path), Some(major), Some(minor)) = (named, number("MAJOR"), number("MINOR"))
+        // The name may be another one's by now, or nobody has made the node.
+        && fs::metadata(&path).is_ok_and(|found| found.rdev() == makedev(major, minor))
+    {
+        return source(&path);
+    }
+    Ok(Source {
+        path: folder.to_owned(),
+        nature: Nature::Missing,
+        habit: Habit::Unknown,
+    })
 }
 
 fn source(path: &Path) -> Result<Source, Error> {
@@ -105,4 +140,42 @@ fn file_system(path: &Path) -> Result<Option<FsType>, Error> {
         () if superblock.starts_with(&EROFS_MAGIC) => Some(FsType::Erofs),
         () => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sysfs(text: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("uevent"), text).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_device_is_the_node_that_sysfs_names_if_it_has_the_numbers() {
+        // Every host has it; that it is no disk, the plan says.
+        let null = sysfs("MAJOR=1\nMINOR=3\nDEVNAME=null\n");
+
+        let found = device(null.path()).unwrap();
+
+        assert_eq!(found.path, Path::new("/dev/null"));
+        assert_eq!(found.nature, Nature::CharDevice);
+    }
+
+    #[test]
+    fn a_device_that_has_no_node_or_another_ones_is_missing() {
+        let other = sysfs("MAJOR=1\nMINOR=4\nDEVNAME=null\n");
+        let nameless = sysfs("MAJOR=1\nMINOR=3\n");
+        let nowhere = other.path().join("none");
+
+        for folder in [other.path(), nameless.path(), &nowhere] {
+            let found = device(folder).unwrap();
+
+            assert_eq!(
+                (found.nature, found.path.as_path()),
+                (Nature::Missing, folder)
+            );
+        }
+    }
 }

@@ -64,6 +64,23 @@ pub struct GuestMount {
     pub copies_path: Option<String>,
 }
 
+/// A disk that is plugged into the VM for something that config.json names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDisk {
+    pub serial: String,
+    pub read_only: bool,
+    pub purpose: DiskPurpose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskPurpose {
+    /// It is the source of this one of config.json's mounts.
+    Mount(u32),
+    /// It is this one of config.json's linux.devices.
+    Device(u32),
+}
+
 /// The program of a hook of config.json's createContainer hooks, which is a file of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestHookProgram {
@@ -283,6 +300,7 @@ pub struct CreateContainer {
     pub rootfs: GuestRootfs,
     pub mounts: Vec<GuestMount>,
     pub hook_programs: Vec<GuestHookProgram>,
+    pub disks: Vec<GuestDisk>,
     /// Where the bundle is on the host: hooks are told.
     pub bundle: PathBuf,
     pub stream: Option<GuestEndpoint>,

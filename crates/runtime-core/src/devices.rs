@@ -1,7 +1,7 @@
 //! What the devices room understands. The room itself is the crate `devices`.
 
 use crate::{
-    agent::{GuestHookProgram, GuestMount, GuestRootfs},
+    agent::{GuestDisk, GuestHookProgram, GuestMount, GuestRootfs},
     error::Fault,
     hypervisor::BlockSpec,
     ids::{ContainerNumber, SandboxUid},
@@ -38,7 +38,7 @@ pub struct ContainerDevices {
     /// config.json's root.path as it stands there.
     pub root: PathBuf,
     pub root_read_only: bool,
-    /// What config.json has the guest find of the host: bind mounts, and programs of hooks.
+    /// What config.json has the guest find of the host: bind mounts, disks, and programs of hooks.
     pub binds: Vec<BindSpec>,
 }
 
@@ -46,7 +46,7 @@ pub struct ContainerDevices {
 pub struct BindSpec {
     /// Index into config.json's mounts, or where its purpose says.
     pub index: u32,
-    /// Absolute, or relative to the bundle.
+    /// Absolute, or relative to the bundle; of a device its folder in sysfs.
     pub source: PathBuf,
     /// `rbind` rather than `bind`.
     pub recursive: bool,
@@ -65,6 +65,10 @@ pub enum Purpose {
     /// The program of one of config.json's hooks.createContainer, which the guest runs; the index is
     /// among those.
     HookProgram,
+    /// The disk or image of one of config.json's mounts of a file system.
+    FileSystem,
+    /// One of config.json's linux.devices; the index is among those.
+    Device,
 }
 
 /// How the guest finds what a container brought.
@@ -74,6 +78,8 @@ pub struct Attached {
     pub mounts: Vec<GuestMount>,
     #[serde(default)]
     pub hook_programs: Vec<GuestHookProgram>,
+    #[serde(default)]
+    pub disks: Vec<GuestDisk>,
     /// To be plugged into the VM by whoever asked (the sandbox asks the hypervisor).
     pub blocks: Vec<BlockSpec>,
 }

@@ -5,7 +5,7 @@ use super::{
     wish::{HostMount, Made, NewContainer, SignalTo, terminal_of_config},
 };
 use crate::{
-    engine::{CreatePlan, Created, ProcessIo},
+    engine::{self, CreatePlan, Created, ProcessIo},
     error::Error,
     guest::{follow::Followed, loopback, storage::Wanted},
     id::{Id, Name},
@@ -30,6 +30,7 @@ struct Plot {
     storages: Vec<Wanted>,
     binds: Vec<HostMount>,
     hook_programs: Vec<(usize, PathBuf)>,
+    disks: Vec<engine::Disk>,
     bundle: String,
 }
 
@@ -66,6 +67,14 @@ impl Agent {
             Source::Block(block) => Some(rootfs::disk(&block.serial).await?),
             Source::Share(_) | Source::Guest(_) => None,
         };
+        let mut disks = Vec::new();
+        for disk in wish.disks {
+            disks.push(engine::Disk {
+                node: rootfs::disk(&disk.serial).await?,
+                purpose: disk.purpose,
+                writable: disk.access == rootfs::Access::ReadWrite,
+            });
+        }
         let (agent, id) = (self.clone(), wish.id.clone());
         let plot = Plot {
             source: wish.rootfs,
@@ -73,6 +82,7 @@ impl Agent {
             storages: wish.storages,
             binds: wish.binds,
             hook_programs: wish.hook_programs,
+            disks,
             bundle: wish.bundle,
         };
         let build = move || agent.build(&wish.id, wish.config_json, plot, far);
@@ -115,6 +125,7 @@ impl Agent {
             bind_sources,
             namespaces: BTreeMap::new(),
             hook_programs: in_share(plot.hook_programs)?,
+            disks: plot.disks,
             bundle: plot.bundle,
         };
         let goods = Goods {

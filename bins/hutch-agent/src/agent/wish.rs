@@ -1,11 +1,11 @@
 //! What the host may ask for, checked.
 
 use crate::{
-    engine::Target,
+    engine::{DiskPurpose, Target},
     error::Error,
     guest::storage::Wanted,
     id::{Id, Name, Which},
-    rootfs::Source,
+    rootfs::{Access, Source},
     stdio::{Endpoint, Terminal},
     table::Host,
 };
@@ -21,6 +21,7 @@ pub struct NewContainer {
     pub binds: Vec<HostMount>,
     /// Programs of hooks.createContainer, by index, as paths below the shared folder.
     pub hook_programs: Vec<(usize, PathBuf)>,
+    pub disks: Vec<HostDisk>,
     /// Where the bundle is on the host.
     pub bundle: String,
     /// Mounts that a stock host wants for it.
@@ -36,6 +37,14 @@ pub struct HostMount {
     pub path: PathBuf,
     /// Where the host keeps copies of it, of which the newest is to stand for it.
     pub copies: Option<PathBuf>,
+}
+
+/// A disk that the host has plugged for something of config.json.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDisk {
+    pub serial: String,
+    pub purpose: DiskPurpose,
+    pub access: Access,
 }
 
 pub struct NewExec {

@@ -27,8 +27,26 @@ pub struct CreatePlan {
     /// Guest paths for the programs of hooks.createContainer, by index. One that is not named here
     /// is taken from the guest path that config.json names.
     pub hook_programs: BTreeMap<usize, PathBuf>,
+    /// Disks of the guest that stand for those of the host that config.json names.
+    pub disks: Vec<Disk>,
     /// Where the bundle is on the host, for the state that hooks get.
     pub bundle: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Of the guest.
+    pub node: PathBuf,
+    pub purpose: DiskPurpose,
+    pub writable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskPurpose {
+    /// The source of this one of config.json's mounts.
+    Mount(usize),
+    /// This one of config.json's linux.devices.
+    Device(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,6 +5,7 @@ use super::{
     bpf,
     cgroup::{self, Before, Cgroup, Rule},
     container::{self, Container},
+    disks,
     error::{Doing, Error, Result},
     idmap,
     lower::{self, Lowered},
@@ -242,9 +243,10 @@ impl Engine {
 
     fn make(&self, asked: &CreatePlan, io: ProcessIo) -> Result<(Container, Created)> {
         let mut warnings = Vec::new();
-        let config = spec::parse_config(&asked.config_json, &mut warnings)?;
+        let mut config = spec::parse_config(&asked.config_json, &mut warnings)?;
+        disks::stand_in(&mut config, &asked.disks)?;
         let terminal = matches!(io, ProcessIo::Terminal);
-        let lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
+        let mut lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
         let before = Before::of_new(&lowered.resources, &self.roots.cgroup)?;
         let limits = cgroup::lower_limits(&lowered.resources, &before, &mut warnings)?;
         let devices = self.device_program(&lowered.resources)?;
@@ -254,7 +256,8 @@ impl Engine {
         let spawned = cgroup
             .apply(&limits)
             .and_then(|()| devices.map_or(Ok(()), |program| cgroup.allow_devices(&program)))
-            .and_then(|()| self.spawn_init(&lowered, &cgroup, io));
+            .and_then(|()| disks::trees(&mut lowered.plan.mounts, &asked.disks))
+            .and_then(|trees| self.spawn_init(&lowered, trees, &cgroup, io));
         match spawned {
             Ok((spawned, gate)) => {
                 let created = created(spawned, warnings);
@@ -277,6 +280,7 @@ impl Engine {
     fn spawn_init(
         &self,
         lowered: &Lowered,
+        mut trees: Vec<(usize, OwnedFd)>,
         cgroup: &Cgroup,
         io: ProcessIo,
     ) -> Result<(Spawned, OwnedFd)> {
@@ -291,13 +295,14 @@ impl Engine {
             .iter()
             .map(|(id, _)| self.find(id))
             .collect::<Result<_>>()?;
-        let trees = idmap::trees(self.spawner.as_fd(), &lowered.plan.mounts)?;
+        trees.extend(idmap::trees(self.spawner.as_fd(), &lowered.plan.mounts)?);
+        trees.sort_by_key(|(index, _)| *index);
         let pipes = open_pipes(io)?;
         let plan_fds: Vec<BorrowedFd<'_>> = pipes
             .iter()
             .map(AsFd::as_fd)
             .chain(neighbours.iter().map(|one| one.init.as_fd()))
-            .chain(trees.iter().map(AsFd::as_fd))
+            .chain(trees.iter().map(|(_, tree)| tree.as_fd()))
             .collect();
         let birth = Birth {
             namespaces: namespaces.clone,

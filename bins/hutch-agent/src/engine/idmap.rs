@@ -18,11 +18,11 @@ use std::time::Duration;
 /// Each is a descriptor that goes with the plan.
 pub const TREES_MAX: usize = 16;
 
-/// The trees of these mounts that have mapped ids, in their order.
+/// The trees of these mounts that have mapped ids, each with the index of its mount.
 ///
 /// # Errors
 /// When there are too many, or a file system cannot have mapped ids.
-pub fn trees(spawner: BorrowedFd<'_>, mounts: &[MountStep]) -> Result<Vec<OwnedFd>> {
+pub fn trees(spawner: BorrowedFd<'_>, mounts: &[MountStep]) -> Result<Vec<(usize, OwnedFd)>> {
     let mut known: Vec<(&MappedIds, OwnedFd)> = Vec::new();
     let mut trees = Vec::new();
     for step in mounts {
@@ -54,7 +54,7 @@ pub fn trees(spawner: BorrowedFd<'_>, mounts: &[MountStep]) -> Result<Vec<OwnedF
         let tree = open_tree(CWD, source.as_str(), how)
             .doing(|| format!("{}: open source {source:?}", about()))?;
         map(&tree, namespace, ids.recursive, about)?;
-        trees.push(tree);
+        trees.push((step.index, tree));
     }
     Ok(trees)
 }

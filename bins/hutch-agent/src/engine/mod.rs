@@ -15,6 +15,7 @@ mod bpf;
 mod cgroup;
 mod child;
 mod container;
+mod disks;
 #[expect(clippy::module_inception, reason = "the main type of the room")]
 mod engine;
 mod error;
@@ -30,7 +31,8 @@ mod sys;
 mod wire;
 
 pub use api::{
-    CreatePlan, Created, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo, Roots, Target,
+    CreatePlan, Created, Disk, DiskPurpose, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo,
+    Roots, Target,
 };
 pub use cgroup::Stats;
 pub use engine::Engine;

@@ -106,6 +106,8 @@ pub enum MountWhat {
         /// With the plan comes the tree itself, whose ids are mapped already.
         mapped: Option<MappedIds>,
     },
+    /// With the plan comes the tree itself, of a file system that is mounted already.
+    Tree,
     Remount {
         flags: u32,
         data: Option<CString>,
@@ -144,6 +146,8 @@ pub struct DeviceNode {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    /// Where the guest has it, if not at the same path.
+    pub guest_path: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,6 +34,7 @@ pub fn config(json: &[u8]) -> Result<Rehearsed> {
         bind_sources: Default::default(),
         namespaces: Default::default(),
         hook_programs: Default::default(),
+        disks: Vec::new(),
         bundle: "/bundle".to_owned(),
     };
     let lowered = lower::lower_container(&spec, &asked, terminal, &mut warnings)?;

@@ -27,8 +27,8 @@ const PLAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Flags, and a line with two numbers for each of two clocks.
 const ORDER_BYTES_MAX: usize = 256;
-/// Stdio, an init, one for each kind of namespace, and trees with mapped ids.
-const FDS_MAX: usize = 8 + super::idmap::TREES_MAX;
+/// Stdio, an init, one for each kind of namespace, trees with mapped ids, and those of disks.
+const FDS_MAX: usize = 8 + super::idmap::TREES_MAX + super::disks::TREES_MAX;
 
 /// What the spawner is asked for; the rest of a request is descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,8 @@
 pub mod oci;
 
 use crate::{
-    agent::{HostMount, Io, Made, NewContainer, NewExec},
+    agent::{HostDisk, HostMount, Io, Made, NewContainer, NewExec},
+    engine::DiskPurpose,
     error::Error,
     exits::{Entry, Exit, Reason},
     id::{Id, Name},
@@ -14,8 +15,8 @@ use crate::{
 };
 use protocols::asynchronous::hutch_agent::{
     self as messages, ContainerStatus, CreateRequest, ExecRequest, ExitReason, ListResponse,
-    NextExitsResponse, ProcessCreated, ProcessState, ProcessStatus, Rootfs, StreamEndpoint, rootfs,
-    stream_endpoint,
+    NextExitsResponse, ProcessCreated, ProcessState, ProcessStatus, Rootfs, StreamEndpoint,
+    host_disk, rootfs, stream_endpoint,
 };
 use std::path::PathBuf;
 
@@ -38,17 +39,46 @@ pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
         let path = PathBuf::from(hook.share_path);
         (hook.index as usize, path)
     });
+    let disks = request.host_disks.into_iter().map(host_disk);
+    let disks = disks.collect::<Result<_, _>>()?;
     Ok(NewContainer {
         host: Host::Ours,
         config_json: request.config_json,
         rootfs: source,
         binds: binds.collect(),
         hook_programs: hook_programs.collect(),
+        disks,
         bundle: request.bundle_path,
         storages: Vec::new(),
         io: io(request.stream.into_option())?,
         id,
     })
+}
+
+fn host_disk(disk: messages::HostDisk) -> Result<HostDisk, Error> {
+    let purpose = match disk.purpose {
+        Some(host_disk::Purpose::Mount(index)) => DiskPurpose::Mount(index as usize),
+        Some(host_disk::Purpose::Device(index)) => DiskPurpose::Device(index as usize),
+        _ => {
+            let serial: String = disk.serial.chars().take(32).collect();
+            return Err(Error::Invalid {
+                what: format!("disk {serial:?}"),
+                why: "is for nothing that is known",
+            });
+        }
+    };
+    Ok(HostDisk {
+        access: access(disk.read_only),
+        serial: disk.serial,
+        purpose,
+    })
+}
+
+fn access(read_only: bool) -> Access {
+    match read_only {
+        true => Access::ReadOnly,
+        false => Access::ReadWrite,
+    }
 }
 
 fn rootfs_of(rootfs: Option<Rootfs>, id: &Id) -> Result<Source, Error> {
@@ -65,10 +95,7 @@ fn rootfs_of(rootfs: Option<Rootfs>, id: &Id) -> Result<Source, Error> {
                 "erofs" => BlockKind::Erofs,
                 _ => return Err(invalid("neither ext4 nor erofs")),
             };
-            let access = match block.read_only {
-                true => Access::ReadOnly,
-                false => Access::ReadWrite,
-            };
+            let access = access(block.read_only);
             Ok(Source::Block(Block {
                 serial: block.serial,
                 kind,

@@ -148,6 +148,7 @@ impl Bed {
             bind_sources: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             hook_programs: BTreeMap::new(),
+            disks: Vec::new(),
             bundle: "/bundles/bed".to_owned(),
         }
     }

@@ -153,6 +153,7 @@ impl Agent for HutchAgent {
             rootfs: GuestRootfs::Share(String::new()),
             mounts: Vec::new(),
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
         };

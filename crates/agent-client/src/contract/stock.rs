@@ -196,6 +196,7 @@ impl AgentService for StockAgent {
             rootfs: GuestRootfs::Share(String::new()),
             mounts: Vec::new(),
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
         };

@@ -32,6 +32,10 @@ pub(super) fn spec(ask: &CreateContainer, call: &'static str) -> Result<wire::Sp
         let what = "a root file system on a block device";
         return Err(Error::Inexpressible { call, what });
     };
+    if !ask.disks.is_empty() {
+        let what = "a volume on a block device";
+        return Err(Error::Inexpressible { call, what });
+    }
     let mut spec = wire::Spec::new();
     spec.Version = config.oci_version;
     spec.Process = Some(process(config.process)).into();
@@ -362,6 +366,7 @@ mod tests {
                 copies_path: Some("4/w1".to_owned()),
             }],
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
         }

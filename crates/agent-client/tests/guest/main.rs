@@ -138,6 +138,7 @@ fn container(number: ContainerNumber, args: &[&str]) -> CreateContainer {
         rootfs: GuestRootfs::Share("rootfs".to_owned()),
         mounts: Vec::new(),
         hook_programs: Vec::new(),
+        disks: Vec::new(),
         bundle: "/bundle".into(),
         stream: None,
     }

@@ -203,6 +203,7 @@ impl process::Plant for Lent {
                 rootfs: described.attached.rootfs,
                 mounts: described.attached.mounts,
                 hook_programs: described.attached.hook_programs,
+                disks: described.attached.disks,
                 bundle: described.bundle,
                 stream: Some(stream),
             };

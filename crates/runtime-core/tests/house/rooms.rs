@@ -785,6 +785,7 @@ scripted!(
             rootfs: agent::GuestRootfs::Share("0/rootfs".to_owned()),
             mounts: Vec::new(),
             hook_programs: Vec::new(),
+            disks: Vec::new(),
             blocks: Vec::new(),
         })
     }

@@ -99,7 +99,8 @@ fn same(folder: BorrowedFd<'_>, name: &str, node: &DeviceNode) -> Outcome<()> {
 
 fn borrow(folder: BorrowedFd<'_>, name: &str, node: &DeviceNode) -> Result<(), Errno> {
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let guests = open_tree(CWD, node.path.as_str(), clone)?;
+    let path = node.guest_path.as_ref().unwrap_or(&node.path);
+    let guests = open_tree(CWD, path.as_str(), clone)?;
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
         Ok(_) | Err(Errno::NXIO) => {}

@@ -5,7 +5,8 @@ use super::{
     dev::{self, Nodes},
     failure::{Doing, Outcome, expected},
     hooks::Stage,
-    identity, mounts,
+    identity,
+    mounts::{self, Trees},
     process::{self, Gate, Streams, write_file},
     resolve::{Kind, Root},
     root,
@@ -42,7 +43,7 @@ pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Ou
     }
     // Modes in the plan are meant as they stand.
     umask(Mode::empty());
-    let access = furnish_and_enter(&plan, fds)?;
+    let access = furnish_and_enter(&plan, Trees::of(fds))?;
     let hooks = &plan.hooks;
 
     let terminal = console::open_for(&plan.process, request)?;
@@ -84,14 +85,16 @@ fn name(plan: &InitPlan) -> Outcome<()> {
 
 /// An image that cannot be written, as one that the host gives read-only, may lack what is mounted
 /// on: then that is made in memory above it.
-fn furnish_and_enter(plan: &InitPlan, fds: &mut Fds) -> Outcome<root::Access> {
+fn furnish_and_enter(plan: &InitPlan, mut trees: Trees) -> Outcome<root::Access> {
     let mut access = root::Access::AsPlanned;
     let mut image = root::prepare(&plan.root)?;
-    match furnish(plan, &image, fds) {
+    match furnish(plan, &image, &mut trees) {
         Err(Failure::Step { errno, .. }) if errno == Errno::ROFS.raw_os_error() => {
+            // Those that are mounted in it go with it.
+            trees = trees.again()?;
             image = root::cover_with_memory(&plan.root, image)?;
             access = root::Access::ReadOnly;
-            furnish(plan, &image, fds)?;
+            furnish(plan, &image, &mut trees)?;
         }
         furnished => furnished?,
     }
@@ -108,8 +111,8 @@ fn run_hooks(hooks: &HookPlan) -> Outcome<()> {
     Stage::set(&hooks.state, "creating", Some(c"/"))?.run(&hooks.create)
 }
 
-fn furnish(plan: &InitPlan, image: &Root, fds: &mut Fds) -> Outcome<()> {
-    mounts::mount_all(image, &plan.mounts, fds)?;
+fn furnish(plan: &InitPlan, image: &Root, trees: &mut Trees) -> Outcome<()> {
+    mounts::mount_all(image, &plan.mounts, trees)?;
     if let Some(nodes) = &plan.devices {
         let how = if plan.root.user_namespace {
             Nodes::Borrowed

@@ -22,15 +22,56 @@ use rustix::{
 };
 use std::ffi::{CStr, CString};
 
+/// Trees that came with the plan, in the order of the mounts that they are for.
+pub struct Trees {
+    all: Vec<OwnedFd>,
+    taken: usize,
+}
+
+impl Trees {
+    pub fn of(fds: &mut Fds) -> Self {
+        let (all, taken) = (fds.collect(), 0);
+        Self { all, taken }
+    }
+
+    fn take(&mut self) -> Outcome<&OwnedFd> {
+        let next = expected(self.all.get(self.taken), "a tree")?;
+        self.taken += 1;
+        Ok(next)
+    }
+
+    /// The same once more: of each that is mounted, a copy that is not.
+    ///
+    /// # Errors
+    /// When the kernel does not copy one.
+    pub fn again(self) -> Outcome<Self> {
+        let how = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let mut all = self.all;
+        for tree in &mut all[..self.taken] {
+            match open_tree(&*tree, c"", how) {
+                Ok(copy) => *tree = copy,
+                // Its destination could not be made: it was never mounted.
+                Err(Errno::INVAL) => {}
+                Err(errno) => return Err(errno).doing(|| "copy a tree".to_owned()),
+            }
+        }
+        Ok(Self { all, taken: 0 })
+    }
+}
+
 const RECURSIVE: i32 = libc::AT_RECURSIVE;
 
 /// # Errors
 /// The first mount that fails, by its destination.
-pub fn mount_all(root: &Root, steps: &[MountStep], trees: &mut Fds) -> Outcome<()> {
+pub fn mount_all(root: &Root, steps: &[MountStep], trees: &mut Trees) -> Outcome<()> {
     for step in steps {
         match &step.what {
             MountWhat::FileSystem { .. } => mount_file_system(root, step)?,
             MountWhat::Bind { .. } => mount_bind(root, step, trees)?,
+            MountWhat::Tree => attach_as_planned(root, step, trees.take()?.as_fd())?,
             MountWhat::Remount { flags, data } => {
                 let destination = find(root, step, Links::Followed)?;
                 fchdir(&destination).doing(|| about(step, "enter destination"))?;
@@ -130,7 +171,7 @@ fn as_covered(
         .map_err(|_| Errno::INVAL)
 }
 
-fn mount_bind(root: &Root, step: &MountStep, trees: &mut Fds) -> Outcome<()> {
+fn mount_bind(root: &Root, step: &MountStep, trees: &mut Trees) -> Outcome<()> {
     let MountWhat::Bind {
         source,
         recursive,
@@ -144,25 +185,32 @@ fn mount_bind(root: &Root, step: &MountStep, trees: &mut Fds) -> Outcome<()> {
     if *recursive {
         how |= OpenTreeFlags::AT_RECURSIVE;
     }
+    let opened;
     let tree = match mapped {
-        Some(_) => expected(trees.next(), "a tree with mapped ids")?,
-        None => open_tree(CWD, source.as_str(), how)
-            .doing(|| about(step, &format!("open source {source:?}")))?,
+        Some(_) => trees.take()?,
+        None => {
+            opened = open_tree(CWD, source.as_str(), how)
+                .doing(|| about(step, &format!("open source {source:?}")))?;
+            &opened
+        }
     };
+    change(tree.as_fd(), *attr, 0).doing(|| about(step, "set attributes"))?;
+    attach_as_planned(root, step, tree.as_fd())
+}
+
+/// With all of its attributes set before it can be seen: nobody ever meets it without them.
+fn attach_as_planned(root: &Root, step: &MountStep, tree: BorrowedFd<'_>) -> Outcome<()> {
     let kind = match root.find(&step.destination, Links::Followed) {
-        Err(Errno::NOENT) => kind_of(tree.as_fd()).doing(|| about(step, "look at source"))?,
+        Err(Errno::NOENT) => kind_of(tree).doing(|| about(step, "look at source"))?,
         // What is there decides; the kernel refuses a folder on a file.
         _ => Kind::Folder,
     };
-    // All of it before the tree can be seen: nobody ever meets it without its attributes.
-    change(tree.as_fd(), *attr, 0).doing(|| about(step, "set attributes"))?;
-    change(tree.as_fd(), step.recursive, RECURSIVE)
-        .doing(|| about(step, "set recursive attributes"))?;
-    propagate(tree.as_fd(), &step.propagation).doing(|| about(step, "set propagation"))?;
+    change(tree, step.recursive, RECURSIVE).doing(|| about(step, "set recursive attributes"))?;
+    propagate(tree, &step.propagation).doing(|| about(step, "set propagation"))?;
     let destination = root
         .find_or_make(&step.destination, kind)
         .doing(|| about(step, "find destination"))?;
-    attach(tree.as_fd(), destination.as_fd()).doing(|| about(step, "attach"))
+    attach(tree, destination.as_fd()).doing(|| about(step, "attach"))
 }
 
 /// Puts a detached tree where a handle points.

@@ -105,6 +105,7 @@ pub fn lower_container(
             } else {
                 Some(devices::lower_devices(
                     linux.devices().as_deref().unwrap_or_default(),
+                    &asked.disks,
                 )?)
             },
             masked_paths: linux.masked_paths().clone().unwrap_or_default(),

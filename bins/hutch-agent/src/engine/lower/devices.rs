@@ -2,6 +2,7 @@
 
 use super::{invalid, plain_path};
 use crate::engine::{
+    api::{Disk, DiskPurpose},
     error::Result,
     plan::{DeviceKind, DeviceNode},
 };
@@ -37,8 +38,15 @@ const RULES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 10] = [
 
 /// # Errors
 /// A device that makes no sense.
-pub fn lower_devices(devices: &[LinuxDevice]) -> Result<Vec<DeviceNode>> {
-    let own: Vec<DeviceNode> = devices.iter().map(lower_device).collect::<Result<_>>()?;
+pub fn lower_devices(devices: &[LinuxDevice], disks: &[Disk]) -> Result<Vec<DeviceNode>> {
+    let mut own: Vec<DeviceNode> = devices.iter().map(lower_device).collect::<Result<_>>()?;
+    for disk in disks {
+        if let DiskPurpose::Device(index) = disk.purpose
+            && let Some(node) = own.get_mut(index)
+        {
+            node.guest_path = Some(plain_path(&disk.node, || "disk".to_owned())?);
+        }
+    }
     let mut all: Vec<DeviceNode> = DEFAULTS
         .iter()
         .filter(|(path, _, _)| own.iter().all(|node| node.path != *path))
@@ -50,6 +58,7 @@ pub fn lower_devices(devices: &[LinuxDevice]) -> Result<Vec<DeviceNode>> {
             mode: DEFAULT_MODE,
             uid: 0,
             gid: 0,
+            guest_path: None,
         })
         .collect();
     all.extend(own);
@@ -78,6 +87,7 @@ fn lower_device(device: &LinuxDevice) -> Result<DeviceNode> {
         mode: device.file_mode().unwrap_or(DEFAULT_MODE) & 0o7777,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
+        guest_path: None,
         path,
     })
 }
@@ -116,7 +126,7 @@ mod tests {
     fn a_device_of_the_config_takes_the_place_of_a_default() {
         let null = device(r#"{"path":"/dev/null","type":"c","major":1,"minor":3,"fileMode":420}"#);
 
-        let nodes = lower_devices(&[null]).unwrap();
+        let nodes = lower_devices(&[null], &[]).unwrap();
 
         let nulls: Vec<_> = nodes
             .iter()
@@ -131,7 +141,7 @@ mod tests {
     fn a_device_without_a_kind_is_refused() {
         let any = device(r#"{"path":"/dev/x","type":"a"}"#);
 
-        let refused = lower_devices(&[any]).unwrap_err();
+        let refused = lower_devices(&[any], &[]).unwrap_err();
 
         assert_eq!(
             refused.to_string(),

@@ -111,6 +111,7 @@ mod tests {
             bind_sources: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             hook_programs: BTreeMap::new(),
+            disks: Vec::new(),
             bundle: "/b".to_owned(),
         }
     }

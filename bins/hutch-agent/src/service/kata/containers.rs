@@ -65,6 +65,7 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
         rootfs: Source::Guest(spec.Root.get_or_default().Path.as_str().into()),
         binds: Vec::new(),
         hook_programs: Vec::new(),
+        disks: Vec::new(),
         bundle: String::new(),
         storages,
         io: Io::Pulled,
