@@ -25,7 +25,7 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
     json!({ "type": "bind", "source": source, "destination": destination, "options": options })
 }
 
-fn reconfigure(bundle: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+pub(super) fn reconfigure(bundle: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
     let path = bundle.join("config.json");
     let text = fs::read(&path).context("read config.json")?;
     let mut config = serde_json::from_slice(&text).context("parse config.json")?;
@@ -34,7 +34,7 @@ fn reconfigure(bundle: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
 }
 
 /// Adds mounts after those that every bundle has.
-fn with_mounts(bundle: &Path, mounts: Vec<Value>) -> Result<()> {
+pub(super) fn with_mounts(bundle: &Path, mounts: Vec<Value>) -> Result<()> {
     reconfigure(bundle, |config| {
         if let Some(all) = config["mounts"].as_array_mut() {
             all.extend(mounts);
@@ -68,7 +68,11 @@ fn publish(volume: &Path, number: u32) -> Result<()> {
 }
 
 /// Runs a shell that reads its orders; each is answered by what it prints.
-fn obedient(world: &World<'_>, id: &str, bundle: &Path) -> Result<(Running, ChildStdin)> {
+pub(super) fn obedient(
+    world: &World<'_>,
+    id: &str,
+    bundle: &Path,
+) -> Result<(Running, ChildStdin)> {
     let mut run = world.hutch(&["run", "--bundle"]);
     let mut running = world.start(run.arg(bundle).arg(id))?;
     let orders = running.stdin().context("its standard input")?;
@@ -76,7 +80,7 @@ fn obedient(world: &World<'_>, id: &str, bundle: &Path) -> Result<(Running, Chil
     Ok((running, orders))
 }
 
-const OBEY: &str = "echo up; while read -r order; do eval \"$order\"; done";
+pub(super) const OBEY: &str = "echo up; while read -r order; do eval \"$order\"; done";
 
 /// No reader ever finds a key missing or two sets mixed, and inotify tells of each set.
 pub fn pain_16_a_volume_that_is_renewed_is_seen_whole_and_heard_of(

@@ -1,0 +1,169 @@
+//! Stories of disks and images of the host that are volumes and devices of containers.
+
+use super::{
+    lifecycle::succeeds,
+    volumes::{OBEY, obedient, reconfigure, with_mounts},
+};
+use crate::{
+    command,
+    e2e::world::{BOOT_LIMIT, SOON, World},
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A block device of this host in front of a file, as long as it is held.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn of(file: &Path) -> Result<Self> {
+        let mut losetup = Command::new("losetup");
+        let node = command::read(losetup.args(["--find", "--show"]).arg(file))?;
+        Ok(Self(PathBuf::from(node.trim())))
+    }
+
+    /// Major and minor.
+    fn numbers(&self) -> Result<(u32, u32)> {
+        let name = self.0.file_name().context("a name")?;
+        let file = Path::new("/sys/class/block").join(name).join("dev");
+        let text = fs::read_to_string(file).context("look at a loop device")?;
+        let (major, minor) = text.trim().split_once(':').context("two numbers")?;
+        Ok((major.parse()?, minor.parse()?))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // The kernel waits for whoever has it open, and it is ours alone.
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+fn ext4(folder: &Path, name: &str) -> Result<PathBuf> {
+    let image = folder.join(name);
+    let mut mkfs = Command::new("mkfs.ext4");
+    command::run(mkfs.arg("-q").arg(&image).arg("16M"))?;
+    Ok(image)
+}
+
+fn on_disk(image: &Path, destination: &str, options: &[&str]) -> Value {
+    json!({ "type": "ext4", "source": image, "destination": destination, "options": options })
+}
+
+/// A disk is plugged for its container, stays while a daemon is killed, and is free again afterwards.
+pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) -> Result<()> {
+    let house = world.shell(OBEY)?;
+    let (running, orders) = obedient(world, "house", &house)?;
+    let image = ext4(world.scratch(), "image")?;
+    let raw = world.scratch().join("raw");
+    fs::write(&raw, format!("raw\n{}", "x".repeat(65_532))).context("write a file")?;
+    let device = Loop::of(&raw)?;
+    let (major, minor) = device.numbers()?;
+    let bundle = world.shell(OBEY)?;
+    let bind = json!({ "type": "bind", "source": device.0, "destination": "/dev/bound",
+        "options": ["bind", "ro"] });
+    with_mounts(
+        &bundle,
+        vec![on_disk(&image, "/data", &["nosuid", "noexec"]), bind],
+    )?;
+    reconfigure(&bundle, |config| {
+        config["linux"]["devices"] = json!([{ "path": "/dev/xvda", "type": "b", "major": major,
+            "minor": minor, "fileMode": 0o640, "gid": 8 }]);
+        config["linux"]["resources"]["devices"] = json!([
+            { "allow": false, "access": "rwm" },
+            { "allow": true, "type": "b", "major": major, "minor": minor, "access": "rw" },
+        ]);
+    })?;
+
+    let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
+    let mut guest = world.start(run.arg(&bundle).arg("guest"))?;
+    let mut wishes = guest.stdin().context("its standard input")?;
+    guest.wait_for_output("up\n", BOOT_LIMIT)?;
+    writeln!(
+        wishes,
+        "grep -o ' /data ext4 rw,nosuid,noexec' /proc/mounts; echo kept >/data/file; \
+         head -n 1 /dev/bound; stat -c '%F %a %u:%g' /dev/xvda; \
+         echo new | dd of=/dev/xvda bs=4 seek=1 conv=notrunc,fsync 2>/dev/null && echo written"
+    )?;
+    guest.wait_for_output(
+        " /data ext4 rw,nosuid,noexec\nraw\nblock special file 640 0:8\nwritten\n",
+        SOON,
+    )?;
+    let text = fs::read(&raw).context("read what the guest wrote")?;
+    ensure!(text.starts_with(b"raw\nnew\nxxx"), "{:?}", text.get(..16));
+
+    world.kill(world.daemon()?)?;
+    succeeds(&world.verb(&["state", "guest"])?)?;
+    writeln!(
+        wishes,
+        "cat /data/file; echo still >>/data/file; echo there"
+    )?;
+    guest.wait_for_output("kept\nthere\n", SOON)?;
+    drop(wishes);
+    succeeds(&guest.finish(SOON)?)?;
+
+    // The next one has it, as nobody can who is locked out by another.
+    let next = world.shell("cat /data/file")?;
+    with_mounts(&next, vec![on_disk(&image, "/data", &["ro"])])?;
+    let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
+    let outcome = world.run(run.arg(&next).arg("next"), BOOT_LIMIT)?;
+    ensure!(outcome.stdout == "kept\nstill\n", "{outcome:?}");
+    drop(orders);
+    succeeds(&running.finish(SOON)?)?;
+    // Nobody on the host has them any more.
+    let taken = Command::new("fsck.ext4").arg("-fn").arg(&image).output();
+    let taken = taken.context("check the image")?;
+    ensure!(taken.status.success(), "{taken:?}");
+    drop(device);
+    let left = command::read(Command::new("losetup").arg("-j").arg(&raw))?;
+    ensure!(left.is_empty(), "a loop device is held: {left}");
+    Ok(())
+}
+
+/// Where a disk is there from the boot on, and where there is none.
+pub fn a_disk_of_the_first_container_and_what_is_no_disk(world: &World<'_>) -> Result<()> {
+    let image = ext4(world.scratch(), "image")?;
+    let bundle = world.shell("echo once >/data/file && cat /data/file")?;
+    with_mounts(&bundle, vec![on_disk(&image, "/data", &[])])?;
+    let mut run = world.hutch(&["run", "--bundle"]);
+    let outcome = world.run(run.arg(&bundle).arg("first"), BOOT_LIMIT)?;
+    ensure!(outcome.stdout == "once\n", "{outcome:?}");
+
+    for (mount, devices, said) in [
+        (
+            on_disk(&world.scratch().join("nowhere"), "/data", &[]),
+            json!([]),
+            "does not exist",
+        ),
+        (
+            on_disk(world.scratch(), "/data", &[]),
+            json!([]),
+            "is a directory; a block device or an image is needed",
+        ),
+        (
+            on_disk(&image, "/data", &["ro"]),
+            json!([{ "path": "/dev/x", "type": "b", "major": 259, "minor": 4095 }]),
+            "linux.devices[0]: source \"/sys/dev/block/259:4095\" does not exist",
+        ),
+    ] {
+        let bundle = world.shell("true")?;
+        with_mounts(&bundle, vec![mount])?;
+        reconfigure(&bundle, |config| config["linux"]["devices"] = devices)?;
+        let mut run = world.hutch(&["run", "--bundle"]);
+        let outcome = world.run(run.arg(&bundle).arg("none"), BOOT_LIMIT)?;
+        let refused = outcome.code() == Some(1) && outcome.stderr.contains(said);
+        ensure!(
+            refused && outcome.stderr.lines().count() == 1,
+            "{said}: {outcome:?}"
+        );
+    }
+    Ok(())
+}
