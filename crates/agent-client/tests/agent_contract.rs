@@ -11,8 +11,9 @@ use agent_client::{
         server, stdio, stock as stock_agent,
     },
     fake::{FakeAgent, FakeGuest, Trouble},
+    kata::{Household, KataCalls},
     port::AgentPort,
-    rpc::TtrpcAgent,
+    rpc::{Link, TtrpcAgent},
 };
 use runtime_core::{
     agent::{
@@ -27,7 +28,7 @@ use runtime_core::{
 use serde_json::json;
 use std::{path::PathBuf, rc::Rc, time::Duration};
 use tempfile::TempDir;
-use tokio::task::LocalSet;
+use tokio::{io::AsyncReadExt, net::UnixStream, task::LocalSet};
 use ttrpc::r#async::Server;
 
 fn container(number: ContainerNumber, args: &[&str], rootfs: GuestRootfs) -> CreateContainer {
@@ -267,6 +268,37 @@ carried![
     a_later_daemon_takes_over_what_an_earlier_one_made,
     an_exec_that_never_came_to_be_is_not_taken_over,
 ];
+
+/// QEMU takes one connection at a time: the next daemon's waits for it.
+#[tokio::test(flavor = "current_thread")]
+async fn a_port_that_is_dropped_keeps_no_link_to_a_stock_guest() {
+    let test = async {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let link = Link::over(Box::new(ours));
+        let household = Household::new();
+        let calls = KataCalls::over(&link, &household);
+        calls.serve_household();
+        tokio::task::yield_now().await;
+
+        drop((link, calls, household));
+
+        let left = tokio::time::timeout(LIMIT, closed(theirs)).await;
+        assert_eq!(left, Ok(true));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Reads until the other end is gone.
+async fn closed(mut io: UnixStream) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match io.read(&mut buffer).await {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+}
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_kill_for_want_of_memory_in_a_stock_guest_is_news() {

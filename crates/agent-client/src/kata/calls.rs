@@ -23,6 +23,7 @@ use runtime_core::{
     kit,
 };
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Between two kills for want of memory: a guest that tells them without end costs little.
 const OOM_PAUSE: Duration = Duration::from_millis(5);
@@ -62,8 +63,8 @@ impl KataCalls {
     /// From here on everything that lives is read and waited for on this link.
     pub fn serve_household(&self) {
         let pull = Pull::over(&self.link);
-        self.household.linked(&pull);
-        kit::detach(hear_kills(pull, self.household.ledger().clone()));
+        let links = self.household.linked(&pull);
+        kit::detach(hear_kills(pull, links, self.household.ledger().clone()));
     }
 
     /// `share` says where the guest mounts it.
@@ -346,10 +347,16 @@ fn kept<T>(made: Result<T, Error>, promised: Option<Promised>) -> Result<Option<
     }
 }
 
-/// One listener for each link: the agent answers one of those who ask.
-async fn hear_kills(link: Pull, ledger: Ledger) {
+/// One listener for each link: the agent answers one of those who ask. It ends with its link, and
+/// with the household, lest it keep a connection open that nobody else uses.
+async fn hear_kills(link: Pull, mut links: watch::Receiver<Option<Pull>>, ledger: Ledger) {
     loop {
-        let told = match link.next_oom().await {
+        let told = tokio::select! {
+            biased;
+            _ = links.changed() => return,
+            told = link.next_oom() => told,
+        };
+        let told = match told {
             Ok(told) => told,
             Err(Error::LinkLost { .. }) => return,
             Err(why) => {
@@ -363,7 +370,7 @@ async fn hear_kills(link: Pull, ledger: Ledger) {
         }
         tokio::select! {
             biased;
-            () = link.link.hung_up() => return,
+            _ = links.changed() => return,
             () = async {
                 tokio::time::sleep(OOM_PAUSE).await;
                 ledger.room_for_ooms().await;

@@ -59,8 +59,10 @@ impl Household {
         &self.0.ledger
     }
 
-    pub(super) fn linked(&self, link: &Pull) {
+    /// What is yielded changes when there is another link, or none, or nobody to have one.
+    pub(super) fn linked(&self, link: &Pull) -> watch::Receiver<Option<Pull>> {
         self.0.links.send_replace(Some(link.clone()));
+        self.0.links.subscribe()
     }
 
     /// There is no link; nobody may keep its connection open.
