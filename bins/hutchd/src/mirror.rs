@@ -199,7 +199,7 @@ mod tests {
         hypervisor::Accelerator,
         ids::{ContainerId, EpochMs, Namespace},
         records::put,
-        sandbox::{Journal, Phase},
+        sandbox::{Ended, Journal, Phase},
     };
     use std::collections::BTreeMap;
     use tokio::task::LocalSet;
@@ -314,7 +314,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let records = [
             record(root.path(), 1, Phase::Creating),
-            record(root.path(), 2, Phase::Stopping("deleted".to_owned())),
+            record(root.path(), 2, Phase::Stopping(Ended::Asked)),
         ];
         let told = async {
             written(root.path(), &records).await;

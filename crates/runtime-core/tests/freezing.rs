@@ -40,6 +40,28 @@ async fn begin(house: &House) -> Result<(), Fault> {
     house.command("web", begin).await
 }
 
+const PAUSED: &str = "cannot start a container in the paused state";
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_runs_and_is_paused_is_not_started_because_it_is_paused() {
+    told(async {
+        let house = created().await;
+        house.start_with_key("web", "k").await.unwrap();
+        freeze(&house, Freeze::Pause).await.unwrap();
+
+        let again = house.start_with_key("web", "k").await;
+        let anew = begin(&house).await.unwrap_err();
+        freeze(&house, Freeze::Resume).await.unwrap();
+        let running = begin(&house).await.unwrap_err();
+
+        assert_eq!(again, Ok(()), "the same request gets the same answer");
+        assert_eq!(anew.to_string(), PAUSED);
+        let runs = "cannot start an already running container";
+        assert_eq!(running.to_string(), runs);
+    })
+    .await;
+}
+
 async fn state(house: &House) -> ContainerState {
     house.state("web").await.unwrap()
 }
@@ -56,6 +78,7 @@ async fn what_is_paused_before_its_start_is_created_afterwards() {
         freeze(&house, Freeze::Resume).await.unwrap();
 
         assert_eq!(started.kind(), Kind::Denied);
+        assert_eq!(started.to_string(), PAUSED);
         let text = deleted.to_string();
         assert!(text.contains("not stopped: paused"), "{text}");
         assert_eq!(state(&house).await, ContainerState::Created);
@@ -194,10 +217,7 @@ async fn limits_are_changed_while_it_lives_and_not_afterwards() {
         let late = update().await.unwrap_err();
 
         assert!(failed.to_string().contains("Update is broken"), "{failed}");
-        assert_eq!(
-            late.to_string(),
-            "cannot update a container in the stopped state"
-        );
+        assert_eq!(late.to_string(), "container not running");
     })
     .await;
 }

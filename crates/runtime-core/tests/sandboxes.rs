@@ -15,7 +15,10 @@ use runtime_core::{
     sandbox::{GetSpent, Happening, NextEvents, Op, Refused, Rule, Standing, Verb, rule},
 };
 use std::{collections::BTreeMap, time::Duration};
-use tokio::{task::spawn_local, time::Instant};
+use tokio::{
+    task::spawn_local,
+    time::{Instant, timeout},
+};
 
 fn stopped(state: &ContainerState) -> Option<(u32, ExitReason)> {
     match state {
@@ -422,6 +425,83 @@ async fn sigkill_ends_a_process_of_a_paused_sandbox_in_bounded_time_and_it_stays
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn sigkill_and_forced_deletion_in_the_instant_of_a_pause_are_carried_out_all_the_same() {
+    told(async {
+        for between_us in (0..16_000).step_by(500) {
+            let house = with_sandbox().await;
+            let uid = house.view("pod").await.unwrap().spec.uid;
+            for id in ["web", "other"] {
+                running(&house, id).await;
+            }
+            let pause = async {
+                pass(Duration::from_micros(between_us)).await;
+                house.order("pod", Verb::Pause).await
+            };
+            let kill = house.command("web", sigkill());
+            let delete = house.delete("other", Force::Yes);
+
+            let done = tokio::join!(kill, delete, pause);
+
+            assert_eq!(done, (Ok(()), Ok(()), Ok(())), "{between_us} us");
+            assert_eq!(house.wait("web").await.unwrap().code, 137);
+            assert!(house.find("other").await.is_err());
+            settle().await;
+            assert!(house.world.is_paused(uid));
+            assert_eq!(house.standing("pod").await, Standing::Paused);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn whoever_finishes_a_stop_says_of_what_it_ended_that_it_was_killed() {
+    told(async {
+        for (force, step_us) in [(Force::Yes, 500), (Force::No, 6_000)] {
+            for after_us in (0..30_000).step_by(step_us) {
+                let house = with_sandbox().await;
+                running(&house, "web").await;
+                let stop = house.order_with_key("pod", Verb::Stop(force), Some("s"));
+                let cut = timeout(Duration::from_micros(after_us), stop).await;
+
+                let house = house.restart().await;
+                let again = house.order_with_key("pod", Verb::Stop(force), Some("s"));
+                again.await.unwrap();
+
+                assert_eq!(house.standing("pod").await, Standing::Stopped);
+                let exit = house.wait("web").await.unwrap();
+                assert_eq!(exit.code, 137, "{force:?} cut after {after_us} us: {cut:?}");
+                let reason = house.view("pod").await.unwrap().reason;
+                assert_eq!(reason, "it was stopped");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_graceful_stop_that_the_next_daemon_finishes_hears_how_each_ended() {
+    told(async {
+        let house = with_sandbox().await;
+        running(&house, "web").await;
+        let uid = house.view("pod").await.unwrap().spec.uid;
+        {
+            let stop = house.order_with_key("pod", Verb::Stop(Force::No), Some("s"));
+            let cut = timeout(Duration::from_millis(100), stop).await;
+            assert!(cut.is_err(), "its init has not ended yet");
+        }
+        assert_eq!(house.world.signals(), [(ProcessId::Init, 15)]);
+
+        let house = house.restart().await;
+        house.world.exit(uid, ProcessId::Init, 3);
+        let again = house.order_with_key("pod", Verb::Stop(Force::No), Some("s"));
+        again.await.unwrap();
+
+        assert_eq!(house.wait("web").await.unwrap().code, 3);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn annotations_are_merged_and_kept() {
     told(async {
         let house = with_sandbox().await;
@@ -618,7 +698,7 @@ async fn a_stop_is_finished_and_a_start_taken_up_by_the_next_daemon() {
         drop(located);
         {
             let stop = house.order_with_key("pod", Verb::Stop(Force::Yes), Some("s"));
-            let cut = tokio::time::timeout(Duration::from_millis(4), stop).await;
+            let cut = timeout(Duration::from_millis(4), stop).await;
             assert!(cut.is_err(), "it is under way");
         }
         let house = house.restart().await;
@@ -628,7 +708,7 @@ async fn a_stop_is_finished_and_a_start_taken_up_by_the_next_daemon() {
         house.world.assert_empty();
         {
             let start = house.order_with_key("pod", Verb::Start, Some("t"));
-            let cut = tokio::time::timeout(Duration::from_millis(8), start).await;
+            let cut = timeout(Duration::from_millis(8), start).await;
             assert!(cut.is_err(), "it is under way");
         }
         let house = house.restart().await;

@@ -460,33 +460,23 @@ async fn sent<T>(
 /// heard of a start or an exit finds the container's state to agree.
 #[derive(Message)]
 #[rtype(result = "Result<(), Fault>")]
-struct Settle;
+enum Settle {
+    News,
+    /// And poststart is done.
+    Start,
+}
 
 impl Handler<Settle> for ContainerActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, _: Settle, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = kit::command(self, |waiter| Event::Settle { waiter }, ctx);
+    fn handle(&mut self, settle: Settle, ctx: &mut Context<Self>) -> Self::Result {
+        let event = |waiter| match settle {
+            Settle::News => Event::Settle { waiter },
+            Settle::Start => Event::SettleStart { waiter },
+        };
+        let answer = kit::command(self, event, ctx);
         Box::pin(async move { answer.await.map(drop) })
     }
-}
-
-/// Private: as [`Settle`], and poststart is done.
-#[derive(Message)]
-#[rtype(result = "Result<(), Fault>")]
-struct SettleStart;
-
-impl Handler<SettleStart> for ContainerActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
-
-    fn handle(&mut self, _: SettleStart, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = kit::command(self, |waiter| Event::SettleStart { waiter }, ctx);
-        Box::pin(async move { answer.await.map(drop) })
-    }
-}
-
-async fn settled(me: Addr<ContainerActor>) -> Result<(), Fault> {
-    sent(me.send(Settle)).await
 }
 
 impl Handler<ProcessCommand> for ContainerActor {
@@ -494,9 +484,12 @@ impl Handler<ProcessCommand> for ContainerActor {
 
     fn handle(&mut self, command: ProcessCommand, ctx: &mut Context<Self>) -> Self::Result {
         let me = ctx.address();
+        let mut paused = None;
         let target = match &command {
             ProcessCommand::Begin(_) => {
-                if let Err(why) = self.shell.confirmed().may_start() {
+                let container = self.shell.confirmed();
+                paused = container.stands_still().map(Fault::from);
+                if let Err(why) = container.may_start() {
                     return Box::pin(async move { Err(why.into()) });
                 }
                 ProcessId::Init
@@ -512,8 +505,12 @@ impl Handler<ProcessCommand> for ContainerActor {
         Box::pin(async move {
             match command {
                 ProcessCommand::Begin(begin) => {
-                    sent(room.send(begin)).await?;
-                    sent(me.send(SettleStart)).await
+                    let begun = sent(room.send(begin)).await;
+                    begun.map_err(|why| match why.kind() {
+                        Kind::Denied => paused.unwrap_or(why),
+                        _ => why,
+                    })?;
+                    sent(me.send(Settle::Start)).await
                 }
                 ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,
                 ProcessCommand::AttachRelay(_, relay) => {
@@ -540,7 +537,7 @@ impl Handler<WaitProcess> for ContainerActor {
         Box::pin(async move {
             let exit = sent(room?.send(process::Wait)).await?;
             // A container that was deleted meanwhile has nothing left to agree with.
-            settled(me).await.ok();
+            sent(me.send(Settle::News)).await.ok();
             Ok(exit)
         })
     }

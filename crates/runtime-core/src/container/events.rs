@@ -236,6 +236,10 @@ impl From<Reason> for Fault {
             Reason::Paused => {
                 Self::new(Kind::Denied, "cannot start a container in the paused state")
             }
+            // runc's words.
+            Reason::CannotUpdate { state: "stopped" } => {
+                Self::new(Kind::Denied, "container not running")
+            }
             Reason::CannotUpdate { state } => Self::new(
                 Kind::Denied,
                 format!("cannot update a container in the {state} state"),

@@ -215,13 +215,15 @@ impl Container {
     /// It was created and stands still: its program would wait for the thaw. Of any other state its
     /// init knows whether it may be started, or was by the same request.
     pub fn may_start(&self) -> Result<(), Reason> {
-        match (&self.state, &self.freezer) {
-            (
-                State::Created,
-                Freezer::Freezing { .. } | Freezer::Frozen | Freezer::Thawing { .. },
-            ) => Err(Reason::Paused),
+        match (&self.state, self.stands_still()) {
+            (State::Created, Some(paused)) => Err(paused),
             _ => Ok(()),
         }
+    }
+
+    /// Why nothing can be begun in it; whatever else its init has against being started.
+    pub fn stands_still(&self) -> Option<Reason> {
+        (self.freezer != Freezer::Thawed).then_some(Reason::Paused)
     }
 
     pub(super) fn next_op(&mut self) -> OpId {

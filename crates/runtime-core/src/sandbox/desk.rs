@@ -8,6 +8,7 @@ use super::{
         GetStatsOf, NextEvents, NextOomsIn, Obey, ProcessIn, SandboxSpent, Seen, UpdateIn,
         ViewContainer, ViewProcess, WaitIn,
     },
+    orders::is_unheard,
     rules::{Op, Refused, Rule, rule},
 };
 use crate::{
@@ -44,6 +45,44 @@ impl SandboxActor {
     fn is_paused(&self) -> bool {
         let at = self.shell.confirmed().standing();
         rule(Op::UseGuest, at) == Rule::Refused
+    }
+
+    /// SIGKILL, which no pause keeps from its process.
+    fn kill_surely(
+        &mut self,
+        killing: Killing,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<(), Fault>> {
+        let (known, me) = (self.container(killing.container), ctx.address());
+        let is_paused = self.is_paused();
+        let end = End(killing.clone());
+        Box::pin(async move {
+            let room = known?;
+            if is_paused {
+                return rebuilding(me.send(end).await)?;
+            }
+            let Killing { process, kill, .. } = killing;
+            let command = ProcessCommand::Kill(process, kill);
+            match rebuilding(room.send(command).await)? {
+                // A pause may have begun before the guest heard of it.
+                Err(why) if is_unheard(&why) => rebuilding(me.send(end).await)?,
+                outcome => outcome,
+            }
+        })
+    }
+}
+
+/// Private: end a process also where the VM is paused.
+#[derive(Message)]
+#[rtype(result = "Result<(), Fault>")]
+struct End(Killing);
+
+impl Handler<End> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
+    fn handle(&mut self, End(killing): End, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::End { waiter, killing }, ctx);
+        Box::pin(async move { ordered(answer.await?) })
     }
 }
 
@@ -95,19 +134,13 @@ impl Handler<ProcessIn> for SandboxActor {
     fn handle(&mut self, command: ProcessIn, ctx: &mut Context<Self>) -> Self::Result {
         let ProcessIn { container, command } = command;
         let room = match &command {
-            ProcessCommand::Kill(process, kill) if kill.signal == SIGKILL && self.is_paused() => {
+            ProcessCommand::Kill(process, kill) if kill.signal == SIGKILL => {
                 let killing = Killing {
                     container,
                     process: process.clone(),
                     kill: kill.clone(),
                 };
-                let known = self.container(container);
-                let event = |waiter| Event::End { waiter, killing };
-                let answer = kit::command(self, event, ctx);
-                return Box::pin(async move {
-                    known?;
-                    ordered(answer.await?)
-                });
+                return self.kill_surely(killing, ctx);
             }
             ProcessCommand::Begin(_) => {
                 self.ladder.begin("container start");

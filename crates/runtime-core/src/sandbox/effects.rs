@@ -148,16 +148,24 @@ impl SandboxActor {
         kit::complete(ctx, async move {
             let Some(room) = room else {
                 let outcome = Err(Fault::new(Kind::NotFound, "container does not exist"));
-                return Event::Killed { waiter, outcome };
+                return Event::Killed {
+                    waiter,
+                    killing,
+                    outcome,
+                };
             };
-            let Killing { process, kill, .. } = killing;
+            let Killing { process, kill, .. } = killing.clone();
             let command = ProcessCommand::Kill(process.clone(), kill);
             let outcome = rebuilding(room.send(command).await);
             if outcome.is_ok() {
                 // The VM goes on until then, and no longer.
                 let _ = timeout(limit, room.send(WaitProcess(process))).await;
             }
-            Event::Killed { waiter, outcome }
+            Event::Killed {
+                waiter,
+                killing,
+                outcome,
+            }
         });
     }
 }

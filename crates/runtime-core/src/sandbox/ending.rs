@@ -3,7 +3,7 @@
 
 use super::{
     events::{Answer, Notice, Released, Why, World},
-    machine::{Boot, Entry, KILLED, LOST, Progress, Sandbox, State},
+    machine::{Boot, Entry, Progress, Sandbox, State},
     orders::{Asking, aborted},
     record::Lifetime,
 };
@@ -22,12 +22,12 @@ const RELEASE_RETRY_DELAY: Duration = Duration::from_secs(1);
 const RELEASE_RETRY_DELAY_LONG: Duration = Duration::from_secs(60);
 
 impl Sandbox {
-    /// Ends the VM and releases everything; `code` is what its processes are said to have exited with.
-    pub(super) fn stop(&mut self, why: Why, code: u32, batch: &mut Batch<Self>) {
+    /// Ends the VM and releases everything.
+    pub(super) fn stop(&mut self, why: Why, batch: &mut Batch<Self>) {
         let op = self.op();
         self.settle_for_end(&why, batch);
         batch.world.push(World::TellGuestGone {
-            code,
+            code: why.code(),
             why: why.text(),
         });
         self.state = State::Stopping {
@@ -39,16 +39,16 @@ impl Sandbox {
         batch.world.push(World::TearDown { op, after });
     }
 
-    pub(super) fn lost(&mut self, text: String, code: u32, batch: &mut Batch<Self>) {
+    pub(super) fn lost(&mut self, text: String, batch: &mut Batch<Self>) {
         match &self.state {
             State::Up { .. }
             | State::Beginning { .. }
             | State::Pausing { .. }
             | State::Paused { .. }
             | State::Resuming { .. }
-            | State::Thawed { .. } => self.stop(Why::Lost(text), code, batch),
+            | State::Thawed { .. } => self.stop(Why::Lost(text), batch),
             // It was to end.
-            State::Quieting { .. } => self.stop(Why::Asked, KILLED, batch),
+            State::Quieting { .. } => self.stop(Why::Asked, batch),
             State::Launching { .. } | State::Linking { .. } | State::Greeting { .. } => {
                 self.fail(Fault::new(Kind::Aborted, text), batch);
             }
@@ -67,7 +67,7 @@ impl Sandbox {
     pub(super) fn link_lost(&mut self, why: &Fault, batch: &mut Batch<Self>) {
         match self.state {
             State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. } => {}
-            _ => self.lost(format!("its agent does not answer: {why}"), LOST, batch),
+            _ => self.lost(format!("its agent does not answer: {why}"), batch),
         }
     }
 
@@ -77,7 +77,7 @@ impl Sandbox {
             Boot::Again => Why::NotStarted(why),
             Boot::Over | Boot::Container(_) | Boot::Empty => Why::NotCreated(why),
         };
-        self.stop(why, LOST, batch);
+        self.stop(why, batch);
     }
 
     pub(super) fn torn_down(
@@ -219,30 +219,36 @@ impl Sandbox {
                 State::Stopping { .. } | State::Stopped { .. } | State::Gone
             );
         if is_up && !same_boot {
-            return self.stop(Why::Lost("the host was restarted".to_owned()), LOST, batch);
+            return self.stop(Why::Lost("the host was restarted".to_owned()), batch);
         }
         match self.state.clone() {
             // Its last container was deleted, and then the daemon ended.
             State::Up { .. }
                 if self.containers.is_empty() && self.spec().lifetime == Lifetime::Containers =>
             {
-                self.stop(Why::Deleted, KILLED, batch);
+                self.stop(Why::Deleted, batch);
             }
             State::Up { vm, .. } => batch.world.push(World::Adopt { vm }),
             State::Beginning { op, vm } => {
                 batch.world.push(World::Adopt { vm });
                 batch.world.push(World::Begin { op });
             }
+            State::Quieting { op, vm } => {
+                batch.world.push(World::Adopt { vm });
+                batch.world.push(World::Quiet { op });
+            }
             State::Pausing { op, .. } => batch.world.push(World::Pause { op }),
             State::Resuming { op, vm, .. } => batch.world.push(World::Resume { op, vm }),
             State::Stopped {
                 released: Released::Partly(_),
                 why,
-            } => self.stop(why, LOST, batch),
+            } => self.stop(why, batch),
             State::Stopped { why, .. } => {
                 // Not everyone may have had it on record.
-                let why = why.text();
-                batch.world.push(World::TellGuestGone { code: LOST, why });
+                batch.world.push(World::TellGuestGone {
+                    code: why.code(),
+                    why: why.text(),
+                });
                 self.stopped(batch);
             }
             _ => {}

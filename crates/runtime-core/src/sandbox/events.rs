@@ -98,6 +98,7 @@ pub enum Event {
     },
     Killed {
         waiter: Waiter,
+        killing: Killing,
         outcome: Result<(), Fault>,
     },
     Delete(Deletion),
@@ -362,7 +363,20 @@ pub enum Why {
     Lost(String),
 }
 
+/// The exit code of a process whose VM was lost.
+const LOST: u32 = 255;
+/// 128 + SIGKILL: the exit code of what we ended.
+const KILLED: u32 = 137;
+
 impl Why {
+    /// What the processes that still lived are said to have exited with.
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::NotCreated(_) | Self::NotStarted(_) | Self::Again | Self::Lost(_) => LOST,
+            Self::Idle | Self::Asked | Self::Deleted => KILLED,
+        }
+    }
+
     pub fn text(&self) -> String {
         match self {
             Self::NotCreated(fault) | Self::NotStarted(fault) => fault.to_string(),

@@ -80,7 +80,10 @@ macro_rules! reopen {
                 tracing::error!(uid = %self.uid, room = stringify!($room), "room panicked; it is rebuilt");
                 self.lent.update(|open| open.$room = None);
                 match self.shell.confirmed().state().clone() {
-                    State::Up { vm, .. } | State::Beginning { vm, .. } | State::Thawed { vm, .. } => {
+                    State::Up { vm, .. }
+                    | State::Beginning { vm, .. }
+                    | State::Quieting { vm, .. }
+                    | State::Thawed { vm, .. } => {
                         self.adopt(vm, ctx);
                     }
                     State::Paused { .. } => self.look_after_paused(ctx),

@@ -356,11 +356,6 @@ impl Sandbox {
     }
 }
 
-/// The exit code of a process whose VM was lost.
-pub(super) const LOST: u32 = 255;
-/// 128 + SIGKILL: the exit code of what we ended.
-pub(super) const KILLED: u32 = 137;
-
 impl Machine for Sandbox {
     type Event = Event;
     type World = World;
@@ -515,7 +510,7 @@ impl Sandbox {
                 self.begun(vm, &outcome, batch);
             }
             (State::Quieting { op, .. }, Event::Quieted { op: done }) if op == done => {
-                self.stop(Why::Asked, KILLED, batch);
+                self.stop(Why::Asked, batch);
             }
             (State::Pausing { op, vm, stage, .. }, Event::PauseDone { op: done, outcome })
                 if op == done =>
@@ -532,10 +527,14 @@ impl Sandbox {
                 Event::ResumeDone { op: done, outcome },
             ) if op == done => self.resume_done((vm, stage), cause, outcome, batch),
             (_, Event::End { waiter, killing }) => self.end(Errand::Kill(waiter, killing), batch),
-            (_, Event::Killed { waiter, outcome }) => {
-                batch.replies.push((waiter, Answer::Ordered(outcome)));
-                self.errand_done(batch);
-            }
+            (
+                _,
+                Event::Killed {
+                    waiter,
+                    killing,
+                    outcome,
+                },
+            ) => self.killed(waiter, killing, outcome, batch),
             (State::Up { .. } | State::Beginning { .. }, Event::Plugged { container, outcome }) => {
                 match outcome {
                     Ok(()) => batch.world.push(World::TellReady { container }),
@@ -547,11 +546,11 @@ impl Sandbox {
                 return self.delete(deletion, batch).map_err(Refusal::Delete);
             }
             (_, Event::Retired { deletion, outcome }) => self.retired(deletion, outcome, batch),
-            (_, Event::VmExited(exit)) => self.lost(exit_text(&exit), LOST, batch),
+            (_, Event::VmExited(exit)) => self.lost(exit_text(&exit), batch),
             (_, Event::LinkLost { why }) => self.link_lost(&why, batch),
             (_, Event::ShareLost { why }) => batch.world.push(World::AwaitVmExit { share: why }),
             (_, Event::ShareLossDue { why }) => {
-                self.lost(format!("its share is lost: {why}"), LOST, batch);
+                self.lost(format!("its share is lost: {why}"), batch);
             }
             (State::Stopping { op, why, failures }, Event::TornDown { op: done, outcome })
                 if op == done =>

@@ -3,7 +3,7 @@
 use super::{
     events::{Answer, Deletion, Denied, Notice, Released, Why, World},
     journal::Happening,
-    machine::{Boot, Entry, KILLED, LOST, Progress, Sandbox, State},
+    machine::{Boot, Entry, Progress, Sandbox, State},
     orders::{Asking, Errand, refused},
     record::{Lifetime, Stage},
     rules::Op,
@@ -67,7 +67,7 @@ impl Sandbox {
             ) if self.containers.is_empty() => {
                 let why = why.clone();
                 self.deletions.push(deletion);
-                self.stop(why, LOST, batch);
+                self.stop(why, batch);
             }
             // Asked again: its containers are deleted, and it is going.
             (State::Stopping { .. }, _) if self.containers.is_empty() => {
@@ -147,6 +147,9 @@ impl Sandbox {
         outcome: Result<(), Fault>,
         batch: &mut Batch<Self>,
     ) {
+        if deletion.force == Force::Yes && self.is_cut_off(&outcome) {
+            return self.end(Errand::Delete(deletion), batch);
+        }
         if let Err(why) = outcome {
             batch
                 .replies
@@ -179,13 +182,13 @@ impl Sandbox {
             | State::Pausing { .. }
             | State::Paused { .. }
             | State::Resuming { .. }
-            | State::Thawed { .. } => self.stop(Why::Deleted, KILLED, batch),
+            | State::Thawed { .. } => self.stop(Why::Deleted, batch),
             // It began to stop meanwhile; its end answers.
             State::Stopping { .. } | State::Quieting { .. } => {}
             State::Stopped {
                 released: Released::Partly(_),
                 why,
-            } => self.stop(why, LOST, batch),
+            } => self.stop(why, batch),
             _ => self.stopped(batch),
         }
     }
@@ -360,7 +363,7 @@ impl Sandbox {
         let idle = all.all(|e| matches!(e.progress, Progress::Drained | Progress::Past));
         let ends_with_them = self.spec().lifetime == Lifetime::Containers;
         if idle && ends_with_them && matches!(self.state, State::Up { .. } | State::Paused { .. }) {
-            self.stop(Why::Idle, KILLED, batch);
+            self.stop(Why::Idle, batch);
         }
     }
 }

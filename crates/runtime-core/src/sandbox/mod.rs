@@ -32,5 +32,5 @@ pub use messages::{
     SandboxSpent, SandboxView, Seen, TakeNumber, UpdateIn, ViewContainer, ViewProcess, WaitIn,
 };
 pub use orders::Cause;
-pub use record::{Lifetime, Phase, SandboxRecord, SandboxSpec, Stage};
+pub use record::{Ended, Lifetime, Phase, SandboxRecord, SandboxSpec, Stage};
 pub use rules::{Op, Refused, Rule, Standing, rule};

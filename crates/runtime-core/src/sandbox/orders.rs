@@ -9,7 +9,7 @@ use super::{
         ANNOTATIONS_BYTES_MAX, Answer, Deletion, Denied, Killing, Order, Released, ResumeFailed,
         Verb, Why, World,
     },
-    machine::{Boot, KILLED, LOST, Progress, Sandbox, State},
+    machine::{Boot, Progress, Sandbox, State},
     record::Stage,
     rules::{Op, Refused, Rule, Standing, rule},
 };
@@ -203,8 +203,8 @@ impl Sandbox {
             }
             // On its way already; the release that is under way answers.
             (Verb::Stop(_), State::Stopping { .. }) => {}
-            (Verb::Stop(_), State::Stopped { why, .. }) => self.stop(why, LOST, batch),
-            (Verb::Stop(_), _) => self.stop(Why::Asked, KILLED, batch),
+            (Verb::Stop(_), State::Stopped { why, .. }) => self.stop(why, batch),
+            (Verb::Stop(_), _) => self.stop(Why::Asked, batch),
             (Verb::Pause, State::Up { vm, stage }) => {
                 self.pause(vm, stage, Cause::Asked, batch);
             }
@@ -332,7 +332,7 @@ impl Sandbox {
             (Err(ResumeFailed::Vm(why)), Cause::Undo(first)) => {
                 self.settle(Asking::Pause, &Err(first), batch);
                 let text = format!("it could neither be paused nor resumed: {why}");
-                self.stop(Why::Lost(text), LOST, batch);
+                self.stop(Why::Lost(text), batch);
             }
             (Err(ResumeFailed::Agent(why)), cause) => {
                 if let Cause::Undo(first) = cause {
@@ -340,7 +340,7 @@ impl Sandbox {
                 }
                 self.settle(Asking::Resume, &Err(why.clone()), batch);
                 let text = format!("its agent does not answer: {why}");
-                self.stop(Why::Lost(text), LOST, batch);
+                self.stop(Why::Lost(text), batch);
             }
         }
     }
@@ -370,12 +370,12 @@ impl Sandbox {
                 self.state = State::Stopped { why, released };
                 self.stopped(batch);
             }
-            State::Stopped { .. } => self.stop(Why::Deleted, LOST, batch),
+            State::Stopped { .. } => self.stop(Why::Deleted, batch),
             _ if self.is_being_created() => {
                 let why = Fault::new(Kind::Aborted, "deleted while it was being created");
                 self.fail(why, batch);
             }
-            _ => self.stop(Why::Deleted, KILLED, batch),
+            _ => self.stop(Why::Deleted, batch),
         }
     }
 
@@ -434,6 +434,30 @@ impl Sandbox {
         }
     }
 
+    pub(super) fn killed(
+        &mut self,
+        waiter: Waiter,
+        killing: Killing,
+        outcome: Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        if self.is_cut_off(&outcome) {
+            return self.end(Errand::Kill(waiter, killing), batch);
+        }
+        batch.replies.push((waiter, Answer::Ordered(outcome)));
+        self.errand_done(batch);
+    }
+
+    /// It was begun before a pause, which took the guest away from it. While the VM goes on for
+    /// errands, nothing is cut off.
+    pub(super) fn is_cut_off(&self, outcome: &Result<(), Fault>) -> bool {
+        let is_paused = matches!(
+            self.state,
+            State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. }
+        );
+        is_paused && outcome.as_ref().is_err_and(is_unheard)
+    }
+
     fn run_errands(&mut self, batch: &mut Batch<Self>) {
         for errand in std::mem::take(&mut self.errands) {
             run(errand, batch);
@@ -468,6 +492,20 @@ fn run(errand: Errand, batch: &mut Batch<Sandbox>) {
             World::Retire { deletion, guest }
         }
     });
+}
+
+/// The guest may not have heard of it, which says nothing about the thing itself.
+pub(super) fn is_unheard(why: &Fault) -> bool {
+    match why.kind() {
+        Kind::Unavailable | Kind::Timeout | Kind::Aborted => true,
+        Kind::NotFound
+        | Kind::AlreadyExists
+        | Kind::Invalid
+        | Kind::Denied
+        | Kind::Exhausted
+        | Kind::Unsupported
+        | Kind::Internal => false,
+    }
 }
 
 pub(super) fn aborted(why: &Why) -> Fault {

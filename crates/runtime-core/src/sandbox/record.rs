@@ -89,18 +89,30 @@ pub enum Phase {
     /// Its created containers are being started.
     Beginning,
     Running,
+    /// Its inits were told to end; then it is released.
+    Quieting,
     Pausing(Stage),
     /// Also while its VM goes on for a moment, so that the guest can end something.
     Paused(Stage),
     Resuming(Stage),
-    /// Being released, and why.
-    Stopping(String),
+    /// Being released.
+    Stopping(Ended),
     /// Nothing of it is left on the host but its records.
-    Stopped(String),
+    Stopped(Ended),
     /// It is going, and all that is in it.
     Deleting,
     /// Its room panicked too often: nobody looks after it any more.
     Failed(String),
+}
+
+/// Why a sandbox is not up, where its records stay: what became of its processes follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    Asked,
+    /// Its containers are done.
+    Idle,
+    Lost(String),
 }
 
 impl Phase {
@@ -110,6 +122,7 @@ impl Phase {
             Self::Ready
             | Self::Beginning
             | Self::Running
+            | Self::Quieting
             | Self::Pausing(_)
             | Self::Paused(_)
             | Self::Resuming(_) => true,
@@ -133,31 +146,71 @@ impl SandboxRecord {
 
 impl Record for SandboxRecord {
     const NAME: &'static str = "sandbox record";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
-    /// Version 1 knew sandboxes by their containers alone.
-    fn upgrade(from: u32, mut old: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
-        let uid = old["spec"]["uid"].as_str().map(str::to_owned);
-        let (Some(uid), 1) = (uid, from) else {
-            return Err(UpgradeFailed { from });
-        };
-        let spec = &mut old["spec"];
-        spec["namespace"] = "default".into();
-        spec["id"] = uid.into();
-        spec["lifetime"] = "containers".into();
-        spec["created_by"] = serde_json::Value::Null;
-        old["first_of_vm"] = 0.into();
-        old["annotations"] = serde_json::json!({});
-        old["keys"] = serde_json::json!([]);
-        old["journal"] = serde_json::json!({ "numbered": 0, "last": [] });
-        Ok(old)
+    fn upgrade(from: u32, old: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
+        match from {
+            1 => known_by_its_containers(old),
+            2 => Some(ended_for_a_text(old)),
+            _ => None,
+        }
+        .ok_or(UpgradeFailed { from })
     }
+}
+
+/// Version 1 knew sandboxes by their containers alone.
+fn known_by_its_containers(mut old: serde_json::Value) -> Option<serde_json::Value> {
+    let uid = old["spec"]["uid"].as_str()?.to_owned();
+    let spec = &mut old["spec"];
+    spec["namespace"] = "default".into();
+    spec["id"] = uid.into();
+    spec["lifetime"] = "containers".into();
+    spec["created_by"] = serde_json::Value::Null;
+    old["first_of_vm"] = 0.into();
+    old["annotations"] = serde_json::json!({});
+    old["keys"] = serde_json::json!([]);
+    old["journal"] = serde_json::json!({ "numbered": 0, "last": [] });
+    Some(old)
+}
+
+/// Version 2 kept why it ended as a text, of which only that can be said.
+fn ended_for_a_text(mut old: serde_json::Value) -> serde_json::Value {
+    for phase in ["stopping", "stopped"] {
+        if let Some(why) = old["phase"].get_mut(phase) {
+            *why = serde_json::json!({ "lost": why.take() });
+        }
+    }
+    old
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::records::decode;
+
+    #[test]
+    fn a_record_of_the_second_version_says_in_its_own_words_why_it_ended() {
+        let read = |phase: &str| {
+            let body = serde_json::json!({ "phase": serde_json::from_str::<serde_json::Value>(phase).unwrap() });
+            let body = SandboxRecord::upgrade(2, body).unwrap();
+            serde_json::from_value::<Phase>(body["phase"].clone()).unwrap()
+        };
+
+        let lost = || Ended::Lost("its vmm died".to_owned());
+        assert_eq!(
+            read(r#"{"stopped":"its vmm died"}"#),
+            Phase::Stopped(lost())
+        );
+        assert_eq!(
+            read(r#"{"stopping":"its vmm died"}"#),
+            Phase::Stopping(lost())
+        );
+        assert_eq!(read(r#""ready""#), Phase::Ready);
+        assert_eq!(
+            read(r#"{"paused":"running"}"#),
+            Phase::Paused(Stage::Running)
+        );
+    }
 
     #[test]
     fn a_record_of_the_first_version_is_of_a_sandbox_that_was_made_for_its_containers() {

@@ -4,7 +4,7 @@ use super::{
     events::{Released, Why},
     machine::{Boot, Entry, Progress, Sandbox, State},
     orders::Cause,
-    record::{Phase, SandboxRecord, Stage},
+    record::{Ended, Phase, SandboxRecord, Stage},
     rules::Standing,
 };
 use crate::error::{Fault, Kind};
@@ -83,10 +83,10 @@ impl Sandbox {
                 Cause::Asked | Cause::Undo(_) => Phase::Resuming(*stage),
                 Cause::Errand => Phase::Paused(*stage),
             },
-            State::Quieting { .. } => Phase::Stopping(Why::Asked.text()),
+            State::Quieting { .. } => Phase::Quieting,
             State::Stopping { why, .. } => going(why),
             State::Stopped { why, released } => match (going(why), released) {
-                (Phase::Stopping(text), Released::Wholly) => Phase::Stopped(text),
+                (Phase::Stopping(ended), Released::Wholly) => Phase::Stopped(ended),
                 (phase, _) => phase,
             },
             State::New
@@ -133,10 +133,11 @@ impl Sandbox {
         let started = |entry: &Entry| entry.progress == Progress::Started;
         match (phase, self.vm.clone()) {
             (Phase::Starting, _) => unreleased(Why::Again),
-            (Phase::Stopping(text) | Phase::Failed(text), _) => unreleased(Why::Lost(text)),
+            (Phase::Stopping(ended), _) => unreleased(ended.into()),
+            (Phase::Failed(text), _) => unreleased(Why::Lost(text)),
             (Phase::Deleting, _) => unreleased(Why::Deleted),
-            (Phase::Stopped(text), _) => State::Stopped {
-                why: Why::Lost(text),
+            (Phase::Stopped(ended), _) => State::Stopped {
+                why: ended.into(),
                 released: Released::Wholly,
             },
             (Phase::Creating, _)
@@ -144,6 +145,7 @@ impl Sandbox {
                 Phase::Ready
                 | Phase::Beginning
                 | Phase::Running
+                | Phase::Quieting
                 | Phase::Pausing(_)
                 | Phase::Paused(_)
                 | Phase::Resuming(_),
@@ -164,6 +166,10 @@ impl Sandbox {
             (Phase::Beginning, Some(vm)) => {
                 let op = self.op();
                 State::Beginning { op, vm }
+            }
+            (Phase::Quieting, Some(vm)) => {
+                let op = self.op();
+                State::Quieting { op, vm }
             }
             (Phase::Pausing(stage), Some(vm)) => State::Pausing {
                 op: self.op(),
@@ -195,6 +201,18 @@ fn going(why: &Why) -> Phase {
         Why::NotCreated(_) => Phase::Creating,
         Why::Again => Phase::Starting,
         Why::Deleted => Phase::Deleting,
-        Why::NotStarted(_) | Why::Idle | Why::Asked | Why::Lost(_) => Phase::Stopping(why.text()),
+        Why::Asked => Phase::Stopping(Ended::Asked),
+        Why::Idle => Phase::Stopping(Ended::Idle),
+        Why::NotStarted(_) | Why::Lost(_) => Phase::Stopping(Ended::Lost(why.text())),
+    }
+}
+
+impl From<Ended> for Why {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Asked => Self::Asked,
+            Ended::Idle => Self::Idle,
+            Ended::Lost(text) => Self::Lost(text),
+        }
     }
 }

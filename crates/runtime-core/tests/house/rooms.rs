@@ -698,6 +698,9 @@ impl Handler<agent::Signal> for Room {
         Box::pin(async move {
             pass(STEP).await;
             world.lives().await;
+            if world.is_paused(uid) {
+                return Err(CoreFault::new(Kind::Unavailable, "the link was cut"));
+            }
             if let Some(once) = signal.once
                 && !world.state.borrow_mut().delivered.insert(once.key)
             {

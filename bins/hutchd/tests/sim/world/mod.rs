@@ -323,6 +323,7 @@ impl World {
                 Phase::Creating
                 | Phase::Starting
                 | Phase::Beginning
+                | Phase::Quieting
                 | Phase::Pausing(_)
                 | Phase::Resuming(_)
                 | Phase::Stopping(_)
