@@ -103,7 +103,7 @@ impl Api {
     pub(crate) async fn find(&self, namespace: &str, id: &str) -> Result<Located, Fault> {
         let find = Find {
             namespace: parsed(Namespace::new(namespace))?,
-            id: id.to_owned(),
+            id: parsed(ContainerId::sought(id))?,
         };
         asked(self.host.send(find).await)?
     }
@@ -201,7 +201,7 @@ impl Api {
         let delete = Delete {
             key: key_of(&request.key)?,
             namespace: parsed(Namespace::new(request.namespace.as_str()))?,
-            id: request.container_id.clone(),
+            id: parsed(ContainerId::sought(&request.container_id))?,
             force,
             at: now(),
         };

@@ -5,6 +5,7 @@
 
 mod disks;
 mod hooks;
+mod lenient;
 
 use crate::{
     neighbour::Neighbour,
@@ -62,8 +63,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     }
     let text = std::str::from_utf8(request.config_json)
         .map_err(|why| invalid(format!("config.json is not UTF-8: {why}")))?;
-    let spec: Spec =
-        serde_json::from_str(text).map_err(|why| invalid(format!("config.json: {why}")))?;
+    let spec = lenient::config(text).map_err(|why| invalid(format!("config.json: {why}")))?;
     check_version(spec.version())?;
     let process = spec.process().as_ref();
     check_process(process.ok_or_else(|| invalid("config.json: process is missing"))?)?;
@@ -132,8 +132,7 @@ pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
             json.len()
         )));
     }
-    let process: Process =
-        serde_json::from_slice(json).map_err(|why| invalid(format!("process: {why}")))?;
+    let process = lenient::process(json).map_err(|why| invalid(format!("process: {why}")))?;
     check_process(&process)
 }
 

@@ -58,7 +58,7 @@ fn find_in(namespace: &str, id: &str) -> Result<FindSandbox, Fault> {
     };
     Ok(FindSandbox {
         namespace,
-        id: id.to_owned(),
+        id: parsed(SandboxId::sought(id))?,
     })
 }
 
@@ -140,7 +140,7 @@ impl Api {
         let delete = DeleteSandbox {
             key: key_of(&request.key)?,
             namespace: parsed(Namespace::new(request.namespace.as_str()))?,
-            id: request.sandbox.clone(),
+            id: parsed(SandboxId::sought(&request.sandbox))?,
             force: force(request.force),
             at: now(),
         };

@@ -57,6 +57,17 @@ macro_rules! text_id {
                 Ok(Self(id))
             }
 
+            /// What a caller looks for: the beginning of an id, or no id at all, but not nothing.
+            ///
+            /// # Errors
+            /// Empty.
+            pub fn sought(text: &str) -> Result<String, InvalidId> {
+                match text {
+                    "" => Err(InvalidId::Empty { what: $what }),
+                    text => Ok(text.to_owned()),
+                }
+            }
+
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -221,6 +232,15 @@ mod tests {
             assert!(ContainerId::new(id).is_err(), "{id:?}");
         }
         assert!(ContainerId::new("x".repeat(1025)).is_err());
+    }
+
+    #[test]
+    fn whoever_looks_for_nothing_hears_so_and_not_that_it_is_not_there() {
+        let nothing = ContainerId::sought("").unwrap_err();
+        assert_eq!(nothing.to_string(), "container id must not be empty");
+        let nothing = SandboxId::sought("").unwrap_err();
+        assert_eq!(nothing.to_string(), "sandbox id must not be empty");
+        assert_eq!(ContainerId::sought("we b").unwrap(), "we b");
     }
 
     #[test]

@@ -118,8 +118,10 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let started = started.and_then(|()| start_in(at, &mut daemon, id));
     undone(at, id, started)?;
     let code = relay::foreground(&mut daemon, stands)?;
-    if !run.keep {
-        delete_in(at, &mut daemon, id, true)?;
+    match run.keep {
+        false => delete_in(at, &mut daemon, id, true)?,
+        // Its output tells of the end sooner than the guest tells the daemon.
+        true => drop(relay::exit(&mut daemon, at.process(id, ""))?),
     }
     Ok(code)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use hutch_relay::{Outcome, Relay, Session, VM_LOST};
 use nix::fcntl::{FcntlArg, FdFlag};
 use protocols::blocking::hutch::{
-    AttachRequest, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
+    AttachRequest, ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
 };
 use std::{
     env, fs,
@@ -149,15 +149,20 @@ pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>) -> Result<u8> {
     }
 }
 
-/// The stream is gone for good: the daemon knows why.
-fn lost(daemon: &mut Daemon, process: ProcessRef) -> Result<u8> {
+/// How it ended, when the daemon knows.
+pub fn exit(daemon: &mut Daemon, process: ProcessRef) -> Result<ExitInfo> {
     let request = WaitRequest {
         process: Some(process).into(),
         ..Default::default()
     };
     let limit = || ttrpc::context::with_duration(EXIT_MAX);
     let answer = daemon.ask(|client| client.wait(limit(), &request))?;
-    let exit = answer.exit.unwrap_or_default();
+    Ok(answer.exit.unwrap_or_default())
+}
+
+/// The stream is gone for good: the daemon knows why.
+fn lost(daemon: &mut Daemon, process: ProcessRef) -> Result<u8> {
+    let exit = exit(daemon, process)?;
     if !exit.detail.is_empty() {
         eprintln!("hutch: {}", one_line(&exit.detail));
     }

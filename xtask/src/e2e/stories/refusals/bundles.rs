@@ -237,12 +237,12 @@ fn processes() -> Vec<Row> {
             "expected u32",
         ),
         row!(
-            "a capability that is none",
+            "capabilities that are no list",
             |bench| bench.config(|config| {
-                config["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]);
+                config["process"]["capabilities"]["bounding"] = json!("CAP_KILL");
             }),
             "config.json",
-            "FLY",
+            "expected a sequence",
         ),
         row!(
             "a limit that is none",

@@ -112,12 +112,6 @@ pub fn of_a_running_one() -> Vec<Row> {
             "--user \"root\": \"root\" is not a number",
         ),
         row!(
-            "an exec with a capability that is none",
-            EXEC_FAILED,
-            ["exec", "--cap", "CAP_FLY", "house", "/bin/true"],
-            "FLY",
-        ),
-        row!(
             "an exec of an empty file",
             EXEC_FAILED,
             ["exec", "--process", "/dev/null", "house"],
