@@ -50,6 +50,8 @@ struct State {
     /// Added to what each effect takes.
     slower: Duration,
     daemon: u64,
+    /// So many times more the work panics that clears the premises.
+    panics_at_clear: u32,
     faults: BTreeSet<Fault>,
     premises: BTreeSet<SandboxUid>,
     networks: BTreeSet<SandboxUid>,
@@ -106,6 +108,11 @@ impl World {
     /// From now on each effect takes this much longer.
     pub fn slow_down(&self, by: Duration) {
         self.state.borrow_mut().slower = by;
+    }
+
+    /// The work that clears the premises panics the next few times.
+    pub fn panic_at_clear(&self, times: u32) {
+        self.state.borrow_mut().panics_at_clear = times;
     }
 
     pub fn mend(&self) {
@@ -319,6 +326,11 @@ impl Premises for World {
     }
 
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), CoreFault>> {
+        let left = self.state.borrow().panics_at_clear;
+        if left > 0 {
+            self.state.borrow_mut().panics_at_clear = left - 1;
+            return Box::pin(async { panic!("a test wants this panic") });
+        }
         self.effect(Fault::Clear, move |state| {
             state.premises.remove(&spec.uid);
             state.vms.remove(&spec.uid);
