@@ -95,9 +95,12 @@ impl Sandbox {
             Err(fault) => Released::Partly(fault),
         };
         self.vm = None;
-        if let (Why::Again, Released::Wholly) = (&why, &released) {
-            return self.boot(Boot::Again, batch);
-        }
+        let why = match (why, &released) {
+            (Why::Again, Released::Wholly) => return self.boot(Boot::Again, batch),
+            // Whoever wants it to start asks again.
+            (Why::Again, Released::Partly(fault)) => Why::NotStarted(fault.clone()),
+            (why, _) => why,
+        };
         if self.boot == Boot::Again {
             self.boot = Boot::Over;
         }
@@ -139,14 +142,6 @@ impl Sandbox {
             self.discarded(container, batch);
             return;
         }
-        let unmade: Vec<_> = self.unmade(why).collect();
-        if !unmade.is_empty() {
-            for container in unmade {
-                let guest = Guest::Goes;
-                batch.world.push(World::Discard { container, guest });
-            }
-            return;
-        }
         if self.containers.is_empty() && self.goes(why) {
             match released.clone() {
                 Released::Wholly => self.gone(batch),
@@ -170,21 +165,32 @@ impl Sandbox {
             }
             return;
         }
+        let unmade: Vec<_> = self.unmade(why).collect();
+        if !is_unwanted(why) {
+            self.retire_past(batch);
+        }
+        for container in unmade {
+            let guest = Guest::Goes;
+            batch.world.push(World::Discard { container, guest });
+        }
+    }
+
+    /// Deletions that waited for the end of the VM.
+    pub(super) fn retire_past(&mut self, batch: &mut Batch<Self>) {
         for deletion in std::mem::take(&mut self.deletions) {
             let guest = Guest::Goes;
             batch.world.push(World::Retire { deletion, guest });
         }
     }
 
-    /// Nobody wants it any more.
+    /// It goes when the last of its containers has.
     fn goes(&self, why: &Why) -> bool {
-        let is_unwanted = matches!(why, Why::NotCreated(_) | Why::Deleted);
-        is_unwanted || self.spec().lifetime == Lifetime::Containers
+        is_unwanted(why) || self.spec().lifetime == Lifetime::Containers
     }
 
     /// Containers that never came to be, or go with their sandbox.
     fn unmade(&self, why: &Why) -> impl Iterator<Item = ContainerNumber> {
-        let all = matches!(why, Why::NotCreated(_) | Why::Deleted);
+        let all = is_unwanted(why);
         let unmade = move |entry: &Entry| all || entry.progress == Progress::Creating;
         let entries = self.containers.iter();
         entries
@@ -203,6 +209,7 @@ impl Sandbox {
         });
         self.state = State::Gone;
         self.settle(Asking::Create, &created, batch);
+        self.settle(Asking::Stop, &Ok(()), batch);
         self.settle(Asking::Delete, &Ok(()), batch);
         for deletion in self.deletions.drain(..) {
             batch
@@ -253,5 +260,13 @@ impl Sandbox {
             }
             _ => {}
         }
+    }
+}
+
+/// Nobody wants it any more, and with it goes all that is in it.
+pub(super) fn is_unwanted(why: &Why) -> bool {
+    match why {
+        Why::NotCreated(_) | Why::Deleted => true,
+        Why::NotStarted(_) | Why::Again | Why::Idle | Why::Asked | Why::Lost(_) => false,
     }
 }

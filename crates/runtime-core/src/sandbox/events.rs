@@ -287,6 +287,7 @@ pub enum Denied {
     State(Refused),
     TooManyContainers,
     NoSuchContainer,
+    Gone,
     StillCreating,
     /// It would not hear of the pause.
     BeingCreated(ContainerId),
@@ -323,6 +324,7 @@ impl From<Denied> for Fault {
                 format!("the sandbox holds {CONTAINERS_MAX} containers already"),
             ),
             Denied::NoSuchContainer => Self::new(Kind::NotFound, "container does not exist"),
+            Denied::Gone => Self::new(Kind::NotFound, "sandbox does not exist"),
             Denied::StillCreating => Self::new(
                 Kind::Denied,
                 "cannot delete container that is not stopped: creating",

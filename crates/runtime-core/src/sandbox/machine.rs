@@ -215,13 +215,23 @@ impl Sandbox {
         sandbox.first_of_vm = record.first_of_vm;
         sandbox.keys = record.keys.into();
         sandbox.journal = record.journal;
+        let runs = |member: &Member| {
+            let runs = matches!(
+                member.state,
+                ContainerState::Running | ContainerState::Paused
+            );
+            runs && member.number.0 >= record.first_of_vm
+        };
+        // A start is on the container's record, and not yet on the sandbox's own.
+        let reached = containers.iter().any(runs).then_some(Stage::Running);
         for member in containers {
             let entry = Entry {
                 id: member.id,
                 creator: None,
                 progress: match member.state {
-                    _ if member.number.0 < record.first_of_vm => Progress::Past,
+                    // It is undone, whichever VM it was to live in.
                     ContainerState::Creating => Progress::Creating,
+                    _ if member.number.0 < record.first_of_vm => Progress::Past,
                     ContainerState::Created => Progress::Lives,
                     ContainerState::Running
                     | ContainerState::Paused
@@ -230,7 +240,7 @@ impl Sandbox {
             };
             sandbox.containers.insert(member.number, entry);
         }
-        sandbox.state = sandbox.taken_up(record.phase);
+        sandbox.state = sandbox.taken_up(record.phase, reached);
         sandbox
     }
 
@@ -277,8 +287,13 @@ impl Sandbox {
         if boot == Boot::Again {
             self.first_of_vm = self.containers_numbered;
             for entry in self.containers.values_mut() {
-                entry.progress = Progress::Past;
+                match entry.progress {
+                    // It is being undone.
+                    Progress::Creating => {}
+                    _ => entry.progress = Progress::Past,
+                }
             }
+            self.retire_past(batch);
         }
         let op = self.op();
         self.boot = boot;
@@ -366,6 +381,7 @@ impl Machine for Sandbox {
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Refusal> {
         let (before, stood) = (self.record(), self.standing());
         self.apply(event, batch)?;
+        self.stop_if_idle(batch);
         let stands = self.standing();
         if stands != stood {
             self.journal.note(Happening::State {

@@ -74,7 +74,7 @@ impl Sandbox {
                 self.deletions.push(deletion);
             }
             _ if known.is_none() => return Err(Denied::NoSuchContainer),
-            _ if known.is_some_and(|entry| entry.progress == Progress::Past) => {
+            _ if self.is_past(deletion.container) => {
                 let guest = Guest::Goes;
                 batch.world.push(World::Retire { deletion, guest });
             }
@@ -182,14 +182,22 @@ impl Sandbox {
             | State::Pausing { .. }
             | State::Paused { .. }
             | State::Resuming { .. }
-            | State::Thawed { .. } => self.stop(Why::Deleted, batch),
+            | State::Thawed { .. }
+            // It was on its way to a fresh VM, of which nobody is left to make use.
+            | State::Opening { .. }
+            | State::Premises { .. }
+            | State::Plumbing { .. }
+            | State::Attaching { .. }
+            | State::Launching { .. }
+            | State::Linking { .. }
+            | State::Greeting { .. } => self.stop(Why::Deleted, batch),
             // It began to stop meanwhile; its end answers.
             State::Stopping { .. } | State::Quieting { .. } => {}
             State::Stopped {
                 released: Released::Partly(_),
                 why,
             } => self.stop(why, batch),
-            _ => self.stopped(batch),
+            State::Stopped { .. } | State::New | State::Gone => self.stopped(batch),
         }
     }
 
@@ -251,15 +259,14 @@ impl Sandbox {
             }
             // The shell confirms it to the guest.
             container::Notice::ExitRecorded { .. } => {}
-            container::Notice::Drained => self.drained(container, batch),
+            container::Notice::Drained => self.drained(container),
             container::Notice::Retired => self.discarded(container, batch),
         }
     }
 
     /// It lived in a VM that is gone.
     pub fn is_past(&self, container: ContainerNumber) -> bool {
-        let entry = self.containers.get(&container);
-        entry.is_some_and(|entry| entry.progress == Progress::Past)
+        self.containers.contains_key(&container) && container.0 < self.first_of_vm
     }
 
     /// The first one makes it a running sandbox.
@@ -286,6 +293,12 @@ impl Sandbox {
         batch: &mut Batch<Self>,
     ) {
         match &self.state {
+            // What is left to do in a stopped one undoes it.
+            State::Stopping { .. } | State::Stopped { .. } | State::Gone => {}
+            _ if self.is_past(container) => {
+                let guest = Guest::Goes;
+                batch.world.push(World::Discard { container, guest });
+            }
             // With its only container a new sandbox fails whole.
             State::Attaching { .. }
             | State::Launching { .. }
@@ -354,13 +367,21 @@ impl Sandbox {
         self.stopped(batch);
     }
 
-    pub(super) fn drained(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
-        match self.containers.get_mut(&container) {
-            Some(entry) if entry.progress != Progress::Past => entry.progress = Progress::Drained,
-            Some(_) | None => return,
+    fn drained(&mut self, container: ContainerNumber) {
+        if let Some(entry) = self.containers.get_mut(&container)
+            && entry.progress != Progress::Past
+        {
+            entry.progress = Progress::Drained;
         }
-        let mut all = self.containers.values();
-        let idle = all.all(|e| matches!(e.progress, Progress::Drained | Progress::Past));
+    }
+
+    /// They may have been done before it came to rest here.
+    pub(super) fn stop_if_idle(&mut self, batch: &mut Batch<Self>) {
+        let mut all = self.containers.values().map(|entry| entry.progress);
+        let over = all
+            .clone()
+            .all(|progress| matches!(progress, Progress::Drained | Progress::Past));
+        let idle = over && all.any(|progress| progress == Progress::Drained);
         let ends_with_them = self.spec().lifetime == Lifetime::Containers;
         if idle && ends_with_them && matches!(self.state, State::Up { .. } | State::Paused { .. }) {
             self.stop(Why::Idle, batch);

@@ -5,6 +5,7 @@
 //! same key, waits with the first.
 
 use super::{
+    ending::is_unwanted,
     events::{
         ANNOTATIONS_BYTES_MAX, Answer, Deletion, Denied, Killing, Order, Released, ResumeFailed,
         Verb, Why, World,
@@ -17,7 +18,7 @@ use crate::{
     container::{Force, Guest},
     error::{Fault, Kind},
     hypervisor::VmStatus,
-    ids::RequestKey,
+    ids::{OpId, RequestKey},
     kit::{Batch, Waiter},
 };
 use std::collections::BTreeMap;
@@ -83,7 +84,7 @@ impl Sandbox {
         };
         self.state = State::Up { vm, stage };
         for (number, entry) in &self.containers {
-            if entry.progress == Progress::Creating {
+            if entry.progress == Progress::Creating && number.0 >= self.first_of_vm {
                 let container = *number;
                 batch.world.push(World::TellReady { container });
             }
@@ -100,6 +101,9 @@ impl Sandbox {
     ) -> Result<(), Denied> {
         if self.asked.len() == ASKED_MAX {
             return Err(Denied::TooManyAsk);
+        }
+        if self.state == State::Gone {
+            return self.order_of_gone(waiter, &verb, batch);
         }
         if key.as_ref().is_some_and(|key| self.keys.contains(key)) {
             self.asked_again(waiter, key, &verb, batch);
@@ -136,6 +140,24 @@ impl Sandbox {
             self.carry_out(verb, batch);
         }
         Ok(())
+    }
+
+    /// It came when the record was being taken away.
+    fn order_of_gone(
+        &self,
+        waiter: Waiter,
+        verb: &Verb,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        match verb {
+            Verb::Delete(_) => {
+                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+                Ok(())
+            }
+            Verb::Start | Verb::Stop(_) | Verb::Pause | Verb::Resume | Verb::Annotate(_) => {
+                Err(Denied::Gone)
+            }
+        }
     }
 
     /// What the table cannot know.
@@ -179,7 +201,8 @@ impl Sandbox {
             (Asking::Start, Standing::Starting)
             | (Asking::Pause, Standing::Pausing)
             | (Asking::Resume, Standing::Resuming)
-            | (Asking::Stop | Asking::Delete, Standing::Stopping) => true,
+            | (Asking::Stop, Standing::Stopping) => true,
+            (Asking::Delete, Standing::Stopping) => self.is_going(),
             (asking, _) => self.is_asked(*asking),
         };
         match asking(verb).filter(under_way) {
@@ -192,6 +215,23 @@ impl Sandbox {
         }
     }
 
+    /// The release that is under way answers; it is not to be followed by a fresh VM.
+    fn stop_the_stopping(&mut self, op: OpId, why: Why, failures: u32, batch: &mut Batch<Self>) {
+        if why == Why::Again {
+            let why = Why::Asked;
+            self.settle(Asking::Start, &Err(aborted(&why)), batch);
+            self.state = State::Stopping { op, why, failures };
+        }
+    }
+
+    /// It does not stop only.
+    fn is_going(&self) -> bool {
+        match &self.state {
+            State::Stopping { why, .. } | State::Stopped { why, .. } => is_unwanted(why),
+            _ => false,
+        }
+    }
+
     fn carry_out(&mut self, verb: Verb, batch: &mut Batch<Self>) {
         match (verb, self.state.clone()) {
             (Verb::Start, State::Up { vm, .. }) => self.begin(vm, batch),
@@ -201,8 +241,9 @@ impl Sandbox {
                 self.state = State::Quieting { op, vm };
                 batch.world.push(World::Quiet { op });
             }
-            // On its way already; the release that is under way answers.
-            (Verb::Stop(_), State::Stopping { .. }) => {}
+            (Verb::Stop(_), State::Stopping { op, why, failures }) => {
+                self.stop_the_stopping(op, why, failures, batch);
+            }
             (Verb::Stop(_), State::Stopped { why, .. }) => self.stop(why, batch),
             (Verb::Stop(_), _) => self.stop(Why::Asked, batch),
             (Verb::Pause, State::Up { vm, stage }) => {
@@ -322,6 +363,8 @@ impl Sandbox {
             (Ok(()), Cause::Undo(why)) => {
                 self.state = State::Up { vm, stage };
                 self.settle(Asking::Pause, &Err(why), batch);
+                // Whoever wanted it to go on while it was to be paused again has that.
+                self.settle(Asking::Resume, &Ok(()), batch);
                 self.run_errands(batch);
             }
             (Err(ResumeFailed::Vm(why)), Cause::Asked | Cause::Errand) => {

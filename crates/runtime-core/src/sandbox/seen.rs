@@ -2,7 +2,7 @@
 
 use super::{
     events::{Released, Why},
-    machine::{Boot, Entry, Progress, Sandbox, State},
+    machine::{Boot, Sandbox, State},
     orders::Cause,
     record::{Ended, Phase, SandboxRecord, Stage},
     rules::Standing,
@@ -122,15 +122,15 @@ impl Sandbox {
         })
     }
 
-    /// Where a rebuilt one is, by its record.
-    pub(super) fn taken_up(&mut self, phase: Phase) -> State {
+    /// Where a rebuilt one is, by its record; by those of its containers it may have come further.
+    pub(super) fn taken_up(&mut self, phase: Phase, reached: Option<Stage>) -> State {
         let unreleased = |why| State::Stopped {
             why,
             released: Released::Partly(Fault::new(Kind::Aborted, "it was not released yet")),
         };
         let half_made = "the daemon was restarted while the sandbox was being created";
         let not_created = || unreleased(Why::NotCreated(Fault::new(Kind::Aborted, half_made)));
-        let started = |entry: &Entry| entry.progress == Progress::Started;
+        let stage_of = |stage| reached.unwrap_or(stage);
         match (phase, self.vm.clone()) {
             (Phase::Starting, _) => unreleased(Why::Again),
             (Phase::Stopping(ended), _) => unreleased(ended.into()),
@@ -152,11 +152,7 @@ impl Sandbox {
                 None,
             ) => not_created(),
             (Phase::Ready, Some(vm)) => {
-                // Its first start is on the container's record, and not yet on its own.
-                let stage = match self.containers.values().any(started) {
-                    true => Stage::Running,
-                    false => Stage::Ready,
-                };
+                let stage = stage_of(Stage::Ready);
                 State::Up { vm, stage }
             }
             (Phase::Running, Some(vm)) => {
@@ -174,20 +170,20 @@ impl Sandbox {
             (Phase::Pausing(stage), Some(vm)) => State::Pausing {
                 op: self.op(),
                 vm,
-                stage,
+                stage: stage_of(stage),
                 cause: Cause::Asked,
             },
             // It may have been going on for an errand.
             (Phase::Paused(stage), Some(vm)) => State::Pausing {
                 op: self.op(),
                 vm,
-                stage,
+                stage: stage_of(stage),
                 cause: Cause::Errand,
             },
             (Phase::Resuming(stage), Some(vm)) => State::Resuming {
                 op: self.op(),
                 vm,
-                stage,
+                stage: stage_of(stage),
                 cause: Cause::Asked,
             },
         }
