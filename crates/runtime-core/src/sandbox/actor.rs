@@ -493,9 +493,9 @@ impl Room for SandboxActor {
             World::Forget { container } => {
                 self.containers.remove(&container);
             }
-            World::AwaitVmExit { share: why } => kit::complete(ctx, async move {
+            World::AwaitVmExit { op, share: why } => kit::complete(ctx, async move {
                 tokio::time::sleep(VM_EXIT_TOLD).await;
-                Event::ShareLossDue { why }
+                Event::ShareLossDue { op, why }
             }),
             World::TearDown { op, after } => {
                 let work = self.tear_down(ctx);

@@ -115,6 +115,7 @@ pub enum Event {
     },
     /// The time in which the VMM's own end would have been told is over.
     ShareLossDue {
+        op: OpId,
         why: Fault,
     },
     TornDown {
@@ -180,6 +181,7 @@ pub enum World {
     },
     /// Hear whether the share went with its VMM before its loss counts.
     AwaitVmExit {
+        op: OpId,
         share: Fault,
     },
     TearDown {

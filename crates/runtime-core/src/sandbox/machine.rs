@@ -26,14 +26,12 @@
 //! - At most one operation is outstanding, named by the `OpId` in the state.
 //! - virtiofsd ends with its VMM, and may be seen to have ended first: why the VMM ended is what is told.
 
-use super::events::{
-    Answer, Deletion, Denied, Event, Notice, Refusal, Released, Why, World, exit_text,
-};
+use super::events::{Answer, Deletion, Event, Notice, Refusal, Released, Why, World, exit_text};
 use super::{
     journal::{Happening, Journal},
-    orders::{Asked, Cause, Errand, refused},
+    orders::{Asked, Cause, Errand},
     record::{SandboxRecord, SandboxSpec, Stage},
-    rules::{Op, Standing},
+    rules::Standing,
 };
 use crate::{
     container::{ContainerSpec, ContainerState},
@@ -182,6 +180,8 @@ pub struct Sandbox {
     pub(super) errands: Vec<Errand>,
     pub(super) deletions: Vec<Deletion>,
     pub(super) boot: Boot,
+    /// What was heard before it is of another VM.
+    booted_by: OpId,
     pub(super) journal: Journal,
     ops_issued: u64,
 }
@@ -202,6 +202,7 @@ impl Sandbox {
             errands: Vec::new(),
             deletions: Vec::new(),
             boot: Boot::Over,
+            booted_by: OpId(0),
             journal: Journal::default(),
             ops_issued: 0,
         }
@@ -296,36 +297,9 @@ impl Sandbox {
             self.retire_past(batch);
         }
         let op = self.op();
-        self.boot = boot;
+        (self.boot, self.booted_by) = (boot, op);
         self.state = State::Opening { op };
         batch.world.push(World::OpenRooms { op });
-    }
-
-    fn create(
-        &mut self,
-        waiter: Waiter,
-        spec: Box<ContainerSpec>,
-        batch: &mut Batch<Self>,
-    ) -> Result<(), Denied> {
-        if self.containers.len() == CONTAINERS_MAX {
-            return Err(Denied::TooManyContainers);
-        }
-        let entry = Entry {
-            id: spec.id.clone(),
-            creator: Some(waiter),
-            progress: Progress::Creating,
-        };
-        let number = spec.number;
-        match self.state {
-            State::New => self.boot(Boot::Container(spec), batch),
-            _ => {
-                refused(Op::CreateContainer, self.standing())?;
-                batch.world.push(World::StartContainer { spec });
-            }
-        }
-        self.containers.insert(number, entry);
-        self.containers_numbered = self.containers_numbered.max(number.0 + 1);
-        Ok(())
     }
 
     /// Goes on when both the namespace and the share are there.
@@ -564,8 +538,11 @@ impl Sandbox {
             (_, Event::Retired { deletion, outcome }) => self.retired(deletion, outcome, batch),
             (_, Event::VmExited(exit)) => self.lost(exit_text(&exit), batch),
             (_, Event::LinkLost { why }) => self.link_lost(&why, batch),
-            (_, Event::ShareLost { why }) => batch.world.push(World::AwaitVmExit { share: why }),
-            (_, Event::ShareLossDue { why }) => {
+            (_, Event::ShareLost { why }) => {
+                let op = self.op();
+                batch.world.push(World::AwaitVmExit { op, share: why });
+            }
+            (_, Event::ShareLossDue { op, why }) if op > self.booted_by => {
                 self.lost(format!("its share is lost: {why}"), batch);
             }
             (State::Stopping { op, why, failures }, Event::TornDown { op: done, outcome })
@@ -589,6 +566,7 @@ impl Sandbox {
                 | Event::Quieted { .. }
                 | Event::PauseDone { .. }
                 | Event::ResumeDone { .. }
+                | Event::ShareLossDue { .. }
                 | Event::TornDown { .. },
             ) => {}
         }

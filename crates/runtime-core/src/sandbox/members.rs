@@ -3,16 +3,16 @@
 use super::{
     events::{Answer, Deletion, Denied, Notice, Released, Why, World},
     journal::Happening,
-    machine::{Boot, Entry, Progress, Sandbox, State},
+    machine::{Boot, CONTAINERS_MAX, Entry, Progress, Sandbox, State},
     orders::{Asking, Errand, refused},
     record::{Lifetime, Stage},
     rules::Op,
 };
 use crate::{
-    container::{self, Force, Guest},
+    container::{self, ContainerSpec, Force, Guest},
     error::{Fault, Kind},
     ids::ContainerNumber,
-    kit::Batch,
+    kit::{Batch, Waiter},
 };
 
 impl Sandbox {
@@ -31,6 +31,33 @@ impl Sandbox {
             batch.announce.push(Notice::ContainerGone { container });
         }
         self.gone(batch);
+    }
+
+    pub(super) fn create(
+        &mut self,
+        waiter: Waiter,
+        spec: Box<ContainerSpec>,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Denied> {
+        if self.containers.len() == CONTAINERS_MAX {
+            return Err(Denied::TooManyContainers);
+        }
+        let entry = Entry {
+            id: spec.id.clone(),
+            creator: Some(waiter),
+            progress: Progress::Creating,
+        };
+        let number = spec.number;
+        match self.state {
+            State::New => self.boot(Boot::Container(spec), batch),
+            _ => {
+                refused(Op::CreateContainer, self.standing())?;
+                batch.world.push(World::StartContainer { spec });
+            }
+        }
+        self.containers.insert(number, entry);
+        self.containers_numbered = self.containers_numbered.max(number.0 + 1);
+        Ok(())
     }
 
     pub(super) fn plumb(&mut self, batch: &mut Batch<Self>) {

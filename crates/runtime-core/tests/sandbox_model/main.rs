@@ -256,6 +256,7 @@ struct Story {
     unplumbed: usize,
     /// The first container's devices are waited for.
     attaching: bool,
+    booted_in: u64,
     /// Its VMM was asked for and its guest has not answered.
     booting: bool,
 }
@@ -273,6 +274,7 @@ impl Story {
             unplumbed: 0,
             attaching: false,
             booting: false,
+            booted_in: 0,
         }
     }
 
@@ -300,7 +302,8 @@ impl Story {
         self.check_answers(&told, batch.replies);
         let mut asked: Vec<_> = batch.world.iter().map(|effect| named(effect).0).collect();
         let mut due = std::mem::take(&mut self.model.due.world);
-        (asked.sort(), due.sort());
+        asked.sort();
+        due.sort();
         assert_eq!(asked, due, "{told}: what the world is asked for");
         for effect in batch.world {
             self.noticed(&effect);
@@ -330,7 +333,8 @@ impl Story {
             .map(|(waiter, answer)| (waiter.0, outcome(answer)))
             .collect();
         let mut due = std::mem::take(&mut self.model.due.answers);
-        (answered.sort_unstable(), due.sort_unstable());
+        answered.sort_unstable();
+        due.sort_unstable();
         assert_eq!(answered, due, "{told}: who is answered");
         for (waiter, _) in answered {
             assert!(self.waiting.remove(&waiter), "{waiter} is answered twice");
@@ -339,7 +343,10 @@ impl Story {
 
     fn noticed(&mut self, effect: &World) {
         match effect {
-            World::OpenRooms { .. } => (self.booting, self.attaching) = (false, false),
+            World::OpenRooms { .. } => {
+                (self.booting, self.attaching) = (false, false);
+                self.booted_in = self.model.era;
+            }
             World::Connect { .. } => self.unplumbed += 1,
             World::OpenShare { .. } => self.unplumbed += 1,
             World::Prepare { .. } => self.unplumbed = 0,
@@ -478,9 +485,12 @@ impl Story {
                 };
                 self.hears(event, Ok(()));
             }
-            World::AwaitVmExit { share: why } => {
-                self.model.vm_lost(self.booting);
-                self.hears(Event::ShareLossDue { why }, Ok(()));
+            World::AwaitVmExit { op, share: why } => {
+                // It may have been the share of an earlier VM.
+                if era >= self.booted_in {
+                    self.model.vm_lost(self.booting);
+                }
+                self.hears(Event::ShareLossDue { op, why }, Ok(()));
             }
             World::StartContainer { spec } => self.attached(spec.number, came),
             // It is closing, and does not listen.
@@ -628,7 +638,7 @@ impl Story {
         };
         self.under_way.clear();
         self.waiting.clear();
-        self.booting = false;
+        (self.booting, self.booted_in) = (false, 0);
         let begun = self.model.containers.iter().filter(|(_, one)| one.begun);
         let members = begun.map(|(number, one)| Member {
             number: ContainerNumber(*number),
