@@ -12,17 +12,18 @@ mod stories;
 mod weather;
 mod world;
 
-use run::{Detail, Verdict, told};
+use run::{Detail, Interrupted, Verdict, told, told_interrupted};
 use std::{
     env, fs,
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Instant,
 };
+use world::fate::Trouble;
 
 /// What `cargo test` runs by itself.
 const SEEDS: u64 = 100;
@@ -45,13 +46,29 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-/// Tells a failed seed again, in detail, into a file.
-fn evidence(seed: u64) -> PathBuf {
+fn written(name: &str, log: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sim");
     fs::create_dir_all(&folder).unwrap();
-    let path = folder.join(format!("seed-{seed}.log"));
-    fs::write(&path, told(seed, Detail::Traced).log).unwrap();
+    let path = folder.join(format!("{name}.log"));
+    fs::write(&path, log).unwrap();
     path
+}
+
+/// Tells a failed seed again, in detail, into a file.
+fn evidence(seed: u64) -> PathBuf {
+    written(&format!("seed-{seed}"), &told(seed, Detail::Traced).log)
+}
+
+/// As many at a time as there are processors.
+fn side_by_side<T: Send>(work: impl Fn() -> Vec<T> + Sync) -> Vec<T> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap())
+            .collect()
+    })
 }
 
 fn all(seeds: u64) -> Vec<(u64, Verdict)> {
@@ -69,14 +86,7 @@ fn all(seeds: u64) -> Vec<(u64, Verdict)> {
             }
         }
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut failed: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .flat_map(|t| t.join().unwrap())
-            .collect()
-    });
+    let mut failed = side_by_side(work);
     failed.sort_by_key(|(seed, _)| *seed);
     failed
 }
@@ -125,6 +135,69 @@ fn no_seed_breaks_a_promise() {
     }
     let seeds: Vec<_> = failed.iter().map(|(seed, _)| seed).collect();
     assert!(failed.is_empty(), "failed seeds: {seeds:?}");
+}
+
+/// A story is told as often as it has calls; where few seeds are told, every so many calls are left out.
+fn interruptions(stride: u64) -> Vec<Interrupted> {
+    let mut all = Vec::new();
+    for story in stories::OF_SANDBOXES {
+        let at = |at| Interrupted {
+            story: *story,
+            // Before one call is after another, but for what was not flushed.
+            trouble: match at % 2 {
+                0 => Trouble::KillBefore,
+                _ => Trouble::KillAfter,
+            },
+            at,
+        };
+        let (_, calls) = told_interrupted(at(u64::MAX), Detail::Events);
+        assert!(calls > 20, "{story:?}: nothing happened");
+        let places = (1..=calls).step_by(usize::try_from(stride).unwrap());
+        all.extend(places.map(at));
+    }
+    all
+}
+
+#[test]
+fn no_seed_breaks_a_promise_of_a_sandbox_whose_daemon_is_killed_at_any_effect() {
+    let _turn = turn();
+    if number("HUTCH_SIM_SEED").is_some() {
+        return;
+    }
+    let (seeds, begun) = (number("HUTCH_SIM_SEEDS").unwrap_or(SEEDS), Instant::now());
+    let all = interruptions((1_000 / seeds.clamp(1, 1_000)).max(1));
+
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut failed = Vec::new();
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (verdict, _) = told_interrupted(*one, Detail::Events);
+            if !verdict.violations.is_empty() {
+                failed.push((*one, verdict.violations));
+            }
+        }
+        failed
+    };
+    let failed = side_by_side(work);
+
+    println!(
+        "{} interruptions, {} failed, {:.1} s",
+        all.len(),
+        failed.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    for (one, violations) in failed.iter().take(SHOWN_MAX) {
+        println!("{one:?} failed: {violations:#?}");
+    }
+    if let Some((one, _)) = failed.first() {
+        let (verdict, _) = told_interrupted(*one, Detail::Traced);
+        let path = written("interrupted", &verdict.log);
+        panic!(
+            "{} failed; event log of the first: {}",
+            failed.len(),
+            path.display()
+        );
+    }
 }
 
 #[test]

@@ -1,12 +1,25 @@
 //! One seed from an empty host to an empty host, with everything that is checked on the way.
 
 use crate::{
-    stories::{self, Teller},
+    stories::{self, Story, Teller},
     weather::{CALM_AFTER, Forecast, strike},
-    world::{World, client::Client, dice::Dice, fate::Injected, pass},
+    world::{
+        Weather, World,
+        client::Client,
+        dice::Dice,
+        fate::{Injected, Trouble},
+        pass,
+    },
 };
 use runtime_core::container::Force;
-use std::{any::Any, cell::RefCell, panic, rc::Rc, sync::Once, time::Duration};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    panic,
+    rc::Rc,
+    sync::Once,
+    time::Duration,
+};
 use tokio::{
     runtime::Builder,
     task::{LocalSet, spawn_local},
@@ -75,13 +88,7 @@ fn collect_panics() {
 
 /// Tells a seed.
 pub fn told(seed: u64, detail: Detail) -> Verdict {
-    collect_panics();
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let world = LocalSet::new().block_on(&runtime, async {
+    judged(async {
         let dice = Dice::new(seed);
         let forecast = Forecast::draw(&dice);
         let world = World::new(dice.throw(), forecast.weather.clone());
@@ -89,7 +96,62 @@ pub fn told(seed: u64, detail: Detail) -> Verdict {
         world.log.say(format_args!("seed {seed}: {forecast:?}"));
         tell(&world, forecast, &dice).await;
         world
+    })
+}
+
+/// A story alone, and what happens to exactly one call of a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Interrupted {
+    pub story: Story,
+    pub trouble: Trouble,
+    pub at: u64,
+}
+
+/// Tells it; and how many calls there were.
+pub fn told_interrupted(interrupted: Interrupted, detail: Detail) -> (Verdict, u64) {
+    let Interrupted { story, trouble, at } = interrupted;
+    let calls = Rc::new(Cell::new(0));
+    let counted = calls.clone();
+    let verdict = judged(async move {
+        let dice = Dice::new(at);
+        let weather = Weather {
+            troubles: vec![trouble],
+            per_mille: 0,
+            at: Some(at),
+            most: 1,
+        };
+        let world = World::new(dice.throw(), weather);
+        let _tracing = (detail == Detail::Traced).then(|| world.log.trace());
+        world.log.say(format_args!("{interrupted:?}"));
+        let client = Client::new(&world);
+        world.keep_a_daemon();
+        let teller = Teller {
+            client: client.clone(),
+            dice: dice.fork(),
+            id: "s0".to_owned(),
+            root: "rootfs",
+            binds: &[],
+            calm: false,
+        };
+        if timeout(END_MAX, teller.tell(story)).await.is_err() {
+            world.violated(format_args!("{story:?} does not end"));
+        }
+        counted.set(world.fates.calls());
+        world.fates.calm_down();
+        leave(&world, &client).await;
+        world
     });
+    (verdict, calls.get())
+}
+
+fn judged(story: impl Future<Output = Rc<World>>) -> Verdict {
+    collect_panics();
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let world = LocalSet::new().block_on(&runtime, story);
     for panic in PANICS.take().unwrap_or_default() {
         world.violated(format_args!("a panic that nobody wished: {panic}"));
     }
@@ -140,9 +202,14 @@ async fn tell(world: &Rc<World>, forecast: Forecast, dice: &Dice) {
         }
     }
     looking.abort();
+    leave(world, &client).await;
+}
+
+/// It comes to rest, agrees with what is on record, and is emptied.
+async fn leave(world: &World, client: &Client) {
     pass(REST).await;
     world.check_agreement(&client.ledger);
-    tidy_up(&client).await;
+    tidy_up(client).await;
     pass(REST).await;
     world.check_empty();
 }
@@ -168,6 +235,13 @@ async fn tidy_up(client: &Client) {
             Ok(Ok(())) => {}
             Ok(Err(why)) => world.violated(format_args!("{id} cannot be deleted: {why}")),
             Err(_) => world.violated(format_args!("{id} is deleted for ever")),
+        }
+    }
+    for id in client.sandboxes().await.unwrap_or_default() {
+        match timeout(END_MAX, client.delete_sandbox(&id, Force::Yes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => world.violated(format_args!("sandbox {id} cannot be deleted: {why}")),
+            Err(_) => world.violated(format_args!("sandbox {id} is deleted for ever")),
         }
     }
 }

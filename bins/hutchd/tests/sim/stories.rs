@@ -1,6 +1,8 @@
 //! What clients do in a simulated world. Each story is told by one client at its own pace; where
 //! nothing goes wrong, it must end as it says.
 
+mod pods;
+
 use crate::world::{
     client::{Client, Wanted},
     dice::Dice,
@@ -50,6 +52,12 @@ pub enum Story {
     Ooms,
     Hooks,
     HookFails,
+    SandboxLife,
+    SandboxPause,
+    SandboxStart,
+    SandboxDeleted,
+    SandboxCrowd,
+    SandboxHooks,
 }
 
 pub const ALL: &[Story] = &[
@@ -68,6 +76,21 @@ pub const ALL: &[Story] = &[
     Story::Ooms,
     Story::Hooks,
     Story::HookFails,
+    Story::SandboxLife,
+    Story::SandboxPause,
+    Story::SandboxStart,
+    Story::SandboxDeleted,
+    Story::SandboxCrowd,
+    Story::SandboxHooks,
+];
+
+/// Each is interrupted at every effect; together they have every verb of a sandbox.
+pub const OF_SANDBOXES: &[Story] = &[
+    Story::SandboxLife,
+    Story::SandboxPause,
+    Story::SandboxStart,
+    Story::SandboxDeleted,
+    Story::SandboxHooks,
 ];
 
 impl Teller {
@@ -89,6 +112,12 @@ impl Teller {
             Story::Ooms => self.ooms().await,
             Story::Hooks => self.hooks().await,
             Story::HookFails => self.hook_fails().await,
+            Story::SandboxLife => self.sandbox_life().await,
+            Story::SandboxPause => self.sandbox_pause().await,
+            Story::SandboxStart => self.sandbox_start().await,
+            Story::SandboxDeleted => self.sandbox_deleted().await,
+            Story::SandboxCrowd => self.sandbox_crowd().await,
+            Story::SandboxHooks => self.sandbox_hooks().await,
         };
         if let (true, Err(why)) = (self.calm, told) {
             let id = &self.id;

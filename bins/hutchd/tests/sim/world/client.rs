@@ -36,11 +36,11 @@ pub struct Client {
     pub ledger: Rc<Ledger>,
 }
 
-fn namespace() -> Namespace {
+pub(super) fn namespace() -> Namespace {
     Namespace::new("sim").expect("a name")
 }
 
-fn lost<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {
+pub(super) fn lost<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {
     answer.map_err(|_| Fault::new(Kind::Unavailable, "the connection is lost"))
 }
 
@@ -48,7 +48,7 @@ fn again(why: &Fault) -> bool {
     why.kind() == Kind::Unavailable
 }
 
-fn request_key(key: &str) -> Option<RequestKey> {
+pub(super) fn request_key(key: &str) -> Option<RequestKey> {
     Some(RequestKey::new(key).expect("a key"))
 }
 
@@ -124,7 +124,7 @@ impl Client {
         }
     }
 
-    async fn ask<T: fmt::Debug>(
+    pub(super) async fn ask<T: fmt::Debug>(
         &self,
         what: String,
         attempt: impl AsyncFn() -> Result<T, Fault>,
@@ -146,11 +146,11 @@ impl Client {
     }
 
     /// One for each request, however often it must be sent.
-    fn fresh_key(&self) -> String {
+    pub(super) fn fresh_key(&self) -> String {
         format!("{:016x}", self.world.dice.throw())
     }
 
-    async fn find_now(&self, id: &str) -> Result<Located, Fault> {
+    pub(super) async fn find_now(&self, id: &str) -> Result<Located, Fault> {
         let find = Find {
             namespace: namespace(),
             id: id.to_owned(),

@@ -16,6 +16,7 @@ mod joints;
 pub mod ledger;
 pub mod log;
 mod ports;
+mod sandboxes;
 
 pub use fate::Weather;
 
@@ -175,6 +176,14 @@ impl World {
     pub fn has_on_disk(&self, key: &str) -> bool {
         let disk = self.disk.borrow();
         disk.keys_durable(key).iter().any(|found| found == key)
+    }
+
+    /// Its sandbox was stopped and started again: the guest that there is now never knew it.
+    pub fn is_of_an_earlier_vm(&self, place: Place) -> bool {
+        let on_disk = self.on_disk();
+        let sandbox = on_disk.get(&SandboxRecord::key(place.uid));
+        let sandbox = sandbox.and_then(|row| decode::<SandboxRecord>(row).ok());
+        sandbox.is_some_and(|sandbox| place.number.0 < sandbox.first_of_vm)
     }
 
     /// Somebody kills the VMM of a sandbox.
