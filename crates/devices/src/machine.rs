@@ -50,6 +50,8 @@ enum ShareState {
         op: OpId,
         waiter: Waiter,
         spec: Option<ShareSpec>,
+        /// What was bound may be so still, where closing fails.
+        plans: BTreeMap<ContainerNumber, Plan>,
     },
 }
 
@@ -126,19 +128,26 @@ impl Devices {
         }
     }
 
-    fn record(&self) -> Change {
+    fn plans(&self) -> BTreeMap<ContainerNumber, Plan> {
         let plan = |container: &Container| match container {
             Container::Surveying { .. } => None,
             Container::Binding { plan, .. }
             | Container::Attached(plan)
             | Container::Unbinding { plan, .. } => Some(plan.clone()),
         };
+        let all = self.containers.iter();
+        all.filter_map(|(number, container)| Some((*number, plan(container)?)))
+            .collect()
+    }
+
+    fn record(&self) -> Change {
         let key = DevicesRecord::key(self.uid);
-        let containers: BTreeMap<_, _> = self
-            .containers
-            .iter()
-            .filter_map(|(number, container)| Some((*number, plan(container)?)))
-            .collect();
+        let containers = match &self.share {
+            ShareState::Closing { plans, .. } => plans.clone(),
+            ShareState::Closed | ShareState::Opening { .. } | ShareState::Open { .. } => {
+                self.plans()
+            }
+        };
         let share = self.spec().cloned();
         if share.is_none() && containers.is_empty() {
             return records::delete(key);
@@ -371,6 +380,7 @@ impl Devices {
             op,
             waiter,
             spec: spec.clone(),
+            plans: self.plans(),
         };
         self.containers.clear();
         batch.world.push(World::Close {
@@ -382,9 +392,21 @@ impl Devices {
     }
 
     fn closed(&mut self, outcome: Result<(), Fault>, batch: &mut Batch<Self>) {
-        let ShareState::Closing { waiter, spec, .. } = self.share.clone() else {
+        let ShareState::Closing {
+            waiter,
+            spec,
+            plans,
+            ..
+        } = self.share.clone()
+        else {
             return;
         };
+        if outcome.is_err() {
+            let bound = plans.into_iter();
+            self.containers = bound
+                .map(|(number, plan)| (number, Container::Attached(plan)))
+                .collect();
+        }
         let virtiofsd = self.virtiofsd;
         self.share = match (&outcome, spec) {
             (Err(_), Some(spec)) => ShareState::Open { spec, virtiofsd },
@@ -553,5 +575,68 @@ impl Machine for Devices {
             ShareState::Open { .. } => "open",
             ShareState::Closing { .. } => "closing",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime_core::{agent::GuestRootfs, devices::Attached, premises::Cgroup};
+
+    fn record() -> DevicesRecord {
+        let uid = SandboxUid::from_random(7);
+        let attached = Attached {
+            rootfs: GuestRootfs::Share("0/rootfs".to_owned()),
+            mounts: Vec::new(),
+            hook_programs: Vec::new(),
+            disks: Vec::new(),
+            blocks: Vec::new(),
+        };
+        let plan = Plan {
+            binds: Vec::new(),
+            attached,
+        };
+        DevicesRecord {
+            uid,
+            share: Some(ShareSpec {
+                uid,
+                folder: "/f".into(),
+                virtiofsd: "/virtiofsd".into(),
+                cgroup: Cgroup("/c".to_owned()),
+            }),
+            virtiofsd: None,
+            containers: BTreeMap::from([(ContainerNumber(3), plan)]),
+        }
+    }
+
+    /// Seed 130 of the simulation: whatever was bound was on no record any more.
+    #[test]
+    fn what_may_be_bound_still_stays_on_record_when_closing_fails_and_leaves_it_when_it_is_done() {
+        let mut devices = Devices::rebuilt(record());
+        let release = |devices: &mut Devices, waiter| {
+            let mut batch = Batch::default();
+            let asked = devices.on(Event::Release { waiter }, &mut batch);
+            assert_eq!(asked, Ok(()));
+            match batch.world[..] {
+                [World::Close { op, .. }] => op,
+                _ => panic!("it is closed: {batch:?}"),
+            }
+        };
+        let closed = |devices: &mut Devices, op, outcome| {
+            let mut batch = Batch::default();
+            let told = devices.on(Event::Closed { op, outcome }, &mut batch);
+            assert_eq!(told, Ok(()));
+            batch.records
+        };
+
+        let op = release(&mut devices, Waiter(1));
+        let failed = Err(Fault::new(Kind::Internal, "busy"));
+        let kept = closed(&mut devices, op, failed);
+        let op = release(&mut devices, Waiter(2));
+        let gone = closed(&mut devices, op, Ok(()));
+
+        let key = DevicesRecord::key(record().uid);
+        assert_eq!(kept, [records::put(key.clone(), &record())]);
+        assert_eq!(gone, [records::delete(key)]);
     }
 }
