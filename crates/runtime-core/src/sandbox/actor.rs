@@ -214,8 +214,9 @@ impl SandboxActor {
         })
     }
 
-    fn greet(&self) -> Work<Result<(), Fault>> {
-        let room = self.lent.agent();
+    /// Rooms that panicked since they were opened are opened again first.
+    fn greet(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
+        let (open, lent) = (self.open_rooms(ctx), self.lent.clone());
         let command = agent::CreateSandbox {
             sandbox: self.uid.to_string(),
             hostname: self.spec().hostname.clone(),
@@ -223,7 +224,11 @@ impl SandboxActor {
             now: Some(self.around.clock.now()),
             entropy: (self.around.entropy)(),
         };
-        Box::pin(async move { ask(room?.create_sandbox, command, "prepare guest", ASK_MAX).await })
+        Box::pin(async move {
+            open.await?;
+            let room = lent.agent()?.create_sandbox;
+            ask(room, command, "prepare guest", ASK_MAX).await
+        })
     }
 
     /// Every step runs, whatever the one before it came to; the errors are joined.
@@ -421,7 +426,7 @@ impl SandboxActor {
                 });
             }
             World::Greet { op } => {
-                let work = self.greet();
+                let work = self.greet(ctx);
                 kit::complete(ctx, async move {
                     let outcome = work.await;
                     Event::Greeted { op, outcome }

@@ -132,12 +132,12 @@ impl SandboxActor {
         });
     }
 
-    /// A paused VM is watched, and its agent is left alone.
-    pub(super) fn look_after_paused(&self, ctx: &mut Context<Self>) {
+    /// A VM that is paused, or that has just come up, is watched; its agent is left alone.
+    pub(super) fn open_again(&self, ctx: &mut Context<Self>) {
         let open = self.open_rooms(ctx);
         kit::detach(async move {
             if let Err(why) = open.await {
-                tracing::warn!(%why, "a room of a paused sandbox is not open again");
+                tracing::warn!(%why, "a room is not open again");
             }
         });
     }

@@ -86,7 +86,7 @@ macro_rules! reopen {
                     | State::Thawed { vm, .. } => {
                         self.adopt(vm, ctx);
                     }
-                    State::Paused { .. } => self.look_after_paused(ctx),
+                    State::Paused { .. } | State::Greeting { .. } => self.open_again(ctx),
                     // What is under way opens what it needs, or fails and says so.
                     _ => {}
                 }
