@@ -15,7 +15,7 @@ use std::{fs, path::Path, time::Duration};
 const DURING_CREATE: [u64; 2] = [150, 900];
 const DURING_OTHERS: [u64; 3] = [1, 10, 40];
 
-pub fn a_create_whose_daemon_is_killed_ends_well(world: &World<'_>) -> Result<()> {
+pub fn pain_2_a_create_whose_daemon_is_killed_ends_well(world: &World<'_>) -> Result<()> {
     for millis in DURING_CREATE {
         let bundle = world.shell("exit 5")?;
         daemon_runs(world)?;

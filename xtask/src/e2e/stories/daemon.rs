@@ -102,7 +102,7 @@ pub fn a_crashed_agent_ends_its_container_with_a_reason(world: &World<'_>) -> Re
 }
 
 /// A VMM that has begun and is on no record yet has its cgroup, which is.
-pub fn a_daemon_killed_as_its_vm_begins_orphans_nothing(world: &World<'_>) -> Result<()> {
+pub fn pain_1_a_daemon_killed_as_its_vm_begins_orphans_nothing(world: &World<'_>) -> Result<()> {
     const TIMES: u32 = 3;
     let bundle = world.shell("echo ran")?;
     for time in 0..TIMES {

@@ -12,6 +12,7 @@ mod podman;
 mod refusals;
 mod resources;
 mod run;
+mod sandboxes;
 mod stdio;
 mod terminal;
 mod volumes;
@@ -47,8 +48,8 @@ pub const ALL: &[Story] = stories![
     run::what_goes_in_comes_out_unchanged,
     run::output_written_just_before_the_end_is_not_lost,
     run::an_exit_is_reported_while_a_child_keeps_the_output_open,
-    stdio::of_twenty_last_words_none_is_lost,
-    stdio::the_end_of_input_is_not_the_end_of_output,
+    stdio::pain_8_of_twenty_last_words_none_is_lost,
+    stdio::pain_7_the_end_of_input_is_not_the_end_of_output,
     terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,
     terminal::a_terminal_comes_back_from_sudden_ends,
     volumes::pain_6_fifty_containers_come_and_go_and_leave_no_mount,
@@ -72,6 +73,8 @@ pub const ALL: &[Story] = stories![
     lifecycle::the_pid_in_the_pid_file_lives_as_long_as_its_container,
     hooks::hooks_run_in_their_order_and_are_told_the_state,
     hooks::a_hook_that_fails_or_hangs_makes_no_container,
+    sandboxes::a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again,
+    sandboxes::a_sandbox_that_is_stopped_lets_its_containers_end,
     resources::a_running_container_is_held_and_counted_and_given_less,
     resources::pain_10_a_kill_for_want_of_memory_is_told_and_kept,
     resources::pain_9_a_signal_reaches_the_init_alone_and_the_end_comes_when_asked_for,
@@ -82,7 +85,7 @@ pub const ALL: &[Story] = stories![
     daemon::a_killed_vm_ends_its_container_with_a_reason,
     daemon::a_killed_virtiofsd_ends_its_container_with_a_reason,
     daemon::a_crashed_agent_ends_its_container_with_a_reason,
-    daemon::a_daemon_killed_as_its_vm_begins_orphans_nothing,
+    daemon::pain_1_a_daemon_killed_as_its_vm_begins_orphans_nothing,
     daemon::a_killed_relay_takes_its_process_along,
     channel::a_container_over_hybrid_vsock_has_output_exit_code_and_execs,
     channel::a_killed_daemon_costs_no_byte_over_hybrid_vsock,
@@ -90,7 +93,7 @@ pub const ALL: &[Story] = stories![
     channel::a_vsock_backend_killed_while_no_daemon_lives_ends_its_container_too,
     channel::a_daemon_killed_as_its_vsock_backend_begins_orphans_nothing,
     channel::a_vsock_backend_that_does_not_start_is_said_and_leaves_nothing,
-    again::a_create_whose_daemon_is_killed_ends_well,
+    again::pain_2_a_create_whose_daemon_is_killed_ends_well,
     again::a_start_whose_daemon_is_killed_ends_well,
     again::an_exec_or_a_signal_whose_daemon_is_killed_is_done_once,
     again::a_damaged_store_costs_no_container,

@@ -120,7 +120,7 @@ fn peak_kib(pid: Pid) -> Result<u64> {
 }
 
 /// Not once: what is lost at an end is lost in one of many.
-pub fn of_twenty_last_words_none_is_lost(world: &World<'_>) -> Result<()> {
+pub fn pain_8_of_twenty_last_words_none_is_lost(world: &World<'_>) -> Result<()> {
     const TIMES: u32 = 20;
     const BYTES: usize = 100_000;
     let house = world.start(&mut world.hutch_run("house", "echo up; read end; exit 0")?)?;
@@ -141,7 +141,7 @@ pub fn of_twenty_last_words_none_is_lost(world: &World<'_>) -> Result<()> {
     super::lifecycle::succeeds(&house.finish(SOON)?)
 }
 
-pub fn the_end_of_input_is_not_the_end_of_output(world: &World<'_>) -> Result<()> {
+pub fn pain_7_the_end_of_input_is_not_the_end_of_output(world: &World<'_>) -> Result<()> {
     let script = "cat; echo all read; sleep 1; echo still here >&2; echo and here; exit 6";
     let mut half = world.start(&mut world.hutch_run("half", script)?)?;
     let mut stdin = half.stdin().context("stdin is piped")?;

@@ -1,0 +1,226 @@
+//! Stories of sandboxes of their own, and of many containers in one.
+
+use super::lifecycle::{state, status, succeeds};
+use crate::{
+    e2e::world::{BOOT_LIMIT, Outcome, SOON, World},
+    wait::wait_until,
+};
+use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
+
+const POD: &str = "pod";
+/// What a container that lost its VM exits with.
+const VM_LOST: i32 = 255;
+/// 128 and SIGKILL.
+const KILLED: i32 = 137;
+/// What a verb answers that was refused.
+const REFUSED: i32 = 1;
+/// Containers that heed SIGTERM, and what they exit with.
+const HEEDED: [(&str, i32); 2] = [("one", 5), ("two", 6)];
+/// A guest alone has more than a hundred.
+const VMM_BYTES_MIN: u64 = 50 << 20;
+
+fn sandbox(world: &World<'_>, words: &[&str]) -> Result<Outcome> {
+    world.verb(&[&["sandbox"], words].concat())
+}
+
+fn asked(world: &World<'_>, words: &[&str]) -> Result<String> {
+    let outcome = sandbox(world, words)?;
+    succeeds(&outcome)?;
+    Ok(outcome.stdout.trim_end().to_owned())
+}
+
+fn inspected(world: &World<'_>) -> Result<Value> {
+    serde_json::from_str(&asked(world, &["inspect", POD])?).context("read what is inspected")
+}
+
+/// A container that runs in the pod.
+fn join(world: &World<'_>, id: &str, script: &str) -> Result<()> {
+    let bundle = world.shell(script)?;
+    let mut run = world.hutch(&["run", "--detach", "--sandbox", POD, "--bundle"]);
+    run.arg(&bundle).arg(id);
+    succeeds(&world.start_on_files(&mut run)?.finish(BOOT_LIMIT)?)
+}
+
+fn exit(world: &World<'_>, id: &str) -> Result<(i64, String)> {
+    let stops = || status(world, id).is_ok_and(|status| status == "stopped");
+    ensure!(wait_until(stops, SOON), "{id} does not stop");
+    let exit = state(world, id)?["exit"].clone();
+    let code = exit["code"].as_i64().context("it has no code")?;
+    let reason = exit["reason"].as_str().unwrap_or_default();
+    Ok((code, reason.to_owned()))
+}
+
+pub fn a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again(
+    world: &World<'_>,
+) -> Result<()> {
+    asked(world, &["run", "--annotation", "team=blue", POD])?;
+    let watching = world.start(&mut world.hutch(&["sandbox", "monitor", POD]))?;
+    for id in ["c0", "c1", "c2", "c3", "c4"] {
+        join(world, id, "exec sleep 1000")?;
+    }
+    costs_what_its_host_spends(world)?;
+    is_held_as_a_whole(world)?;
+    // The first goes, and the others do not notice.
+    succeeds(&world.verb(&["delete", "--force", "c0"])?)?;
+    join(world, "c5", "exec sleep 1000")?;
+    let vmm = inspected(world)?["vmmPid"].as_i64().context("no VMM")?;
+
+    world.kill(Pid::from_raw(i32::try_from(vmm).context("its pid")?))?;
+
+    for id in ["c1", "c2", "c3", "c4", "c5"] {
+        let ended = exit(world, id)?;
+        ensure!(
+            ended == (VM_LOST.into(), "vm-lost".to_owned()),
+            "{id}: {ended:?}"
+        );
+    }
+    let is_stopped = || asked(world, &["status", POD]).is_ok_and(|status| status == "stopped");
+    ensure!(wait_until(is_stopped, SOON), "the sandbox is not stopped");
+    ensure!(inspected(world)?["reason"] != "", "nobody said why");
+
+    asked(world, &["start", POD])?;
+    ensure!(asked(world, &["status", POD])? == "running");
+    let old = world.verb(&["start", "c1"])?;
+    ensure!(old.code() == Some(REFUSED), "a container is final: {old:?}");
+    let again = world.shell("echo again")?;
+    let mut run = world.hutch(&["run", "--sandbox", POD, "--bundle"]);
+    run.arg(&again).arg("c6");
+    let again = world.run(&mut run, BOOT_LIMIT)?;
+    ensure!(
+        again.code() == Some(0) && again.stdout == "again\n",
+        "{again:?}"
+    );
+    ensure!(asked(world, &["annotation", "get", POD, "team"])? == "blue");
+    asked(world, &["delete", "--force", POD])?;
+    was_watched(&watching.finish(SOON)?)
+}
+
+/// Its parts are told one by one, and the VMM's is what the kernel says of its process.
+fn costs_what_its_host_spends(world: &World<'_>) -> Result<()> {
+    let stats: Value = serde_json::from_str(&asked(world, &["stats", "--format", "json", POD])?)
+        .context("read statistics")?;
+    let parts = stats["parts"].as_array().context("no parts")?;
+    let part = |name: &str| {
+        let part = parts.iter().find(|part| part["name"] == name);
+        part.with_context(|| format!("no {name} in {stats}"))
+    };
+    let vmm = part("vmm")?["memoryBytes"].as_u64().unwrap_or(0);
+    ensure!(vmm > VMM_BYTES_MIN, "{stats}");
+    ensure!(
+        part("relays")?["processes"] == 5,
+        "a relay for each: {stats}"
+    );
+    let sum = parts.iter().filter_map(|part| part["memoryBytes"].as_u64());
+    ensure!(
+        stats["memoryBytes"].as_u64() == Some(sum.sum()),
+        "it is not the sum: {stats}"
+    );
+    let pid = inspected(world)?["vmmPid"].to_string();
+    let before = stats["cpuUsec"].as_u64().unwrap_or(0);
+    let ticks = fs::read_to_string(format!("/proc/{pid}/stat")).context("look at the VMM")?;
+    let field = |at: usize| {
+        ticks
+            .rsplit(')')
+            .next()?
+            .split_whitespace()
+            .nth(at)?
+            .parse()
+            .ok()
+    };
+    let (user, system): (u64, u64) = field(11).zip(field(12)).context("its processor time")?;
+    // A tick is ten milliseconds, and it was asked later.
+    ensure!(
+        before > 0 && part("vmm")?["cpuUsec"].as_u64() <= Some((user + system + 2) * 10_000),
+        "{stats}, and the kernel counts {user} + {system} ticks"
+    );
+    Ok(())
+}
+
+fn is_held_as_a_whole(world: &World<'_>) -> Result<()> {
+    asked(world, &["pause", POD])?;
+    ensure!(asked(world, &["status", POD])? == "paused");
+    let exec = world.verb(&["exec", "c0", "true"])?;
+    ensure!(
+        exec.code() == Some(VM_LOST) && exec.stderr.contains("paused"),
+        "{exec:?}"
+    );
+    asked(world, &["resume", POD])?;
+    let exec = world.verb(&["exec", "c0", "true"])?;
+    succeeds(&exec)
+}
+
+/// Every state and every exit, once, by its number.
+fn was_watched(watched: &Outcome) -> Result<()> {
+    succeeds(watched)?;
+    let events = watched.stdout.lines().map(serde_json::from_str);
+    let events: Vec<Value> = events.collect::<Result<_, _>>().context("read events")?;
+    let numbers: Vec<u64> = events.iter().filter_map(|e| e["number"].as_u64()).collect();
+    ensure!(
+        numbers.len() == events.len() && numbers.is_sorted_by(|one, next| one < next),
+        "{watched:?}"
+    );
+    let states: Vec<&str> = events.iter().filter_map(|e| e["status"].as_str()).collect();
+    for expected in ["paused", "running", "stopped"] {
+        ensure!(
+            states.contains(&expected),
+            "{expected} is missing: {states:?}"
+        );
+    }
+    let exits = |id: &str| {
+        events
+            .iter()
+            .filter(|event| event["container"] == id)
+            .count()
+    };
+    for id in ["c0", "c1", "c2", "c3", "c4", "c5", "c6"] {
+        ensure!(
+            exits(id) == 1,
+            "{id} ended {} times: {watched:?}",
+            exits(id)
+        );
+    }
+    Ok(())
+}
+
+/// SIGTERM for what runs, and its end with the VM for what waits for its start; how each ended is told apart.
+pub fn a_sandbox_that_is_stopped_lets_its_containers_end(world: &World<'_>) -> Result<()> {
+    asked(world, &["run", POD])?;
+    for (id, code) in HEEDED {
+        let heeds = format!("trap 'exit {code}' TERM; : >/up; while :; do sleep 0.05; done");
+        join(world, id, &heeds)?;
+    }
+    let create = world.shell("exec sleep 1000")?;
+    let mut create_late = world.hutch(&["create", "--sandbox", POD, "--bundle"]);
+    create_late.arg(&create).arg("created");
+    succeeds(&world.start_on_files(&mut create_late)?.finish(BOOT_LIMIT)?)?;
+    for (id, _) in HEEDED {
+        let is_up = || {
+            let up = world.verb(&["exec", id, "test", "-e", "/up"]);
+            up.is_ok_and(|up| up.status.success())
+        };
+        ensure!(wait_until(is_up, SOON), "{id} does not run");
+    }
+
+    asked(world, &["stop", POD])?;
+
+    ensure!(asked(world, &["status", POD])? == "stopped");
+    for (id, code) in HEEDED.into_iter().chain([("created", KILLED)]) {
+        let ended = exit(world, id)?;
+        ensure!(ended.0 == i64::from(code), "{id}: {ended:?}");
+    }
+    ensure!(
+        world.processes("qemu-system")?.is_empty(),
+        "its VM lives on"
+    );
+    let late = world.verb(&["exec", "created", "true"])?;
+    ensure!(late.code() == Some(VM_LOST), "{late:?}");
+    for id in ["one", "two", "created"] {
+        succeeds(&world.verb(&["delete", id])?)?;
+    }
+    asked(world, &["delete", POD])?;
+    ensure!(asked(world, &["list", "--quiet"])?.is_empty());
+    Ok(())
+}
