@@ -57,15 +57,13 @@ macro_rules! text_id {
                 Ok(Self(id))
             }
 
-            /// What a caller looks for: the beginning of an id, or no id at all, but not nothing.
+            /// What a caller looks for: an id, or the beginning of one.
             ///
             /// # Errors
-            /// Empty.
+            /// No id begins so.
             pub fn sought(text: &str) -> Result<String, InvalidId> {
-                match text {
-                    "" => Err(InvalidId::Empty { what: $what }),
-                    text => Ok(text.to_owned()),
-                }
+                check($what, text, $max)?;
+                Ok(text.to_owned())
             }
 
             pub fn as_str(&self) -> &str {
@@ -235,12 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_looks_for_nothing_hears_so_and_not_that_it_is_not_there() {
+    fn whoever_looks_for_what_is_no_id_hears_so_and_not_that_it_is_not_there() {
         let nothing = ContainerId::sought("").unwrap_err();
         assert_eq!(nothing.to_string(), "container id must not be empty");
         let nothing = SandboxId::sought("").unwrap_err();
         assert_eq!(nothing.to_string(), "sandbox id must not be empty");
-        assert_eq!(ContainerId::sought("we b").unwrap(), "we b");
+        assert!(ContainerId::sought("we\tb").is_err());
+        assert_eq!(ContainerId::sought("we").unwrap(), "we");
     }
 
     #[test]
