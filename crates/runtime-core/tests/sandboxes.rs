@@ -552,6 +552,8 @@ async fn whoever_watches_hears_every_state_and_exit_once_by_number_until_it_is_g
         running(&house, "web").await;
         house.command("web", sigkill()).await.unwrap();
         house.wait("web").await.unwrap();
+        running(&house, "side").await;
+        house.delete("side", Force::Yes).await.unwrap();
         pass(Duration::from_secs(100)).await;
         house.order("pod", Verb::Stop(Force::No)).await.unwrap();
         house.delete_sandbox("pod", Force::No, None).await.unwrap();
@@ -561,7 +563,8 @@ async fn whoever_watches_hears_every_state_and_exit_once_by_number_until_it_is_g
         assert_eq!(
             heard,
             [
-                "ready", "running", "web 137", "stopping", "stopped", "stopping", "stopped"
+                "ready", "running", "web 137", "side 137", "stopping", "stopped", "stopping",
+                "stopped"
             ]
         );
     })

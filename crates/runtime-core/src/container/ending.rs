@@ -89,6 +89,8 @@ impl Container {
             // Whatever becomes of the deletion, its processes are gone.
             self.told = ContainerState::Stopped(status.clone());
             batch.records.push(self.record());
+            let status = status.clone();
+            batch.announce.push(Notice::Stopped { status });
         }
         batch.world.push(World::CloseProcesses { status });
         self.closed(batch);
