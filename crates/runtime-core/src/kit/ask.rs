@@ -1,7 +1,7 @@
 //! Asking downward, with a deadline.
 
 use crate::error::{Fault, Kind};
-use actix::prelude::*;
+use actix::{dev::RecipientRequest, prelude::*};
 use std::time::Duration;
 
 /// Sends a command and waits for its answer.
@@ -19,7 +19,38 @@ where
     M: Message<Result = Result<T, Fault>> + Send + 'static,
     T: Send + 'static,
 {
-    match tokio::time::timeout(deadline, room.send(command)).await {
+    answered(room.send(command), what, deadline).await
+}
+
+/// As [`ask`], of a room that another keeps: it ends with its keeper, though somebody waits for its answer.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_borrowed<M, T>(
+    room: Recipient<M>,
+    command: M,
+    what: &'static str,
+    deadline: Duration,
+) -> Result<T, Fault>
+where
+    M: Message<Result = Result<T, Fault>> + Send + 'static,
+    T: Send + 'static,
+{
+    let request = room.send(command);
+    drop(room);
+    answered(request, what, deadline).await
+}
+
+async fn answered<M, T>(
+    request: RecipientRequest<M>,
+    what: &'static str,
+    deadline: Duration,
+) -> Result<T, Fault>
+where
+    M: Message<Result = Result<T, Fault>> + Send + 'static,
+    T: Send + 'static,
+{
+    match tokio::time::timeout(deadline, request).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(Fault::new(
             Kind::Unavailable,

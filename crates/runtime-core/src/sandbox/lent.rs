@@ -11,7 +11,7 @@ use crate::{
     error::{Fault, Kind},
     hypervisor::{self, GuestEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId},
-    kit::{self, Work, ask},
+    kit::{self, Work, ask, ask_borrowed},
     network, process,
 };
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
@@ -95,6 +95,14 @@ impl Lent {
         self.shelf.changed.notify_waiters();
     }
 
+    /// Lends nothing from now on; also while a panic unwinds, perhaps out of `update`.
+    pub fn withdraw(&self) {
+        if let Ok(mut rooms) = self.shelf.rooms.try_borrow_mut() {
+            *rooms = OpenRooms::default();
+        }
+        self.shelf.changed.notify_waiters();
+    }
+
     pub fn agent(&self) -> Result<agent::Address, Fault> {
         held(self.shelf.rooms.borrow().agent.clone(), "agent")
     }
@@ -170,22 +178,19 @@ impl process::Plant for Lent {
     fn lease(&self) -> Work<Result<StreamLease, Fault>> {
         let room = self.hypervisor();
         Box::pin(async move {
-            ask(
-                room.await?.lease,
-                hypervisor::LeaseStream,
-                "lease a stream",
-                ASK_MAX,
-            )
-            .await
+            let room = room.await?.lease;
+            ask_borrowed(room, hypervisor::LeaseStream, "lease a stream", ASK_MAX).await
         })
     }
 
     fn give_back(&self, number: u32) -> Work<()> {
         let room = self.hypervisor();
         Box::pin(async move {
-            let Ok(room) = room.await else { return };
+            let Ok(room) = room.await.map(|room| room.give_back) else {
+                return;
+            };
             let command = hypervisor::ReturnStream { number };
-            let outcome = ask(room.give_back, command, "give back a stream", ASK_MAX).await;
+            let outcome = ask_borrowed(room, command, "give back a stream", ASK_MAX).await;
             if let Err(why) = outcome {
                 tracing::debug!(%why, number, "stream not given back; it goes with its vm");
             }
@@ -207,13 +212,8 @@ impl process::Plant for Lent {
                 bundle: described.bundle,
                 stream: Some(stream),
             };
-            ask(
-                room.await?.create_container,
-                command,
-                "create in guest",
-                ASK_MAX,
-            )
-            .await
+            let room = room.await?.create_container;
+            ask_borrowed(room, command, "create in guest", ASK_MAX).await
         })
     }
 
@@ -221,13 +221,8 @@ impl process::Plant for Lent {
         let room = self.linked();
         Box::pin(async move {
             let command = agent::StartContainer { container };
-            ask(
-                room.await?.start_container,
-                command,
-                "start in guest",
-                ASK_MAX,
-            )
-            .await
+            let room = room.await?.start_container;
+            ask_borrowed(room, command, "start in guest", ASK_MAX).await
         })
     }
 
@@ -266,12 +261,18 @@ impl process::Plant for Lent {
 
     fn exec(&self, exec: agent::Exec) -> Work<Result<(), Fault>> {
         let room = self.linked();
-        Box::pin(async move { ask(room.await?.exec, exec, "exec in guest", ASK_MAX).await })
+        Box::pin(async move {
+            let room = room.await?.exec;
+            ask_borrowed(room, exec, "exec in guest", ASK_MAX).await
+        })
     }
 
     fn signal(&self, signal: agent::Signal) -> Work<Result<(), Fault>> {
         let room = self.linked();
-        Box::pin(async move { ask(room.await?.signal, signal, "signal in guest", ASK_MAX).await })
+        Box::pin(async move {
+            let room = room.await?.signal;
+            ask_borrowed(room, signal, "signal in guest", ASK_MAX).await
+        })
     }
 }
 
@@ -280,13 +281,8 @@ impl container::Plant for Lent {
         let room = self.devices();
         Box::pin(async move {
             let command = devices::Attach(devices);
-            ask(
-                room.await?.attach,
-                command,
-                "attach root file system",
-                ASK_MAX,
-            )
-            .await
+            let room = room.await?.attach;
+            ask_borrowed(room, command, "attach root file system", ASK_MAX).await
         })
     }
 
@@ -298,13 +294,8 @@ impl container::Plant for Lent {
         let (agent, hypervisor, devices) = (self.linked(), self.hypervisor(), self.devices());
         Box::pin(async move {
             let command = agent::RemoveContainer { container };
-            ask(
-                agent.await?.remove_container,
-                command,
-                "remove from guest",
-                ASK_MAX,
-            )
-            .await?;
+            let room = agent.await?.remove_container;
+            ask_borrowed(room, command, "remove from guest", ASK_MAX).await?;
             let hypervisor = hypervisor.await?;
             for block in attached.into_iter().flat_map(|attached| attached.blocks) {
                 let command = hypervisor::DetachBlock {
@@ -319,13 +310,8 @@ impl container::Plant for Lent {
                 .await?;
             }
             let command = devices::Detach { container };
-            ask(
-                devices.await?.detach,
-                command,
-                "detach root file system",
-                ASK_MAX,
-            )
-            .await
+            let room = devices.await?.detach;
+            ask_borrowed(room, command, "detach root file system", ASK_MAX).await
         })
     }
 
@@ -334,7 +320,7 @@ impl container::Plant for Lent {
         Box::pin(async move {
             let command = agent::PauseContainer { container };
             let room = room.await?.pause_container;
-            ask(room, command, "freeze in guest", ASK_MAX).await
+            ask_borrowed(room, command, "freeze in guest", ASK_MAX).await
         })
     }
 
@@ -343,7 +329,7 @@ impl container::Plant for Lent {
         Box::pin(async move {
             let command = agent::ResumeContainer { container };
             let room = room.await?.resume_container;
-            ask(room, command, "thaw in guest", ASK_MAX).await
+            ask_borrowed(room, command, "thaw in guest", ASK_MAX).await
         })
     }
 
@@ -359,7 +345,7 @@ impl container::Plant for Lent {
                 resources_json,
             };
             let room = room.await?.update_container;
-            ask(room, command, "update in guest", ASK_MAX).await
+            ask_borrowed(room, command, "update in guest", ASK_MAX).await
         })
     }
 
