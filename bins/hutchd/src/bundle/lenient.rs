@@ -20,35 +20,47 @@ fn read<T: DeserializeOwned>(json: &[u8], process: &str) -> serde_json::Result<T
         let Ok(mut value) = serde_json::from_slice::<Value>(json) else {
             return Err(failed);
         };
-        if let Some(process) = value.pointer_mut(process) {
-            forget_unknown_capabilities(process);
-            respell(process);
+        // What else is wrong with the text may be lost on the way, such as a key that is there twice.
+        let process = value.pointer_mut(process);
+        let mended = process.is_some_and(|it| forget_unknown_capabilities(it) | respell(it));
+        match mended {
+            true => T::deserialize(value).map_err(|_| failed),
+            false => Err(failed),
         }
-        T::deserialize(value).map_err(|_| failed)
     })
 }
 
-fn forget_unknown_capabilities(process: &mut Value) {
+/// Whether there were any.
+fn forget_unknown_capabilities(process: &mut Value) -> bool {
     let sets = process
         .get_mut("capabilities")
         .and_then(Value::as_object_mut);
+    let mut forgotten = false;
     for set in sets.into_iter().flat_map(Map::values_mut) {
         let Some(names) = set.as_array_mut() else {
             continue;
         };
+        let before = names.len();
         names.retain(|name| !name.is_string() || Capability::deserialize(name).is_ok());
+        forgotten |= names.len() < before;
     }
+    forgotten
 }
 
-fn respell(process: &mut Value) {
+/// Whether there was anything to spell otherwise.
+fn respell(process: &mut Value) -> bool {
     let flags = process.pointer_mut("/scheduler/flags");
+    let mut respelt = false;
     for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        match flag.as_str() {
-            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
-            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
-            _ => {}
-        }
+        let other = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = other.into();
+        respelt = true;
     }
+    respelt
 }
 
 #[cfg(test)]
@@ -99,5 +111,7 @@ mod tests {
             let why = config(&with(&wrong)).unwrap_err().to_string();
             assert!(why.contains("at line 1"), "{why}");
         }
+        let twice = config(r#"{"ociVersion": "1.0.2", "ociVersion": "1.0.0"}"#).unwrap_err();
+        assert!(twice.to_string().contains("duplicate field"), "{twice}");
     }
 }
