@@ -41,6 +41,16 @@ pub fn with_rootfs(folder: &Path, rootfs: &Path, process: &Process<'_>) -> Resul
         .with_context(|| format!("write {}", path.display()))
 }
 
+/// Changes what a bundle's config.json says.
+pub fn change(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let path = folder.join("config.json");
+    let about = || format!("change {}", path.display());
+    let text = fs::read(&path).with_context(about)?;
+    let mut config = serde_json::from_slice(&text).with_context(about)?;
+    change(&mut config);
+    fs::write(&path, config.to_string()).with_context(about)
+}
+
 /// The root file system alone.
 pub fn busybox_rootfs(rootfs: &Path) -> Result<()> {
     let doing = || format!("make a busybox root file system in {}", rootfs.display());

@@ -1,6 +1,7 @@
 //! Stories of sudden deaths: the daemon's, and those of what it looks after.
 
 use crate::{
+    bundle,
     e2e::{
         process,
         world::{BOOT_LIMIT, Running, SOON, World},
@@ -13,7 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{fs, time::Instant};
 
 /// What a container that lost its VM exits with.
@@ -77,17 +78,15 @@ pub fn a_crashed_agent_ends_its_container_with_a_reason(world: &World<'_>) -> Re
         dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$from count=$((to - from)) conv=notrunc; \
         sleep 1000";
     let bundle = world.shell(CRASH)?;
-    let path = bundle.join("config.json");
-    let text = fs::read_to_string(&path).context("read the config")?;
-    let mut config: Value = serde_json::from_str(&text).context("read the config")?;
-    for set in ["bounding", "effective", "permitted"] {
-        config["process"]["capabilities"][set] = json!(["CAP_SYS_PTRACE"]);
-    }
-    // The pid namespace of the agent itself.
-    let namespaces = config["linux"]["namespaces"].as_array_mut();
-    let namespaces = namespaces.context("the config has namespaces")?;
-    namespaces.retain(|namespace| namespace["type"] != "pid");
-    fs::write(&path, config.to_string()).context("write the config")?;
+    bundle::change(&bundle, |config| {
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = json!(["CAP_SYS_PTRACE"]);
+        }
+        // The pid namespace of the agent itself.
+        if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        }
+    })?;
     let mut run = world.hutch(&["run", "--bundle"]);
     run.arg(&bundle).arg("crash");
 

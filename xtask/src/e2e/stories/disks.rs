@@ -2,10 +2,10 @@
 
 use super::{
     lifecycle::succeeds,
-    volumes::{OBEY, obedient, reconfigure, with_mounts},
+    volumes::{OBEY, obedient, with_mounts},
 };
 use crate::{
-    command,
+    bundle, command,
     e2e::world::{BOOT_LIMIT, SOON, World},
 };
 use anyhow::{Context, Result, ensure};
@@ -74,7 +74,7 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
         &bundle,
         vec![on_disk(&image, "/data", &["nosuid", "noexec"]), bind],
     )?;
-    reconfigure(&bundle, |config| {
+    bundle::change(&bundle, |config| {
         config["linux"]["devices"] = json!([{ "path": "/dev/xvda", "type": "b", "major": major,
             "minor": minor, "fileMode": 0o640, "gid": 8 }]);
         config["linux"]["resources"]["devices"] = json!([
@@ -156,7 +156,7 @@ pub fn a_disk_of_the_first_container_and_what_is_no_disk(world: &World<'_>) -> R
     ] {
         let bundle = world.shell("true")?;
         with_mounts(&bundle, vec![mount])?;
-        reconfigure(&bundle, |config| config["linux"]["devices"] = devices)?;
+        bundle::change(&bundle, |config| config["linux"]["devices"] = devices)?;
         let mut run = world.hutch(&["run", "--bundle"]);
         let outcome = world.run(run.arg(&bundle).arg("none"), BOOT_LIMIT)?;
         let refused = outcome.code() == Some(1) && outcome.stderr.contains(said);

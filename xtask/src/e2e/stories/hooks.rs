@@ -1,7 +1,10 @@
 //! Stories of hooks: programs of the host, and of the guest, beside a container's life.
 
 use super::lifecycle::succeeds;
-use crate::e2e::world::{BOOT_LIMIT, World};
+use crate::{
+    bundle,
+    e2e::world::{BOOT_LIMIT, World},
+};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -15,11 +18,7 @@ const REFUSED: i32 = 1;
 /// A bundle whose config.json has these hooks.
 fn bundle(world: &World<'_>, script: &str, hooks: Value) -> Result<PathBuf> {
     let bundle = world.shell(script)?;
-    let file = bundle.join("config.json");
-    let text = fs::read(&file).context("read the bundle's config")?;
-    let mut config: Value = serde_json::from_slice(&text).context("the bundle's config")?;
-    config["hooks"] = hooks;
-    fs::write(&file, config.to_string()).context("write the bundle's config")?;
+    bundle::change(&bundle, |config| config["hooks"] = hooks)?;
     Ok(bundle)
 }
 

@@ -2,6 +2,7 @@
 
 use super::lifecycle::{state, status, succeeds};
 use crate::{
+    bundle,
     e2e::world::{BOOT_LIMIT, Running, SOON, World},
     wait::wait_until,
 };
@@ -22,11 +23,8 @@ const OOM: &str = "\"type\":\"oom\"";
 /// A bundle whose container may use this much memory.
 fn bundle(world: &World<'_>, script: &str, memory: u64) -> Result<PathBuf> {
     let bundle = world.shell(script)?;
-    let file = bundle.join("config.json");
-    let text = fs::read(&file).context("read the bundle's config")?;
-    let mut config: Value = serde_json::from_slice(&text).context("the bundle's config")?;
-    config["linux"]["resources"] = json!({ "memory": { "limit": memory, "swap": memory } });
-    fs::write(&file, config.to_string()).context("write the bundle's config")?;
+    let limits = json!({ "memory": { "limit": memory, "swap": memory } });
+    bundle::change(&bundle, |config| config["linux"]["resources"] = limits)?;
     Ok(bundle)
 }
 

@@ -25,17 +25,9 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
     json!({ "type": "bind", "source": source, "destination": destination, "options": options })
 }
 
-pub(super) fn reconfigure(bundle: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
-    let path = bundle.join("config.json");
-    let text = fs::read(&path).context("read config.json")?;
-    let mut config = serde_json::from_slice(&text).context("parse config.json")?;
-    change(&mut config);
-    fs::write(&path, config.to_string()).context("write config.json")
-}
-
 /// Adds mounts after those that every bundle has.
 pub(super) fn with_mounts(bundle: &Path, mounts: Vec<Value>) -> Result<()> {
-    reconfigure(bundle, |config| {
+    bundle::change(bundle, |config| {
         if let Some(all) = config["mounts"].as_array_mut() {
             all.extend(mounts);
         }
@@ -178,7 +170,7 @@ pub fn pain_18_files_of_the_host_are_seen_as_runc_shows_them(world: &World<'_>) 
     }
     let mounts = names.map(|name| bind(&own(name), name, &["bind", "rprivate"]));
     with_mounts(&bundle, mounts.to_vec())?;
-    reconfigure(&bundle, |config| config["root"]["readonly"] = json!(true))?;
+    bundle::change(&bundle, |config| config["root"]["readonly"] = json!(true))?;
     let (running, mut orders) = obedient(world, "files", &bundle)?;
 
     writeln!(
@@ -288,7 +280,7 @@ pub fn pain_17_mounts_are_what_their_options_say(world: &World<'_>) -> Result<()
     fs::create_dir(source.join("sub"))?;
     fs::write(source.join("sub/path"), "sub path\n")?;
     with_mounts(&bundle, options(&source))?;
-    reconfigure(&bundle, |config| {
+    bundle::change(&bundle, |config| {
         for mount in config["mounts"].as_array_mut().into_iter().flatten() {
             if mount["destination"] == "/dev/shm" {
                 mount["options"] = json!(["nosuid", "nodev", "mode=1777", "size=1024k"]);
