@@ -437,14 +437,6 @@ impl SandboxActor {
     }
 }
 
-/// What it began may outlive it and wait for its rooms: they end with it all the same, before another sandbox room reads
-/// what they have on record.
-impl Drop for SandboxActor {
-    fn drop(&mut self) {
-        self.lent.withdraw();
-    }
-}
-
 impl Actor for SandboxActor {
     type Context = Context<Self>;
 

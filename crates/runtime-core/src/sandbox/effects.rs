@@ -66,6 +66,14 @@ async fn quiet(room: Addr<ContainerActor>) {
     let _ = room.send(WaitProcess(ProcessId::Init)).await;
 }
 
+/// What it began may outlive it and wait for its rooms: they end with it all the same, before another sandbox room reads
+/// what they have on record.
+impl Drop for SandboxActor {
+    fn drop(&mut self) {
+        self.lent.withdraw();
+    }
+}
+
 impl SandboxActor {
     pub(super) fn begin(&self, op: OpId, ctx: &mut Context<Self>) {
         let rooms: Vec<_> = self.containers.values().cloned().collect();
