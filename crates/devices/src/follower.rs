@@ -115,8 +115,11 @@ async fn run(
         let heard = follow.folders().map(|folders| listener.listen(&folders));
         let outcome;
         (follow, outcome) = look(follow, leash.clone(), mine).await;
-        if outcome?.is_none() {
-            return Ok(());
+        match outcome {
+            Ok(None) => return Ok(()),
+            // It is looked at again when it has come to rest.
+            Ok(Some(_)) | Err(Error::Restless { .. }) => {}
+            Err(why) => return Err(why),
         }
         let limit = match heard {
             Ok(Ok(())) => LOOK_ANYWAY,
@@ -156,8 +159,16 @@ async fn settled(listener: &Listener) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::{Access, Depth, Shape};
-    use std::{fs, os::unix::fs::symlink};
+    use crate::{
+        follow::open_tree,
+        steps::{Access, Depth, Shape},
+        tree::Tree,
+    };
+    use std::{
+        fs,
+        os::{fd::AsFd, unix::fs::symlink},
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -267,6 +278,34 @@ mod tests {
             scene.shows("2").await;
             let_go(&followers, &scene.bind).await;
             second.await.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_set_that_goes_while_it_is_looked_at_is_no_reason_to_follow_no_more() {
+        const LOOKS: usize = 500;
+        let scene = Scene::new();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let publishing = scope.spawn(|| {
+                let mut number = 2;
+                while !over.load(Ordering::Relaxed) {
+                    scene.publish(number);
+                    number += 1;
+                }
+                number - 1
+            });
+
+            let source = open_tree(&scene.bind.source).unwrap();
+            let looks = (0..LOOKS).map(|_| Tree::scan(source.as_fd()));
+            let unreadable = looks.filter(Result::is_err).count();
+
+            over.store(true, Ordering::Relaxed);
+            let last = publishing.join().unwrap();
+            let mut follow = Follow::new(&scene.bind);
+            follow.look().unwrap();
+            assert_eq!(scene.newest(), last.to_string());
+            assert_eq!(unreadable, 0);
         });
     }
 

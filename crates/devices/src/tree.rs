@@ -91,7 +91,7 @@ struct Walk {
 }
 
 impl Tree {
-    /// Looks at everything below `root`.
+    /// Looks at everything below `root`. What goes meanwhile is not in it.
     ///
     /// # Errors
     /// It is too large, or it holds what no copy can stand for.
@@ -204,7 +204,14 @@ impl Walk {
             if name == c"." || name == c".." {
                 continue;
             }
-            self.child(folder, name, at, depth)?;
+            match self.child(folder, name, at, depth) {
+                // It went while it was looked at, as the old set of a volume does that is published anew.
+                Err(Unfit::Unreadable(why)) if why.kind() == io::ErrorKind::NotFound => {
+                    let gone = at.join(OsStr::from_bytes(name.to_bytes()));
+                    self.found.retain(|path, _| !path.starts_with(&gone));
+                }
+                looked => looked?,
+            }
         }
         Ok(())
     }
