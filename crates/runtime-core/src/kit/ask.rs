@@ -1,7 +1,7 @@
 //! Asking downward, with a deadline.
 
 use crate::error::{Fault, Kind};
-use actix::{dev::RecipientRequest, prelude::*};
+use actix::prelude::*;
 use std::time::Duration;
 
 /// Sends a command and waits for its answer.
@@ -19,7 +19,8 @@ where
     M: Message<Result = Result<T, Fault>> + Send + 'static,
     T: Send + 'static,
 {
-    answered(room.send(command), what, deadline).await
+    let _kept = room.clone();
+    ask_borrowed(room, command, what, deadline).await
 }
 
 /// As [`ask`], of a room that another keeps: it ends with its keeper, though somebody waits for its answer.
@@ -38,18 +39,6 @@ where
 {
     let request = room.send(command);
     drop(room);
-    answered(request, what, deadline).await
-}
-
-async fn answered<M, T>(
-    request: RecipientRequest<M>,
-    what: &'static str,
-    deadline: Duration,
-) -> Result<T, Fault>
-where
-    M: Message<Result = Result<T, Fault>> + Send + 'static,
-    T: Send + 'static,
-{
     match tokio::time::timeout(deadline, request).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(Fault::new(
