@@ -4,7 +4,7 @@
 //! Cases are text, in `cases/`. What differs and is meant, or is not mended yet, is in docs/conformance.md with its reason;
 //! any other difference is a failure, and so is a row there that nothing needs any more.
 
-mod case;
+pub mod case;
 mod console;
 mod differences;
 mod facts;

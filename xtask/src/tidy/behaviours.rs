@@ -1,27 +1,58 @@
-//! docs/behaviours.md promises behaviours and names the tests that prove them: they must exist.
+//! Pages promise behaviours and name what proves them: tests, and cases of the conformance. Both must be there, and be played.
 
-use super::{Finding, tree::Tree};
+use super::{Finding, registered, tree::Tree};
+use crate::conformance::case;
 use std::collections::BTreeSet;
 
-const PAGE: &str = "docs/behaviours.md";
+const ENDING: &str = ".md";
 /// Test names are sentences; a shorter name in code type is something else.
 const WORDS_MIN: usize = 4;
+/// What stands in front of the cases that a line names.
+const CASES: &str = "conformance: ";
+const CASES_FOLDER: &str = "xtask/src/conformance/cases/";
+/// What names a whole file of cases.
+const ALL_CASES: &str = "the cases of `";
 
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let Some(page) = tree.texts.get(PAGE) else {
-        return Vec::new();
-    };
-    let functions: BTreeSet<String> = tree
-        .sources
+    let tests: BTreeSet<&str> = tree.sources.iter().flat_map(registered::tests).collect();
+    let cases = cases(tree);
+    let mut findings = Vec::new();
+    for (path, text) in tree.texts.iter().filter(|(path, _)| is_page(path)) {
+        for (line, text) in (1..).zip(text.lines()) {
+            let missing = named(text)
+                .filter(|name| !tests.contains(name))
+                .map(|name| format!("there is no test `{name}`"));
+            let unplayed = text.split(CASES).skip(1).flat_map(|rest| {
+                let (quoted, rest) = quoted(rest);
+                let unknown = quoted.iter().filter(|name| !cases.contains(**name));
+                let mut faults: Vec<String> = unknown
+                    .map(|name| format!("there is no case {name:?} of the conformance"))
+                    .collect();
+                faults.extend((quoted.is_empty() && !is_whole_file(tree, rest)).then(|| {
+                    format!("`{CASES}` names neither cases nor a file of {CASES_FOLDER}")
+                }));
+                faults
+            });
+            let faults = missing.chain(unplayed);
+            findings.extend(faults.map(|fault| Finding::hard(path, line, fault)));
+        }
+    }
+    findings
+}
+
+fn is_page(path: &str) -> bool {
+    path.ends_with(ENDING)
+}
+
+/// The names of all cases. A file that cannot be read has none; the conformance's own tests say what is wrong with it.
+fn cases(tree: &Tree) -> BTreeSet<String> {
+    let files = tree
+        .texts
         .iter()
-        .flat_map(|source| source.functions())
-        .map(|function| function.name)
-        .collect();
-    page.lines()
-        .enumerate()
-        .flat_map(|(index, line)| named(line).map(move |name| (index + 1, name)))
-        .filter(|(_, name)| !functions.contains(*name))
-        .map(|(line, name)| Finding::hard(PAGE, line, format!("there is no test `{name}`")))
+        .filter(|(path, _)| path.starts_with(CASES_FOLDER));
+    files
+        .flat_map(|(_, text)| case::parse(text).unwrap_or_default())
+        .map(|case| case.name)
         .collect()
 }
 
@@ -39,27 +70,97 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
         })
 }
 
+/// The names in quotes at the beginning, one after the other, and what follows them.
+fn quoted(mut text: &str) -> (Vec<&str>, &str) {
+    let mut names = Vec::new();
+    while let Some((name, rest)) = text.strip_prefix('"').and_then(|text| text.split_once('"')) {
+        names.push(name);
+        let next = [", ", " and "]
+            .iter()
+            .find_map(|between| rest.strip_prefix(between));
+        text = next.unwrap_or(rest);
+    }
+    (names, text)
+}
+
+fn is_whole_file(tree: &Tree, text: &str) -> bool {
+    let file = text
+        .strip_prefix(ALL_CASES)
+        .and_then(|rest| rest.split_once('`'));
+    file.is_some_and(|(file, _)| tree.texts.contains_key(&format!("{CASES_FOLDER}{file}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
+    const PAGE: &str = "docs/behaviours.md";
+
+    /// Of a page beside a test that holds, one that is listed, a function that is no test, and a file of one case.
+    fn found(page: &str) -> Vec<(usize, String)> {
+        let files = [
+            (PAGE, page),
+            (
+                "crates/x/src/a.rs",
+                "fn a_thing_that_is_done() {}\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn a_thing_that_holds() {}\n}\n",
+            ),
+            (
+                "xtask/src/conformance/cases/look.txt",
+                "== it is there [quick]\nstate one\n",
+            ),
+        ];
+        let texts = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
+        check(&Tree::of(BTreeMap::from(texts)).unwrap())
+            .into_iter()
+            .map(|finding| (finding.line, finding.text))
+            .collect()
+    }
+
     #[test]
     fn a_promised_test_that_does_not_exist_is_named_with_its_line() {
-        let page = "| 1 | `a_thing_that_holds` |\n| 2 | `store::tests::a_thing_that_does_not` | `sandbox_id` |\n";
-        let tree = Tree::of(BTreeMap::from([
-            (PAGE.to_owned(), page.to_owned()),
-            (
-                "crates/x/src/a.rs".to_owned(),
-                "fn a_thing_that_holds() {}".to_owned(),
-            ),
-        ]))
-        .unwrap();
+        let found = found(
+            "| 1 | `a_thing_that_holds` |\n| 2 | `store::tests::a_thing_that_does_not` | `sandbox_id` |\n",
+        );
 
-        let found = check(&tree);
+        let [(2, text)] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert!(text.contains("a_thing_that_does_not"), "{text}");
+    }
 
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!(found[0].line, 2);
-        assert!(found[0].text.contains("a_thing_that_does_not"));
+    #[test]
+    fn a_function_that_is_no_test_proves_nothing() {
+        let found = found("`a_thing_that_is_done`\n");
+
+        let [(1, text)] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert!(text.contains("a_thing_that_is_done"), "{text}");
+    }
+
+    #[test]
+    fn a_promised_case_that_does_not_exist_is_named_with_its_line() {
+        let found = found(
+            "conformance: \"it is there\".\nconformance: \"it is there\", \"it is not\" and \"nor this\"; \"a word\"\n",
+        );
+
+        let texts: Vec<(usize, bool)> = found
+            .iter()
+            .map(|(line, text)| (*line, text.contains("\"a word\"")))
+            .collect();
+        assert_eq!(texts, [(2, false), (2, false)], "{found:?}");
+        assert!(found[0].1.contains("\"it is not\""), "{found:?}");
+        assert!(found[1].1.contains("\"nor this\""), "{found:?}");
+    }
+
+    #[test]
+    fn a_whole_file_of_cases_must_be_one() {
+        let found = found(
+            "conformance: the cases of `look.txt`.\nconformance: the cases of `see.txt`.\nconformance: some\n",
+        );
+
+        let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [2, 3], "{found:?}");
     }
 }

@@ -7,6 +7,7 @@ mod borders;
 mod heads;
 mod names;
 mod places;
+mod registered;
 mod safety;
 mod sizes;
 mod source;
