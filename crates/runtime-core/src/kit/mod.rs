@@ -9,7 +9,7 @@ mod guard;
 mod room;
 mod shell;
 
-pub use ask::{ask, ask_borrowed};
+pub use ask::{ask, ask_weakly};
 pub use guard::{Gone, Guard};
 pub use room::{Outcome, Room, apply, command, outcome};
 pub use shell::{Batch, LINE_MAX, Machine, Shell, Waiter};

@@ -201,14 +201,14 @@ impl SandboxActor {
         let (lent, vm_spec) = (self.lent.clone(), &self.spec().vm);
         let (accelerator, stdio) = (vm_spec.accelerator, vm_spec.stdio);
         Box::pin(async move {
-            let room = lent.agent();
+            let room = lent.agent()?.open;
             let command = agent::Open(agent::LinkSpec {
                 control: vm.control,
                 accelerator,
                 news_recorded: 0,
                 stdio,
             });
-            ask(room?.open, command, "reach agent", ASK_MAX).await?;
+            ask(room, command, "reach agent", ASK_MAX).await?;
             lent.update(|open| open.reach = Reach::Linked);
             Ok(())
         })
@@ -240,21 +240,20 @@ impl SandboxActor {
         Box::pin(async move {
             let mut faults = Vec::new();
             faults.extend(open.await.err());
-            let rooms = lent.rooms();
             let stopped = async {
-                let room = held(rooms.hypervisor, "hypervisor")?;
-                ask(room.stop, hypervisor::Stop, "stop vm", ASK_MAX).await
+                let room = held(lent.rooms().hypervisor, "hypervisor")?.stop;
+                ask(room, hypervisor::Stop, "stop vm", ASK_MAX).await
             };
             faults.extend(stopped.await.err());
             let released = async {
-                let room = held(rooms.devices, "devices")?;
-                ask(room.release, devices::Release, "release devices", ASK_MAX).await
+                let room = held(lent.rooms().devices, "devices")?.release;
+                ask(room, devices::Release, "release devices", ASK_MAX).await
             };
             faults.extend(released.await.err());
             let disconnected = async {
-                let room = held(rooms.network, "network")?;
+                let room = held(lent.rooms().network, "network")?.disconnect;
                 let command = network::Disconnect;
-                ask(room.disconnect, command, "release network", ASK_MAX).await
+                ask(room, command, "release network", ASK_MAX).await
             };
             faults.extend(disconnected.await.err());
             faults.extend(premises.clear(spec).await.err());
@@ -374,8 +373,8 @@ impl SandboxActor {
     fn launch(&self, op: OpId, vm: hypervisor::VmSpec, ctx: &mut Context<Self>) {
         let room = self.lent.rooms().hypervisor;
         kit::complete(ctx, async move {
-            let room = room.expect("rooms are open before a vm is launched");
-            let outcome = ask(room.launch, hypervisor::Launch(vm), "launch vm", ASK_MAX).await;
+            let room = room.expect("rooms are open before a vm is launched").launch;
+            let outcome = ask(room, hypervisor::Launch(vm), "launch vm", ASK_MAX).await;
             Event::Launched { op, outcome }
         });
     }
@@ -402,19 +401,21 @@ impl SandboxActor {
             World::Connect { op } => {
                 let (room, spec) = (self.lent.rooms().network, self.spec().network.clone());
                 kit::complete(ctx, async move {
-                    let room = room.expect("rooms are open before they are used");
+                    let room = room.expect("rooms are open before they are used").connect;
                     let command = network::Connect(spec);
-                    let outcome = ask(room.connect, command, "set up network", ASK_MAX).await;
+                    let outcome = ask(room, command, "set up network", ASK_MAX).await;
                     Event::Connected { op, outcome }
                 });
             }
             World::OpenShare { op } => {
                 let (room, spec) = (self.lent.rooms().devices, self.spec().share.clone());
                 kit::complete(ctx, async move {
-                    let room = room.expect("rooms are open before they are used");
+                    let room = room
+                        .expect("rooms are open before they are used")
+                        .open_share;
                     let spec = spec.expect("a share is opened only where the spec has one");
                     let command = devices::OpenShare(spec);
-                    let outcome = ask(room.open_share, command, "open share", ASK_MAX).await;
+                    let outcome = ask(room, command, "open share", ASK_MAX).await;
                     Event::ShareOpened { op, outcome }
                 });
             }

@@ -321,13 +321,8 @@ impl Handler<GetPidsOf> for SandboxActor {
         let room = self.lent.linked();
         Box::pin(async move {
             living(known?, "list the processes").await?;
-            ask(
-                room.await?.pids,
-                GetPids { container },
-                "list processes in guest",
-                ASK_MAX,
-            )
-            .await
+            let (room, question) = (room.await?.pids, GetPids { container });
+            ask(room, question, "list processes in guest", ASK_MAX).await
         })
     }
 }

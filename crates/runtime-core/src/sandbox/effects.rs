@@ -102,12 +102,11 @@ impl SandboxActor {
         kit::complete(ctx, async move {
             let paused = async {
                 open.await?;
-                let rooms = lent.rooms();
-                let agent = held(rooms.agent, "agent")?;
+                let agent = lent.agent()?.close;
                 // A room that is gone has no link.
-                let _ = agent.close.send(agent::Close).await;
-                let room = held(rooms.hypervisor, "hypervisor")?;
-                ask(room.pause, hypervisor::Pause, "pause vm", ASK_MAX).await
+                let _ = agent.send(agent::Close).await;
+                let room = held(lent.rooms().hypervisor, "hypervisor")?.pause;
+                ask(room, hypervisor::Pause, "pause vm", ASK_MAX).await
             };
             let outcome = paused.await;
             Event::PauseDone { op, outcome }
@@ -121,8 +120,8 @@ impl SandboxActor {
         kit::complete(ctx, async move {
             let resumed = async {
                 open.await?;
-                let room = held(lent.rooms().hypervisor, "hypervisor")?;
-                ask(room.resume, hypervisor::Resume, "resume vm", ASK_MAX).await
+                let room = held(lent.rooms().hypervisor, "hypervisor")?.resume;
+                ask(room, hypervisor::Resume, "resume vm", ASK_MAX).await
             };
             if let Err(why) = resumed.await {
                 lent.update(|open| open.reach = Reach::Paused);
@@ -132,8 +131,8 @@ impl SandboxActor {
             let linked = async {
                 link.await?;
                 let command = agent::SetClock { now: clock.now() };
-                let room = lent.agent()?;
-                ask(room.set_clock, command, "set clock of guest", ASK_MAX).await
+                let room = lent.agent()?.set_clock;
+                ask(room, command, "set clock of guest", ASK_MAX).await
             };
             let outcome = linked.await.map_err(ResumeFailed::Agent);
             Event::ResumeDone { op, outcome }

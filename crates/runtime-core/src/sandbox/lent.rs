@@ -11,7 +11,7 @@ use crate::{
     error::{Fault, Kind},
     hypervisor::{self, GuestEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId},
-    kit::{self, Work, ask, ask_borrowed},
+    kit::{self, Work, ask, ask_weakly},
     network, process,
 };
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
@@ -158,16 +158,10 @@ impl Lent {
     pub fn plug(&self, blocks: Vec<hypervisor::BlockSpec>) -> Work<Result<(), Fault>> {
         let room = self.hypervisor();
         Box::pin(async move {
-            let room = room.await?;
+            let room = room.await?.attach_block.downgrade();
             for block in blocks {
                 let command = hypervisor::AttachBlock(block);
-                ask(
-                    room.attach_block.clone(),
-                    command,
-                    "plug block device",
-                    ASK_MAX,
-                )
-                .await?;
+                ask_weakly(&room, command, "plug block device", ASK_MAX).await?;
             }
             Ok(())
         })
@@ -179,7 +173,7 @@ impl process::Plant for Lent {
         let room = self.hypervisor();
         Box::pin(async move {
             let room = room.await?.lease;
-            ask_borrowed(room, hypervisor::LeaseStream, "lease a stream", ASK_MAX).await
+            ask(room, hypervisor::LeaseStream, "lease a stream", ASK_MAX).await
         })
     }
 
@@ -190,7 +184,7 @@ impl process::Plant for Lent {
                 return;
             };
             let command = hypervisor::ReturnStream { number };
-            let outcome = ask_borrowed(room, command, "give back a stream", ASK_MAX).await;
+            let outcome = ask(room, command, "give back a stream", ASK_MAX).await;
             if let Err(why) = outcome {
                 tracing::debug!(%why, number, "stream not given back; it goes with its vm");
             }
@@ -213,7 +207,7 @@ impl process::Plant for Lent {
                 stream: Some(stream),
             };
             let room = room.await?.create_container;
-            ask_borrowed(room, command, "create in guest", ASK_MAX).await
+            ask(room, command, "create in guest", ASK_MAX).await
         })
     }
 
@@ -222,7 +216,7 @@ impl process::Plant for Lent {
         Box::pin(async move {
             let command = agent::StartContainer { container };
             let room = room.await?.start_container;
-            ask_borrowed(room, command, "start in guest", ASK_MAX).await
+            ask(room, command, "start in guest", ASK_MAX).await
         })
     }
 
@@ -244,12 +238,12 @@ impl process::Plant for Lent {
     ) -> Work<Result<Option<GuestProcessState>, Fault>> {
         let room = self.linked();
         Box::pin(async move {
-            let room = room.await?;
+            let room = room.await?.list.downgrade();
             let mine =
                 |found: &GuestProcess| found.container == container && found.process == process;
             loop {
-                let (list, all) = (room.list.clone(), agent::ListProcesses);
-                let all = ask(list, all, "list processes in guest", ASK_MAX).await?;
+                let all = agent::ListProcesses;
+                let all = ask_weakly(&room, all, "list processes in guest", ASK_MAX).await?;
                 match all.into_iter().find(mine).map(|found| found.state) {
                     // An earlier daemon asked for it; the guest has its own deadlines.
                     Some(GuestProcessState::Making) => sleep(LOOK_AGAIN).await,
@@ -263,7 +257,7 @@ impl process::Plant for Lent {
         let room = self.linked();
         Box::pin(async move {
             let room = room.await?.exec;
-            ask_borrowed(room, exec, "exec in guest", ASK_MAX).await
+            ask(room, exec, "exec in guest", ASK_MAX).await
         })
     }
 
@@ -271,7 +265,7 @@ impl process::Plant for Lent {
         let room = self.linked();
         Box::pin(async move {
             let room = room.await?.signal;
-            ask_borrowed(room, signal, "signal in guest", ASK_MAX).await
+            ask(room, signal, "signal in guest", ASK_MAX).await
         })
     }
 }
@@ -282,7 +276,7 @@ impl container::Plant for Lent {
         Box::pin(async move {
             let command = devices::Attach(devices);
             let room = room.await?.attach;
-            ask_borrowed(room, command, "attach root file system", ASK_MAX).await
+            ask(room, command, "attach root file system", ASK_MAX).await
         })
     }
 
@@ -295,23 +289,17 @@ impl container::Plant for Lent {
         Box::pin(async move {
             let command = agent::RemoveContainer { container };
             let room = agent.await?.remove_container;
-            ask_borrowed(room, command, "remove from guest", ASK_MAX).await?;
-            let hypervisor = hypervisor.await?;
+            ask(room, command, "remove from guest", ASK_MAX).await?;
+            let hypervisor = hypervisor.await?.detach_block.downgrade();
             for block in attached.into_iter().flat_map(|attached| attached.blocks) {
                 let command = hypervisor::DetachBlock {
                     serial: block.serial,
                 };
-                ask(
-                    hypervisor.detach_block.clone(),
-                    command,
-                    "unplug block device",
-                    ASK_MAX,
-                )
-                .await?;
+                ask_weakly(&hypervisor, command, "unplug block device", ASK_MAX).await?;
             }
             let command = devices::Detach { container };
             let room = devices.await?.detach;
-            ask_borrowed(room, command, "detach root file system", ASK_MAX).await
+            ask(room, command, "detach root file system", ASK_MAX).await
         })
     }
 
@@ -320,7 +308,7 @@ impl container::Plant for Lent {
         Box::pin(async move {
             let command = agent::PauseContainer { container };
             let room = room.await?.pause_container;
-            ask_borrowed(room, command, "freeze in guest", ASK_MAX).await
+            ask(room, command, "freeze in guest", ASK_MAX).await
         })
     }
 
@@ -329,7 +317,7 @@ impl container::Plant for Lent {
         Box::pin(async move {
             let command = agent::ResumeContainer { container };
             let room = room.await?.resume_container;
-            ask_borrowed(room, command, "thaw in guest", ASK_MAX).await
+            ask(room, command, "thaw in guest", ASK_MAX).await
         })
     }
 
@@ -345,7 +333,7 @@ impl container::Plant for Lent {
                 resources_json,
             };
             let room = room.await?.update_container;
-            ask_borrowed(room, command, "update in guest", ASK_MAX).await
+            ask(room, command, "update in guest", ASK_MAX).await
         })
     }
 

@@ -29,6 +29,7 @@ pub enum Fault {
     Connect,
     OpenShare,
     Attach,
+    Plug,
     Launch,
     Open,
     Greet,
@@ -49,6 +50,8 @@ pub enum Fault {
 struct State {
     /// Added to what each effect takes.
     slower: Duration,
+    /// Added to what this one takes.
+    slow: BTreeMap<Fault, Duration>,
     daemon: u64,
     /// So many times more the work panics that clears the premises.
     panics_at_clear: u32,
@@ -70,6 +73,14 @@ struct State {
     /// What guests have instead of streams.
     stdio: StdioKind,
     adopted: Vec<agent::Adopt>,
+    /// What containers have plugged.
+    blocks: Vec<hypervisor::BlockSpec>,
+    /// A guest is not done making it.
+    making: Option<ProcessId>,
+    /// Rooms that live, by their kind, sandbox and daemon.
+    rooms: BTreeMap<(&'static str, SandboxUid, u64), usize>,
+    /// Rooms that were opened while their predecessor lived.
+    doubles: Vec<&'static str>,
 }
 
 #[derive(Default)]
@@ -108,6 +119,31 @@ impl World {
     /// From now on each effect takes this much longer.
     pub fn slow_down(&self, by: Duration) {
         self.state.borrow_mut().slower = by;
+    }
+
+    /// From now on this effect takes this much longer.
+    pub fn slow_down_at(&self, fault: Fault, by: Duration) {
+        self.state.borrow_mut().slow.insert(fault, by);
+    }
+
+    /// Containers that are created from now on bring a block device.
+    pub fn bring_block(&self) {
+        let block = hypervisor::BlockSpec {
+            serial: "data".to_owned(),
+            path: "/image".into(),
+            read_only: false,
+        };
+        self.state.borrow_mut().blocks = vec![block];
+    }
+
+    /// Guests say from now on that this process of container 0 is still being made.
+    pub fn never_make(&self, process: ProcessId) {
+        self.state.borrow_mut().making = Some(process);
+    }
+
+    /// Rooms that were opened while another of their kind lived in the same sandbox.
+    pub fn doubles(&self) -> Vec<&'static str> {
+        self.state.borrow().doubles.clone()
     }
 
     /// The work that clears the premises panics the next few times.
@@ -301,7 +337,8 @@ impl World {
         let world = self.clone();
         Box::pin(async move {
             let slower = world.state.borrow().slower;
-            pass(STEP + slower).await;
+            let slow = world.state.borrow().slow.get(&fault).copied();
+            pass(STEP + slower + slow.unwrap_or_default()).await;
             world.lives().await;
             world.check(fault)?;
             happen(&mut world.state.borrow_mut())
@@ -384,6 +421,29 @@ impl Premises for World {
 struct Room {
     world: World,
     uid: SandboxUid,
+    kind: &'static str,
+}
+
+impl Room {
+    fn open(world: World, uid: SandboxUid, kind: &'static str) -> Addr<Self> {
+        {
+            let mut state = world.state.borrow_mut();
+            let alive = state.rooms.entry((kind, uid, world.daemon)).or_default();
+            *alive += 1;
+            if *alive > 1 {
+                state.doubles.push(kind);
+            }
+        }
+        Self { world, uid, kind }.start()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut state = self.world.state.borrow_mut();
+        let key = (self.kind, self.uid, self.world.daemon);
+        *state.rooms.get_mut(&key).expect("it was opened") -= 1;
+    }
 }
 
 impl Actor for Room {
@@ -397,7 +457,7 @@ impl Rooms for World {
         parent: hypervisor::Parent,
     ) -> Work<Result<hypervisor::Address, CoreFault>> {
         self.state.borrow_mut().hypervisors.insert(uid, parent);
-        self.room(uid)
+        self.room(uid, "hypervisor")
     }
 
     fn agent(
@@ -406,7 +466,7 @@ impl Rooms for World {
         parent: agent::Parent,
     ) -> Work<Result<agent::Address, CoreFault>> {
         self.state.borrow_mut().agents.insert(uid, parent);
-        self.room(uid)
+        self.room(uid, "agent")
     }
 
     fn devices(
@@ -415,7 +475,7 @@ impl Rooms for World {
         parent: devices::Parent,
     ) -> Work<Result<devices::Address, CoreFault>> {
         self.state.borrow_mut().devices.insert(uid, parent);
-        self.room(uid)
+        self.room(uid, "devices")
     }
 
     fn network(
@@ -423,16 +483,20 @@ impl Rooms for World {
         uid: SandboxUid,
         _: network::Parent,
     ) -> Work<Result<network::Address, CoreFault>> {
-        self.room(uid)
+        self.room(uid, "network")
     }
 }
 
 impl World {
-    fn room<A: From<Addr<Room>> + 'static>(&self, uid: SandboxUid) -> Work<Result<A, CoreFault>> {
+    fn room<A: From<Addr<Room>> + 'static>(
+        &self,
+        uid: SandboxUid,
+        kind: &'static str,
+    ) -> Work<Result<A, CoreFault>> {
         let world = self.clone();
         Box::pin(async move {
             world.check(Fault::Rooms)?;
-            Ok(A::from(Room { world, uid }.start()))
+            Ok(A::from(Room::open(world, uid, kind)))
         })
     }
 }
@@ -516,7 +580,7 @@ scripted!(
 scripted!(
     hypervisor::AttachBlock,
     (),
-    Fault::Attach,
+    Fault::Plug,
     |uid, command, state| {
         let _ = state;
         Ok(())
@@ -525,7 +589,7 @@ scripted!(
 scripted!(
     hypervisor::DetachBlock,
     (),
-    Fault::Attach,
+    Fault::Plug,
     |uid, command, state| {
         let _ = state;
         Ok(())
@@ -685,7 +749,12 @@ scripted!(
                     false => agent::GuestProcessState::Created,
                 },
             });
-        Ok(list.collect())
+        let making = state.making.iter().map(|process| agent::GuestProcess {
+            container: ContainerNumber(0),
+            process: process.clone(),
+            state: agent::GuestProcessState::Making,
+        });
+        Ok(list.chain(making).collect())
     }
 );
 scripted!(
@@ -795,13 +864,12 @@ scripted!(
     devices::Attached,
     Fault::Attach,
     |uid, command, state| {
-        let _ = state;
         Ok(devices::Attached {
             rootfs: agent::GuestRootfs::Share("0/rootfs".to_owned()),
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
-            blocks: Vec::new(),
+            blocks: state.blocks.clone(),
         })
     }
 );
