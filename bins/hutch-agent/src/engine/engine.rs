@@ -7,7 +7,7 @@ use super::{
     container::{self, Container},
     disks,
     error::{Doing, Error, Result},
-    idmap,
+    idmap, lacking,
     lower::{self, Lowered},
     plan::{ExecSteps, Plan},
     spawn::{self, Birth, Spawned},
@@ -21,6 +21,7 @@ use rustix::{
 };
 use std::{
     collections::{BTreeMap, btree_map},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -247,6 +248,8 @@ impl Engine {
         disks::stand_in(&mut config, &asked.disks)?;
         let terminal = matches!(io, ProcessIo::Terminal);
         let mut lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
+        let nodes = lowered.plan.devices.as_deref().unwrap_or_default();
+        lacking::warn(nodes, Path::new(lacking::SHOWN), &mut warnings);
         let before = Before::of_new(&lowered.resources, &self.roots.cgroup)?;
         let limits = cgroup::lower_limits(&lowered.resources, &before, &mut warnings)?;
         let devices = self.device_program(&lowered.resources)?;

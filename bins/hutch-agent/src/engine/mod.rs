@@ -20,6 +20,7 @@ mod disks;
 mod engine;
 mod error;
 mod idmap;
+mod lacking;
 mod lower;
 mod plan;
 pub mod rehearsal;

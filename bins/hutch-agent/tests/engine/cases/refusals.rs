@@ -10,6 +10,7 @@ super::cases![
     what_the_kernel_refuses_names_object_step_and_cause,
     what_nobody_knows_is_a_warning,
     what_a_guest_cannot_give_is_one_warning_with_its_reason,
+    a_device_that_the_kernel_has_not_is_made_and_named_in_a_warning,
     what_is_no_json_is_refused,
 ];
 
@@ -199,6 +200,38 @@ fn what_nobody_knows_is_a_warning() {
         ]
     );
     bed.engine.remove("c").unwrap();
+}
+
+/// Numbers for experiments, which no driver of a kernel has.
+fn a_device_that_the_kernel_has_not_is_made_and_named_in_a_warning() {
+    let bed = Bed::make();
+    let script = "stat -c %t:%T /dev/gone; cat /dev/gone; true";
+    let devices = json!([
+        {"path": "/dev/gone", "type": "c", "major": 60, "minor": 7},
+        {"path": "/dev/nil", "type": "c", "major": 1, "minor": 3},
+    ]);
+    let config = with(
+        config(&["/bin/sh", "-c", script]),
+        "/linux/devices",
+        devices,
+    );
+    let allowed = json!([{"allow": true, "access": "rwm"}]);
+    let config = with(config, "/linux/resources/devices", allowed);
+
+    let running = bed.create("c", &config).unwrap();
+    let warnings = running.created.warnings.clone();
+    bed.engine.start("c").unwrap();
+    let outcome = running.finish();
+    bed.engine.remove("c").unwrap();
+
+    let said =
+        r#"linux.devices: the guest's kernel has no "/dev/gone" (60:7): their nodes open nothing"#;
+    assert_eq!(warnings, [said]);
+    assert_eq!(outcome.out, "3c:7\n");
+    assert!(
+        outcome.err.contains("No such device or address"),
+        "{outcome:?}"
+    );
 }
 
 fn what_is_no_json_is_refused() {
