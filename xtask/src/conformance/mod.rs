@@ -32,7 +32,7 @@ const TEXTS: &[&str] = &[
     include_str!("cases/input.txt"),
 ];
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Arguments {
     /// Only cases whose name contains this
     #[arg(value_name = "FILTER", default_value = "")]
@@ -88,14 +88,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 
 /// The quick ones, for whoever tests everything.
 pub fn quick(workspace: &Workspace) -> Result<Counts> {
-    let arguments = Arguments {
-        filter: String::new(),
-        all: false,
-        list: false,
-        part: None,
-        cgroup: None,
-    };
-    side_by_side(workspace, &arguments)
+    side_by_side(workspace, &Arguments::default())
 }
 
 fn side_by_side(workspace: &Workspace, arguments: &Arguments) -> Result<Counts> {

@@ -9,7 +9,7 @@ use crate::{
     wait::wait_until,
     workspace::Workspace,
 };
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -46,6 +46,8 @@ impl Fixtures {
     }
 }
 
+/// More than a pipe holds, and than a call of a stock agent takes.
+const EXEC_BYTES: usize = 100_000;
 /// A pipe holds as much.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -174,6 +176,32 @@ impl<'a> World<'a> {
         let mut command = self.hutch(&["create", "--bundle"]);
         command.arg(bundle).arg(id);
         self.start_on_files(&mut command)
+    }
+
+    /// A verb with this bundle and id to its end, which leaves somebody behind who stands for the container.
+    pub fn detached(&self, words: &[&str], bundle: &Path, id: &str) -> Result<Outcome> {
+        let mut command = self.hutch(words);
+        command.arg("--bundle").arg(bundle).arg(id);
+        self.start_on_files(&mut command)?.finish(BOOT_LIMIT)
+    }
+
+    /// Execs one after the other, each with much output, a line of errors and a code of its own: nothing of it is lost.
+    pub fn execs_lose_nothing(&self, id: &str, times: usize) -> Result<()> {
+        for time in 1..=times {
+            let script = format!(
+                "head -c {EXEC_BYTES} /dev/zero | tr '\\0' x; echo {time} >&2; exit {time}"
+            );
+            let exec = self.verb(&["exec", id, "/bin/sh", "-c", &script])?;
+            let code = i32::try_from(time).context("too many times")?;
+            ensure!(exec.code() == Some(code), "{time}: {:?}", exec.status);
+            ensure!(
+                exec.stdout == "x".repeat(EXEC_BYTES) && exec.stderr == format!("{time}\n"),
+                "{time}: {} bytes came of {EXEC_BYTES}, and {:?}",
+                exec.stdout.len(),
+                exec.stderr
+            );
+        }
+        Ok(())
     }
 
     /// Starts what leaves somebody behind who keeps its output.

@@ -127,22 +127,9 @@ pub fn a_delete_by_force_ends_a_container_that_is_still_starting(world: &World<'
 pub fn the_pid_in_the_pid_file_lives_as_long_as_its_container(world: &World<'_>) -> Result<()> {
     let bundle = world.shell("exec sleep 1000")?;
     let file = bundle.join("pid");
-    let mut words = vec![
-        "create",
-        "--pid-file",
-        file.to_str().context("a path of text")?,
-    ];
-    words.extend([
-        "--bundle",
-        bundle.to_str().context("a path of text")?,
-        "life",
-    ]);
+    let named = file.to_str().context("a path of text")?;
 
-    succeeds(
-        &world
-            .start_on_files(&mut world.hutch(&words))?
-            .finish(BOOT_LIMIT)?,
-    )?;
+    succeeds(&world.detached(&["create", "--pid-file", named], &bundle, "life")?)?;
     let text = std::fs::read_to_string(&file).context("read the pid file")?;
     let pid = Pid::from_raw(text.parse().context("the pid file holds a number alone")?);
     ensure!(

@@ -29,9 +29,7 @@ fn bundle(world: &World<'_>, script: &str, memory: u64) -> Result<PathBuf> {
 }
 
 fn run_detached(world: &World<'_>, bundle: &Path, id: &str) -> Result<()> {
-    let bundle = bundle.to_str().context("a path of text")?;
-    let mut command = world.hutch(&["run", "--detach", "--bundle", bundle, id]);
-    succeeds(&world.start_on_files(&mut command)?.finish(BOOT_LIMIT)?)
+    succeeds(&world.detached(&["run", "--detach"], bundle, id)?)
 }
 
 /// What the container wrote; nothing where it did not yet.
