@@ -8,6 +8,7 @@ use crate::{
     neighbour::Neighbour,
     pods,
     profile::Profiles,
+    size,
     status::status,
 };
 use actix::prelude::*;
@@ -146,8 +147,14 @@ impl Api {
             uid: SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0),
             created: now(),
         })?;
-        if wish.join.is_none() {
-            self.profiles.choose(&wish.spec.annotations)?;
+        let asks = &wish.spec.annotations;
+        match (&wish.join, size::in_vain(asks).as_slice()) {
+            (None, _) => drop(self.profiles.choose(asks)?),
+            (Some(_), []) => {}
+            (Some(sandbox), keys) => {
+                let container = &wish.spec.id;
+                tracing::warn!(%container, sandbox, ?keys, "annotations are for the creation of a sandbox, ignored");
+            }
         }
         let wish = Box::new(wish);
         let created = asked(self.host.send(CreateContainer { key, wish }).await)??;

@@ -79,11 +79,11 @@ pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>
         vm: VmSpec {
             uid: wish.uid,
             folder,
-            kernel: profile.kernel.clone(),
-            initrd: profile.initrd.clone(),
-            kernel_params: profile.kernel_params.clone(),
-            vcpus: profile.vcpus,
-            memory_mib: profile.memory_mib,
+            kernel: profile.kernel,
+            initrd: profile.initrd,
+            kernel_params: profile.kernel_params,
+            vcpus: profile.size.vcpus,
+            memory_mib: profile.size.memory_mib,
             machine: config.hypervisor.machine,
             accelerator: *accelerator,
             channel,
@@ -98,14 +98,10 @@ pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>
 }
 
 /// Who asks for what is not there was refused before.
-fn profile<'a>(
-    profiles: &'a Profiles,
-    wish: &SandboxWish,
-    first: Option<&ContainerSpec>,
-) -> &'a Profile {
+fn profile(profiles: &Profiles, wish: &SandboxWish, first: Option<&ContainerSpec>) -> Profile {
     let asked = first.map_or(&wish.annotations, |first| &first.annotations);
     let chosen = profiles.choose(asked);
-    chosen.unwrap_or_else(|_| profiles.by_default())
+    chosen.unwrap_or_else(|_| profiles.by_default().clone())
 }
 
 fn image(path: &Path) -> BlockSpec {

@@ -3,7 +3,11 @@
 //! Later files win key by key. An unknown key is an error that names it: a setting that silently
 //! does nothing is worse than a daemon that does not start.
 
-use crate::{keys, profile::ProfileName};
+use crate::{
+    keys,
+    profile::ProfileName,
+    size::{MEMORY_MIB_POSSIBLE, VCPUS_POSSIBLE},
+};
 use anyhow::{Context as _, Result, anyhow, bail};
 use runtime_core::hypervisor::MachineType;
 use serde::{Deserialize, Serialize};
@@ -46,7 +50,7 @@ pub struct Guest {
     pub kernel_params: Vec<String>,
     /// Processors of a sandbox; 1 to 16.
     pub vcpus: u32,
-    /// Memory of a sandbox in MiB; at least 64.
+    /// Memory of a sandbox in MiB; 64 to 524288.
     pub memory_mib: u64,
     /// auto, serial, vsock or hybrid-vsock: how host and guest talk.
     pub channel: ChannelChoice,
@@ -222,11 +226,14 @@ impl Config {
             ("guest", self.guest.vcpus, self.guest.memory_mib),
             ("kata", self.kata.vcpus, self.kata.memory_mib),
         ] {
-            if !(1..=16).contains(&vcpus) {
-                bail!("{section}.vcpus is {vcpus}; 1 to 16 are possible");
-            }
-            if memory_mib < 64 {
-                bail!("{section}.memory_mib is {memory_mib}; at least 64 are needed");
+            for (key, value, possible) in [
+                ("vcpus", u64::from(vcpus), VCPUS_POSSIBLE),
+                ("memory_mib", memory_mib, MEMORY_MIB_POSSIBLE),
+            ] {
+                if !possible.contains(&value) {
+                    let (least, most) = (possible.start(), possible.end());
+                    bail!("{section}.{key} is {value}; {least} to {most} are possible");
+                }
             }
         }
         tracing_subscriber::EnvFilter::try_new(&self.log.level)
@@ -414,6 +421,7 @@ mod tests {
         for text in [
             "[guest]\nvcpus = 0",
             "[guest]\nmemory_mib = 8",
+            "[guest]\nmemory_mib = 524289",
             "[kata]\nvcpus = 17",
             "[kata]\nmemory_mib = 63",
             "[log]\nlevel = \"a=b=c\"",

@@ -26,7 +26,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     (
         "guest",
         "memory_mib",
-        "Memory of a sandbox in MiB; at least 64.",
+        "Memory of a sandbox in MiB; 64 to 524288.",
     ),
     (
         "guest",
@@ -63,7 +63,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     (
         "kata",
         "memory_mib",
-        "Memory of a sandbox with that guest in MiB; at least 64.",
+        "Memory of a sandbox with that guest in MiB; 64 to 524288.",
     ),
     (
         "kata",

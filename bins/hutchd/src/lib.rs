@@ -16,6 +16,7 @@ pub mod pods;
 pub mod profile;
 mod sandboxes;
 pub mod serve;
+mod size;
 pub mod start;
 mod status;
 pub mod wiring;

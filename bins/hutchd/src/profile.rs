@@ -4,8 +4,10 @@
 use crate::{
     channel::{self, Channel},
     config::{ChannelChoice, Config, Guest, Kata},
+    size::{self, Size},
 };
 use anyhow::{Context as _, Result, bail};
+use protocols::annotations::GUEST_PROFILE;
 use runtime_core::{
     error::{Fault, Kind},
     hypervisor::StdioKind,
@@ -16,9 +18,6 @@ use std::{
     fmt,
     path::{Path, PathBuf},
 };
-
-/// The annotation that names the profile of the sandbox which is made for a container, or for itself.
-pub const ANNOTATION: &str = "dev.hutch.guest-profile";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,8 +45,7 @@ pub struct Profile {
     /// The disk that the kernel finds its root on.
     pub image: Option<PathBuf>,
     pub kernel_params: Vec<String>,
-    pub vcpus: u32,
-    pub memory_mib: u64,
+    pub size: Size,
     pub channel: Channel,
     pub stdio: StdioKind,
 }
@@ -77,12 +75,22 @@ impl Profiles {
         })
     }
 
-    /// The profile that these annotations ask for.
+    /// The profile that these annotations ask for, in the size that they ask for.
     ///
     /// # Errors
-    /// `Invalid`: there is none of that name, or the configuration does not describe it.
-    pub fn choose(&self, annotations: &BTreeMap<String, String>) -> Result<&Profile, Fault> {
-        let name = match annotations.get(ANNOTATION).map(String::as_str) {
+    /// `Invalid`: there is none of that name, the configuration does not describe it, no sandbox has that size, or
+    /// an annotation of ours is none.
+    pub fn choose(&self, annotations: &BTreeMap<String, String>) -> Result<Profile, Fault> {
+        size::check_known(annotations)?;
+        let named = self.named(annotations)?;
+        Ok(Profile {
+            size: Size::asked(annotations, named.size)?,
+            ..named.clone()
+        })
+    }
+
+    fn named(&self, annotations: &BTreeMap<String, String>) -> Result<&Profile, Fault> {
+        let name = match annotations.get(GUEST_PROFILE).map(String::as_str) {
             None => self.default,
             Some("hutch") => ProfileName::Hutch,
             Some("kata") => ProfileName::Kata,
@@ -115,8 +123,10 @@ fn hutch(guest: &Guest) -> Result<Profile> {
         initrd: Some(guest.initrd.clone()),
         image: None,
         kernel_params: guest.kernel_params.clone(),
-        vcpus: guest.vcpus,
-        memory_mib: guest.memory_mib,
+        size: Size {
+            vcpus: guest.vcpus,
+            memory_mib: guest.memory_mib,
+        },
         channel: channel::choose(guest.channel)?,
         stdio: StdioKind::Ports,
     })
@@ -136,8 +146,10 @@ fn kata(config: &Config) -> Result<Profile> {
         initrd: set(&kata.initrd),
         image: set(&kata.image),
         kernel_params: kata.kernel_params.clone(),
-        vcpus: kata.vcpus,
-        memory_mib: kata.memory_mib,
+        size: Size {
+            vcpus: kata.vcpus,
+            memory_mib: kata.memory_mib,
+        },
         channel,
         stdio: StdioKind::Calls,
     })
@@ -210,7 +222,7 @@ mod tests {
     }
 
     fn asks(profile: &str) -> BTreeMap<String, String> {
-        BTreeMap::from([(ANNOTATION.to_owned(), profile.to_owned())])
+        BTreeMap::from([(GUEST_PROFILE.to_owned(), profile.to_owned())])
     }
 
     fn config(default: ProfileName, kata: Kata) -> Config {
@@ -237,6 +249,7 @@ mod tests {
             (StdioKind::Calls, &Some(image))
         );
         assert_eq!(asked.initrd, None);
+        assert_eq!((plain.size.memory_mib, asked.size.memory_mib), (256, 512));
         assert!(other.to_string().contains("windows"), "{other}");
     }
 

@@ -4,6 +4,7 @@ use crate::{
     api::{Api, asked, key_of, now, parsed},
     bundle,
     convert::{part, sandbox_event},
+    size,
 };
 use protocols::asynchronous::hutch::{
     AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest,
@@ -131,7 +132,9 @@ impl Api {
 
     pub(crate) async fn annotate(&self, request: AnnotateSandboxRequest) -> Result<(), Fault> {
         let key = key_of(&request.key)?;
-        let verb = Verb::Annotate(annotations(request.annotations)?);
+        let changed = annotations(request.annotations)?;
+        size::check_changed(&changed)?;
+        let verb = Verb::Annotate(changed);
         self.obey((&request.namespace, &request.sandbox), key, verb)
             .await
     }

@@ -3,6 +3,7 @@
 //! `asynchronous` holds the messages and the services over tokio, `blocking` the services over
 //! plain threads (for programs without an async runtime). Both speak the same messages.
 
+pub mod annotations;
 pub mod revision;
 
 #[cfg(feature = "async")]

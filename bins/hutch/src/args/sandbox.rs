@@ -52,6 +52,12 @@ pub struct SandboxCreate {
     /// What boots in it: hutch or kata; what the configuration says unless it is given.
     #[arg(long, value_name = "NAME")]
     pub guest_profile: Option<String>,
+    /// Its processors; what the configuration says unless it is given.
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// Its memory in MiB; what the configuration says unless it is given.
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u64>,
     /// Id of the sandbox; its uid unless it is given.
     #[arg(default_value = "", hide_default_value = true)]
     pub id: String,

@@ -11,13 +11,17 @@ use crate::{
     run::rfc3339,
 };
 use anyhow::{Result, bail};
-use protocols::blocking::{
-    hutch::{
-        AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest,
-        InspectSandboxRequest, ListSandboxesRequest, NextSandboxEventsRequest, SandboxEvent,
-        SandboxInfo, SandboxRequest, SandboxStatsRequest, SandboxStatsResponse, StopSandboxRequest,
+use protocols::{
+    annotations::{GUEST_PROFILE, MEMORY_MIB, VCPUS},
+    blocking::{
+        hutch::{
+            AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse,
+            DeleteSandboxRequest, InspectSandboxRequest, ListSandboxesRequest,
+            NextSandboxEventsRequest, SandboxEvent, SandboxInfo, SandboxRequest,
+            SandboxStatsRequest, SandboxStatsResponse, StopSandboxRequest,
+        },
+        hutch_ttrpc::RuntimeClient,
     },
-    hutch_ttrpc::RuntimeClient,
 };
 use serde_json::{Value, json};
 use ttrpc::context::Context;
@@ -76,19 +80,21 @@ pub fn object(verb: &SandboxVerb) -> (&'static str, &String) {
     }
 }
 
-/// The annotation by which a sandbox asks for its guest.
-const GUEST_PROFILE: &str = "dev.hutch.guest-profile";
-
 fn create(at: &Place, wish: SandboxCreate) -> Result<CreateSandboxResponse> {
-    let profile = wish
-        .guest_profile
-        .map(|name| (GUEST_PROFILE.to_owned(), name));
+    let named = [
+        (GUEST_PROFILE, wish.guest_profile),
+        (VCPUS, wish.vcpus.map(|count| count.to_string())),
+        (MEMORY_MIB, wish.memory.map(|mib| mib.to_string())),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     let request = CreateSandboxRequest {
         key: fresh_key(),
         namespace: at.namespace.clone(),
         sandbox_id: wish.id,
         hostname: wish.hostname,
-        annotations: wish.annotations.into_iter().chain(profile).collect(),
+        annotations: wish.annotations.into_iter().chain(named).collect(),
         ..Default::default()
     };
     at.daemon()?

@@ -39,9 +39,7 @@ fn inspected(world: &World<'_>) -> Result<Value> {
 /// A container that runs in the pod.
 fn join(world: &World<'_>, id: &str, script: &str) -> Result<()> {
     let bundle = world.shell(script)?;
-    let mut run = world.hutch(&["run", "--detach", "--sandbox", POD, "--bundle"]);
-    run.arg(&bundle).arg(id);
-    succeeds(&world.start_on_files(&mut run)?.finish(BOOT_LIMIT)?)
+    succeeds(&world.detached(&["run", "--detach", "--sandbox", POD], &bundle, id)?)
 }
 
 fn exit(world: &World<'_>, id: &str) -> Result<(i64, String)> {
@@ -56,11 +54,16 @@ fn exit(world: &World<'_>, id: &str) -> Result<(i64, String)> {
 pub fn a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again(
     world: &World<'_>,
 ) -> Result<()> {
-    asked(world, &["run", "--annotation", "team=blue", POD])?;
+    let sized = ["run", "--vcpus", "2", "--memory", "384"];
+    asked(
+        world,
+        &[&sized[..], &["--annotation", "team=blue", POD]].concat(),
+    )?;
     let watching = world.start(&mut world.hutch(&["sandbox", "monitor", POD]))?;
     for id in ["c0", "c1", "c2", "c3", "c4"] {
         join(world, id, "exec sleep 1000")?;
     }
+    is_as_large_as_asked(world, "c0")?;
     costs_what_its_host_spends(world)?;
     is_held_as_a_whole(world)?;
     // The first goes, and the others do not notice.
@@ -93,9 +96,28 @@ pub fn a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again(
         again.code() == Some(0) && again.stdout == "again\n",
         "{again:?}"
     );
+    join(world, "c7", "exec sleep 1000")?;
+    is_as_large_as_asked(world, "c7")?;
     ensure!(asked(world, &["annotation", "get", POD, "team"])? == "blue");
     asked(world, &["delete", "--force", POD])?;
     was_watched(&watching.finish(SOON)?)
+}
+
+/// By its guest's own account, whose kernel keeps some of the memory.
+fn is_as_large_as_asked(world: &World<'_>, id: &str) -> Result<()> {
+    let counts = "grep -c ^processor /proc/cpuinfo; sed -n 's/^MemTotal: *//p' /proc/meminfo";
+    let told = world.verb(&["exec", id, "sh", "-c", counts])?;
+    succeeds(&told)?;
+    let (vcpus, kib) = told.stdout.split_once('\n').context("two lines")?;
+    let kib: u64 = kib.trim_end_matches(" kB\n").parse().context("a size")?;
+    ensure!(vcpus == "2", "{told:?}");
+    ensure!((300 << 10..=384 << 10).contains(&kib), "{told:?}");
+    let later = sandbox(world, &["annotation", "set", POD, "dev.hutch.vcpus=4"])?;
+    ensure!(
+        later.code() == Some(REFUSED) && later.stderr.contains("creation"),
+        "{later:?}"
+    );
+    Ok(())
 }
 
 /// Its parts are told one by one, and the VMM's is what the kernel says of its process.
@@ -193,9 +215,7 @@ pub fn a_sandbox_that_is_stopped_lets_its_containers_end(world: &World<'_>) -> R
         join(world, id, &heeds)?;
     }
     let create = world.shell("exec sleep 1000")?;
-    let mut create_late = world.hutch(&["create", "--sandbox", POD, "--bundle"]);
-    create_late.arg(&create).arg("created");
-    succeeds(&world.start_on_files(&mut create_late)?.finish(BOOT_LIMIT)?)?;
+    succeeds(&world.detached(&["create", "--sandbox", POD], &create, "created")?)?;
     for (id, _) in HEEDED {
         let is_up = || {
             let up = world.verb(&["exec", id, "test", "-e", "/up"]);
