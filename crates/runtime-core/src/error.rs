@@ -55,6 +55,18 @@ impl Fault {
         self
     }
 
+    /// What several steps came to, each of which ran: all their failures in one line, of the first one's kind.
+    ///
+    /// # Errors
+    /// Any of them failed.
+    pub fn join(faults: Vec<Self>) -> Result<(), Self> {
+        let Some(kind) = faults.first().map(Self::kind) else {
+            return Ok(());
+        };
+        let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        Err(Self::new(kind, texts.join("; ")))
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }

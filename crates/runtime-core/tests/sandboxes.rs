@@ -301,7 +301,7 @@ async fn status_and_list_answer_while_a_creation_and_a_stop_take_their_time() {
         };
         let look = async {
             let mut seen = Vec::new();
-            for _ in 0..300 {
+            for _ in 0..450 {
                 pass(Duration::from_millis(500)).await;
                 let asked = Instant::now();
                 let all = host.send(ListSandboxes { namespace: None }).await.unwrap();

@@ -29,8 +29,10 @@ use crate::{devices::Attached, error::Fault, ids::ContainerNumber, kit::Work, pr
 /// What a container needs of its sandbox, beyond what its processes need.
 pub trait Plant: process::Plant {
     fn attach(&self, devices: crate::devices::ContainerDevices) -> Work<Result<Attached, Fault>>;
-    /// Removes it from the guest, unplugs its block devices, and takes its directories out.
-    fn remove(
+    /// Removes it from the guest.
+    fn remove(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    /// Unplugs its block devices, and takes its directories out. Every step runs, the errors are joined.
+    fn detach(
         &self,
         container: ContainerNumber,
         attached: Option<Attached>,

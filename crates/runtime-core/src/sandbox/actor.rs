@@ -258,13 +258,7 @@ impl SandboxActor {
             faults.extend(disconnected.await.err());
             faults.extend(premises.clear(spec).await.err());
             lent.update(|open| *open = Default::default());
-            match faults.first() {
-                None => Ok(()),
-                Some(first) => {
-                    let texts: Vec<_> = faults.iter().map(ToString::to_string).collect();
-                    Err(Fault::new(first.kind(), texts.join("; ")))
-                }
-            }
+            Fault::join(faults)
         })
     }
 

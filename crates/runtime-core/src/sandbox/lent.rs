@@ -168,6 +168,28 @@ impl Lent {
     }
 }
 
+/// What could not be unplugged, and why.
+async fn unplug(
+    room: Work<Result<hypervisor::Address, Fault>>,
+    blocks: Vec<hypervisor::BlockSpec>,
+) -> Vec<Fault> {
+    if blocks.is_empty() {
+        return Vec::new();
+    }
+    let room = match room.await {
+        Ok(room) => room.detach_block.downgrade(),
+        Err(why) => return vec![why],
+    };
+    let mut faults = Vec::new();
+    for block in blocks {
+        let serial = block.serial;
+        let command = hypervisor::DetachBlock { serial };
+        let unplugged = ask_weakly(&room, command, "unplug block device", ASK_MAX);
+        faults.extend(unplugged.await.err());
+    }
+    faults
+}
+
 impl process::Plant for Lent {
     fn lease(&self) -> Work<Result<StreamLease, Fault>> {
         let room = self.hypervisor();
@@ -280,26 +302,31 @@ impl container::Plant for Lent {
         })
     }
 
-    fn remove(
+    fn remove(&self, container: ContainerNumber) -> Work<Result<(), Fault>> {
+        let room = self.linked();
+        Box::pin(async move {
+            let command = agent::RemoveContainer { container };
+            let room = room.await?.remove_container;
+            ask(room, command, "remove from guest", ASK_MAX).await
+        })
+    }
+
+    fn detach(
         &self,
         container: ContainerNumber,
         attached: Option<Attached>,
     ) -> Work<Result<(), Fault>> {
-        let (agent, hypervisor, devices) = (self.linked(), self.hypervisor(), self.devices());
+        let (hypervisor, devices) = (self.hypervisor(), self.devices());
+        let blocks = attached.map_or_else(Vec::new, |attached| attached.blocks);
         Box::pin(async move {
-            let command = agent::RemoveContainer { container };
-            let room = agent.await?.remove_container;
-            ask(room, command, "remove from guest", ASK_MAX).await?;
-            let hypervisor = hypervisor.await?.detach_block.downgrade();
-            for block in attached.into_iter().flat_map(|attached| attached.blocks) {
-                let command = hypervisor::DetachBlock {
-                    serial: block.serial,
-                };
-                ask_weakly(&hypervisor, command, "unplug block device", ASK_MAX).await?;
-            }
-            let command = devices::Detach { container };
-            let room = devices.await?.detach;
-            ask(room, command, "detach root file system", ASK_MAX).await
+            let mut faults = unplug(hypervisor, blocks).await;
+            let detached = async {
+                let command = devices::Detach { container };
+                let room = devices.await?.detach;
+                ask(room, command, "detach root file system", ASK_MAX).await
+            };
+            faults.extend(detached.await.err());
+            Fault::join(faults)
         })
     }
 

@@ -41,6 +41,12 @@ pub enum Fault {
     Update,
     Prestart,
     LaterHook,
+    Remove,
+    Detach,
+    Vacate,
+    Stop,
+    Release,
+    Disconnect,
     Clear,
     Pause,
     Resume,
@@ -56,6 +62,8 @@ struct State {
     /// So many times more the work panics that clears the premises.
     panics_at_clear: u32,
     faults: BTreeSet<Fault>,
+    /// Where effects were carried out, in their order.
+    carried_out: Vec<Fault>,
     premises: BTreeSet<SandboxUid>,
     networks: BTreeSet<SandboxUid>,
     shares: BTreeSet<SandboxUid>,
@@ -144,6 +152,11 @@ impl World {
     /// Rooms that were opened while another of their kind lived in the same sandbox.
     pub fn doubles(&self) -> Vec<&'static str> {
         self.state.borrow().doubles.clone()
+    }
+
+    /// What was carried out since this was asked last.
+    pub fn take_carried_out(&self) -> Vec<Fault> {
+        std::mem::take(&mut self.state.borrow_mut().carried_out)
     }
 
     /// The work that clears the premises panics the next few times.
@@ -341,6 +354,7 @@ impl World {
             pass(STEP + slower + slow.unwrap_or_default()).await;
             world.lives().await;
             world.check(fault)?;
+            world.state.borrow_mut().carried_out.push(fault);
             happen(&mut world.state.borrow_mut())
         })
     }
@@ -359,7 +373,7 @@ impl Premises for World {
     }
 
     fn vacate(&self, _: SandboxUid, _: Cgroup) -> Work<Result<(), CoreFault>> {
-        Box::pin(async { Ok(()) })
+        self.effect(Fault::Vacate, |_| Ok(()))
     }
 
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), CoreFault>> {
@@ -626,19 +640,10 @@ scripted!(agent::SetClock, (), Fault::Greet, |uid, command, state| {
     Ok(())
 });
 
-impl Handler<hypervisor::Stop> for Room {
-    type Result = ResponseFuture<Result<(), CoreFault>>;
-
-    fn handle(&mut self, _: hypervisor::Stop, _: &mut Context<Self>) -> Self::Result {
-        let (world, uid) = (self.world.clone(), self.uid);
-        Box::pin(async move {
-            pass(STEP).await;
-            world.lives().await;
-            world.state.borrow_mut().vms.remove(&uid);
-            Ok(())
-        })
-    }
-}
+scripted!(hypervisor::Stop, (), Fault::Stop, |uid, command, state| {
+    state.vms.remove(&uid);
+    Ok(())
+});
 
 impl Handler<hypervisor::GetStatus> for Room {
     type Result = MessageResult<hypervisor::GetStatus>;
@@ -724,7 +729,7 @@ scripted!(agent::Exec, (), Fault::Start, |uid, command, state| {
 scripted!(
     agent::RemoveContainer,
     (),
-    Fault::Create,
+    Fault::Remove,
     |uid, command, state| {
         let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
         vm.processes
@@ -873,7 +878,7 @@ scripted!(
         })
     }
 );
-scripted!(devices::Detach, (), Fault::Attach, |uid, command, state| {
+scripted!(devices::Detach, (), Fault::Detach, |uid, command, state| {
     let _ = state;
     Ok(())
 });
@@ -889,30 +894,22 @@ scripted!(
     }
 );
 
-impl Handler<devices::Release> for Room {
-    type Result = ResponseFuture<Result<(), CoreFault>>;
-
-    fn handle(&mut self, _: devices::Release, _: &mut Context<Self>) -> Self::Result {
-        let (world, uid) = (self.world.clone(), self.uid);
-        Box::pin(async move {
-            pass(STEP).await;
-            world.lives().await;
-            world.state.borrow_mut().shares.remove(&uid);
-            Ok(())
-        })
+scripted!(
+    devices::Release,
+    (),
+    Fault::Release,
+    |uid, command, state| {
+        state.shares.remove(&uid);
+        Ok(())
     }
-}
+);
 
-impl Handler<network::Disconnect> for Room {
-    type Result = ResponseFuture<Result<(), CoreFault>>;
-
-    fn handle(&mut self, _: network::Disconnect, _: &mut Context<Self>) -> Self::Result {
-        let (world, uid) = (self.world.clone(), self.uid);
-        Box::pin(async move {
-            pass(STEP).await;
-            world.lives().await;
-            world.state.borrow_mut().networks.remove(&uid);
-            Ok(())
-        })
+scripted!(
+    network::Disconnect,
+    (),
+    Fault::Disconnect,
+    |uid, command, state| {
+        state.networks.remove(&uid);
+        Ok(())
     }
-}
+);
