@@ -392,18 +392,17 @@ impl Container {
         batch.world.push(World::Forget { process });
     }
 
+    /// The first exit stands: one that comes while it is being deleted, or was, changes nothing that is told.
     fn exited(&mut self, process: ProcessId, status: ExitStatus, batch: &mut Batch<Self>) {
-        if process != ProcessId::Init {
+        if process != ProcessId::Init || !self.lives() {
             return;
         }
         self.told = ContainerState::Stopped(status.clone());
-        if matches!(self.state, State::Created | State::Running) {
-            self.state = State::Stopped(status.clone());
-            self.freezer_over(batch);
-            batch.records.push(self.record());
-            batch.announce.push(Notice::Stopped { status });
-            self.tell_ooms(batch);
-        }
+        self.state = State::Stopped(status.clone());
+        self.freezer_over(batch);
+        batch.records.push(self.record());
+        batch.announce.push(Notice::Stopped { status });
+        self.tell_ooms(batch);
     }
 }
 
