@@ -1,6 +1,7 @@
 //! What clients do in a simulated world. Each story is told by one client at its own pace; where
 //! nothing goes wrong, it must end as it says.
 
+mod disks;
 mod pods;
 
 use crate::world::{
@@ -58,6 +59,7 @@ pub enum Story {
     SandboxDeleted,
     SandboxCrowd,
     SandboxHooks,
+    SandboxDisks,
 }
 
 pub const ALL: &[Story] = &[
@@ -82,6 +84,7 @@ pub const ALL: &[Story] = &[
     Story::SandboxDeleted,
     Story::SandboxCrowd,
     Story::SandboxHooks,
+    Story::SandboxDisks,
 ];
 
 /// Each is interrupted at every effect; together they have every verb of a sandbox.
@@ -91,6 +94,7 @@ pub const OF_SANDBOXES: &[Story] = &[
     Story::SandboxStart,
     Story::SandboxDeleted,
     Story::SandboxHooks,
+    Story::SandboxDisks,
 ];
 
 impl Teller {
@@ -118,6 +122,7 @@ impl Teller {
             Story::SandboxDeleted => self.sandbox_deleted().await,
             Story::SandboxCrowd => self.sandbox_crowd().await,
             Story::SandboxHooks => self.sandbox_hooks().await,
+            Story::SandboxDisks => self.sandbox_disks().await,
         };
         if let (true, Err(why)) = (self.calm, told) {
             let id = &self.id;

@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 const EXECS: u64 = 6;
 
 impl Teller {
-    async fn sandbox(&self) -> Told {
+    pub(super) async fn sandbox(&self) -> Told {
         let key = self.key("sandbox");
         self.client.create_sandbox(&self.id, &key).await.map(drop)
     }
 
-    async fn expect_standing(&self, due: Standing) -> Told {
+    pub(super) async fn expect_standing(&self, due: Standing) -> Told {
         let at = self.client.view_sandbox(&self.id).await?.standing;
         let what = format!("its sandbox is {} where {} was due", at.name(), due.name());
         self.expect(at == due, what);
@@ -33,11 +33,11 @@ impl Teller {
         self.expect(denied, format!("{what}: {outcome:?}"));
     }
 
-    fn member(&self, number: u64) -> String {
+    pub(super) fn member(&self, number: u64) -> String {
         format!("{}-m{number}", self.id)
     }
 
-    async fn sandbox_gone(&self) {
+    pub(super) async fn sandbox_gone(&self) {
         let found = self.client.view_sandbox(&self.id).await;
         let kind = found.err().map(|why| why.kind());
         self.expect(

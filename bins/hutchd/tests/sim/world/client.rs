@@ -19,7 +19,7 @@ use runtime_core::{
     sandbox::{ExecIn, FreezeIn, NextOomsIn, ProcessIn, UpdateIn, ViewContainer, WaitIn},
 };
 use serde_json::json;
-use std::{fmt, rc::Rc, time::Duration};
+use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
 use tokio::{task::spawn_local, time::timeout};
 
 /// Between two attempts, as a person would pause.
@@ -57,6 +57,27 @@ pub fn process_json(command: &str) -> serde_json::Value {
     json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } })
 }
 
+/// The containers whose deletion each attempt of one request was for.
+#[derive(Default)]
+pub(super) struct Tried(RefCell<Vec<Vec<Place>>>);
+
+impl Tried {
+    pub(super) fn now(&self, ledger: &Ledger, places: impl IntoIterator<Item = Place>) {
+        let places: Vec<_> = places.into_iter().collect();
+        places.iter().for_each(|place| ledger.deleting(*place));
+        self.0.borrow_mut().push(places);
+    }
+
+    /// Of an attempt that was refused at once nothing was done. An earlier one may have been begun by a daemon
+    /// that died.
+    pub(super) fn over(&self, ledger: &Ledger, outcome: &Result<(), Fault>) {
+        let denied = matches!(outcome, Err(why) if why.kind() == Kind::Denied);
+        if let ([only], true) = (self.0.borrow().as_slice(), denied) {
+            only.iter().for_each(|place| ledger.not_deleting(*place));
+        }
+    }
+}
+
 /// A container that a client wants.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -76,6 +97,8 @@ pub struct Wanted<'a> {
 fn bind(source: &str) -> serde_json::Value {
     let options: &[&str] = match source {
         "config" => &["rbind", "ro"],
+        // A disk that is written is one container's.
+        "disk" => &["bind", "ro"],
         _ => &["bind"],
     };
     json!({ "type": "bind", "source": source, "destination": format!("/{source}"), "options": options })
@@ -327,11 +350,11 @@ impl Client {
     }
 
     pub async fn delete(&self, id: &str, force: Force) -> Result<(), Fault> {
-        let key = self.fresh_key();
-        self.ask(format!("delete {id} {force:?} under {key}"), async || {
-            if let Ok(located) = self.find_now(id).await {
-                self.ledger.deleting(located.place);
-            }
+        let (key, tried) = (self.fresh_key(), Tried::default());
+        let what = format!("delete {id} {force:?} under {key}");
+        let outcome = self.ask(what, async || {
+            let located = self.find_now(id).await;
+            tried.now(&self.ledger, located.ok().map(|located| located.place));
             let delete = Delete {
                 key: request_key(&key),
                 namespace: namespace(),
@@ -340,8 +363,10 @@ impl Client {
                 at: self.world.now(),
             };
             lost(self.world.host().await.send(delete).await)?
-        })
-        .await
+        });
+        let outcome = outcome.await;
+        tried.over(&self.ledger, &outcome);
+        outcome
     }
 
     /// Everything that the daemon lists, seen and checked.

@@ -12,7 +12,7 @@ use runtime_core::{
 };
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     rc::{Rc, Weak},
 };
 
@@ -20,7 +20,8 @@ pub struct Ledger {
     world: Weak<World>,
     exits: RefCell<BTreeMap<(Place, ProcessId), ExitStatus>>,
     states: RefCell<BTreeMap<Place, ContainerState>>,
-    deleting: RefCell<BTreeSet<Place>>,
+    /// How many deletions of each were tried.
+    deleting: RefCell<BTreeMap<Place, u32>>,
 }
 
 /// States are passed through in this order, some perhaps unseen, none twice. What is paused is created
@@ -51,11 +52,19 @@ impl Ledger {
 
     /// Somebody is about to ask for a container's deletion.
     pub fn deleting(&self, place: Place) {
-        self.deleting.borrow_mut().insert(place);
+        *self.deleting.borrow_mut().entry(place).or_default() += 1;
+    }
+
+    /// The one attempt was refused: nothing was done.
+    pub fn not_deleting(&self, place: Place) {
+        if let Some(tried) = self.deleting.borrow_mut().get_mut(&place) {
+            *tried -= 1;
+        }
     }
 
     pub fn was_deletion_tried(&self, place: Place) -> bool {
-        self.deleting.borrow().contains(&place)
+        let deleting = self.deleting.borrow();
+        deleting.get(&place).is_some_and(|tried| *tried > 0)
     }
 
     /// A client saw a container in this state.
@@ -101,7 +110,7 @@ impl Ledger {
         let on_disk = world.on_disk();
         let record = on_disk.get(&key).map(|row| decode::<ProcessRecord>(row));
         let by_process = match record {
-            None => self.deleting.borrow().contains(&place),
+            None => self.was_deletion_tried(place),
             Some(Ok(record)) => record.state == ProcessState::Exited(exit.clone()),
             Some(Err(_)) => false,
         };

@@ -11,6 +11,7 @@ mod binds;
 pub mod client;
 mod daemon;
 pub mod dice;
+mod disks;
 pub mod fate;
 mod joints;
 pub mod ledger;
@@ -113,6 +114,7 @@ impl World {
         shares.put(format!("{BUNDLE}/image"), image);
         shares.put(format!("{BUNDLE}/data"), Nature::Directory);
         shares.put(format!("{BUNDLE}/hosts"), Nature::File(None));
+        shares.put(format!("{BUNDLE}/disk"), Nature::BlockDevice(None));
         shares.put_published(format!("{BUNDLE}/config"));
         shares.put(daemon::VIRTIOFSD, Nature::File(None));
         let namespaces = FakeNamespaces::default();
@@ -269,6 +271,7 @@ impl World {
             }
         }
         binds::check_on_record(self, after);
+        disks::check_on_record(self, after);
         for path in self.namespaces.things().into_keys() {
             let uid = uid_in(&path);
             if !uid.is_some_and(|uid| self.has_on_disk(&format!("network/{uid}"))) {
@@ -344,6 +347,7 @@ impl World {
             ) => false,
         };
         binds::check_at_rest(self, record);
+        disks::check_at_rest(self, record);
         if !lives {
             let phase = &record.phase;
             self.violated(format_args!(

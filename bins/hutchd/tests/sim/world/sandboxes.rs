@@ -1,10 +1,12 @@
 //! What a client asks of sandboxes as a whole, and how what it sees of them must agree with itself.
 
-use super::client::{Client, lost, namespace, request_key};
+use super::client::{Client, Tried, lost, namespace, request_key};
 use runtime_core::{
     container::Force,
     error::Fault,
-    host::{CreateSandbox, DeleteSandbox, FindSandbox, ListSandboxes, SandboxWish, ViewSandbox},
+    host::{
+        CreateSandbox, DeleteSandbox, FindSandbox, ListSandboxes, Place, SandboxWish, ViewSandbox,
+    },
     ids::{SandboxId, SandboxUid},
     sandbox::{Lifetime, Obey, SandboxView, Verb},
 };
@@ -52,28 +54,37 @@ impl Client {
 
     /// All that is in it goes too.
     pub async fn delete_sandbox(&self, id: &str, force: Force) -> Result<(), Fault> {
-        let key = self.fresh_key();
-        self.ask(
-            format!("delete sandbox {id} {force:?} under {key}"),
-            async || {
-                if let Ok((_, names)) = self.view_now(id).await {
-                    for name in names {
-                        if let Ok(located) = self.find_now(name.id.as_str()).await {
-                            self.ledger.deleting(located.place);
-                        }
-                    }
-                }
-                let delete = DeleteSandbox {
-                    key: request_key(&key),
-                    namespace: namespace(),
-                    id: id.to_owned(),
-                    force,
-                    at: self.world.now(),
-                };
-                lost(self.world.host().await.send(delete).await)?
-            },
-        )
-        .await
+        let (key, tried) = (self.fresh_key(), Tried::default());
+        let what = format!("delete sandbox {id} {force:?} under {key}");
+        let outcome = self.ask(what, async || {
+            tried.now(&self.ledger, self.places_in(id).await);
+            let delete = DeleteSandbox {
+                key: request_key(&key),
+                namespace: namespace(),
+                id: id.to_owned(),
+                force,
+                at: self.world.now(),
+            };
+            lost(self.world.host().await.send(delete).await)?
+        });
+        let outcome = outcome.await;
+        tried.over(&self.ledger, &outcome);
+        outcome
+    }
+
+    /// Where its containers are.
+    async fn places_in(&self, id: &str) -> Vec<Place> {
+        let mut places = Vec::new();
+        for name in self
+            .view_now(id)
+            .await
+            .map_or(Vec::new(), |(_, names)| names)
+        {
+            if let Ok(located) = self.find_now(name.id.as_str()).await {
+                places.push(located.place);
+            }
+        }
+        places
     }
 
     async fn view_now(
