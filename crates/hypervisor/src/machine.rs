@@ -547,5 +547,4 @@ fn status(vm: &Vm) -> VmStatus {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;
