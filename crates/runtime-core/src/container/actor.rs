@@ -13,6 +13,7 @@ use super::{
     },
     ooms::Ooms,
     record::{ContainerRecord, ContainerSpec},
+    removal,
 };
 use crate::{
     agent::ExitStatus,
@@ -128,27 +129,10 @@ impl ContainerActor {
     }
 
     fn remove(&self, op: OpId, ctx: &mut Context<Self>) {
-        let attached = self.shell.confirmed().attached().cloned();
-        let removed = self.around.plant.remove(self.number);
-        let detached = self.around.plant.detach(self.number, attached);
-        let cgroup = self.shell.confirmed().spec().cgroup.clone();
-        let (premises, uid) = (self.around.premises.clone(), self.around.uid);
-        let vacated = cgroup.map(|cgroup| premises.vacate(uid, cgroup));
+        let (plant, premises) = (&*self.around.plant, &*self.around.premises);
+        let work = removal::all(plant, premises, self.around.uid, self.shell.confirmed());
         kit::complete(ctx, async move {
-            let outcome = async {
-                let mut faults = Vec::new();
-                match removed.await {
-                    // Nobody heard of it: the container has all that it had, until it is asked for again.
-                    Err(why) if why.kind() == Kind::Unavailable => return Err(why),
-                    outcome => faults.extend(outcome.err()),
-                }
-                faults.extend(detached.await.err());
-                if let Some(vacated) = vacated {
-                    faults.extend(vacated.await.err());
-                }
-                Fault::join(faults)
-            };
-            let outcome = outcome.await;
+            let outcome = work.await;
             Event::Removed { op, outcome }
         });
     }

@@ -10,6 +10,7 @@ mod machine;
 mod messages;
 mod ooms;
 mod record;
+mod removal;
 
 pub use actor::{ContainerActor, Surroundings};
 pub use events::{Answer, Denied, Event, Notice, Reason, World};
