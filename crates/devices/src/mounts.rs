@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   tree/            the host writes here: mount points, <container>/rootfs, <container>/m<index>
+//!   share/           a mount that no bind takes along, and on it
 //!   share/           tree/ once more, read-only, a shared mount: what virtiofsd exports
 //!   share/3/rootfs   a bind mount; it reaches virtiofsd's own namespace by propagation
 //! ```
@@ -17,11 +18,14 @@ use crate::{
 };
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat,
-        openat2, statx,
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxAttributes,
+        StatxFlags, fstat, openat2, statvfs, statx,
     },
     io::Errno,
-    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+    mount::{
+        MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
+        move_mount, open_tree, unmount,
+    },
 };
 use std::{
     fs, io,
@@ -49,22 +53,56 @@ fn failed(step: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Er
 
 /// Makes `share/` a mount of its own: a read-only view of `tree/` that passes on what is later
 /// mounted below it.
+///
+/// It stands on a mount that is unbindable (mount_namespaces(7)), which recursive binds leave out with all that is
+/// mounted on it: a container of ours or of anybody that is given the host's root would else hold a copy of each bind
+/// of every sandbox, and what is a mount point cannot be removed.
 pub fn make_share(folder: &Path) -> Result<(), Error> {
     let (tree, share) = (tree(folder), share(folder));
     make_directory(&tree)?;
     make_directory(&share)?;
-    if is_mounted(&share)? {
-        return Ok(());
-    }
     let source = hold(&tree)?;
+    let failed = |source| failed("set up mount of", &share, source);
+    match Standing::of(&share)? {
+        Standing::Whole => return Ok(()),
+        Standing::Ground => {}
+        Standing::Nothing => {
+            let ground = clone_mount(&source, Depth::Top, &tree)?;
+            // Private first: the folder's own mount may be shared, and a bind must not appear there too.
+            set_attributes(&ground, Change::Private).map_err(failed)?;
+            attach(&ground, &share)?;
+        }
+    }
+    // In its place: the kernel takes no unbindable mount to below a shared one.
+    mount_change(&share, MountPropagationFlags::UNBINDABLE).map_err(|why| failed(why.into()))?;
     let clone = clone_mount(&source, Depth::Top, &tree)?;
-    let set = |change| set_attributes(&clone, change);
-    // Private first: the folder's own mount may be shared, and a bind must not appear there too.
-    set(Change::Private)
-        .and_then(|()| set(Change::Shared))
-        .and_then(|()| set(Change::ReadOnly))
-        .map_err(|source| failed("set up mount of", &share, source))?;
+    [Change::Private, Change::Shared, Change::ReadOnly]
+        .into_iter()
+        .try_for_each(|change| set_attributes(&clone, change))
+        .map_err(failed)?;
     attach(&clone, &share)
+}
+
+/// How far a share has come.
+enum Standing {
+    Nothing,
+    /// What the view is to stand on.
+    Ground,
+    Whole,
+}
+
+impl Standing {
+    /// The view is read-only, the ground is not.
+    fn of(share: &Path) -> Result<Self, Error> {
+        if !is_mounted(share)? {
+            return Ok(Self::Nothing);
+        }
+        let found = statvfs(share).map_err(|error| failed("look at", share, error))?;
+        Ok(match found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            true => Self::Whole,
+            false => Self::Ground,
+        })
+    }
 }
 
 /// Takes `share/` away with whatever is still mounted below it, then `tree/`.

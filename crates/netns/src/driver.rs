@@ -15,7 +15,7 @@ use runtime_core::kit::Work;
 use rustix::{
     fs::{CWD, Mode, OFlags, openat, unlink},
     io::Errno,
-    mount::{UnmountFlags, mount_bind, unmount},
+    mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount},
 };
 use std::{
     path::{Path, PathBuf},
@@ -87,7 +87,7 @@ async fn on_a_thread(
 
 fn make(path: &Path) -> Result<(), Error> {
     match nsfs::look(path)? {
-        Found::Network => return Ok(()),
+        Found::Network => return leave_out(path),
         Found::Other => return Err(Error::Occupied { path: path.into() }),
         Found::EmptyFile => {}
         Found::Nothing => make_file(path)?,
@@ -100,7 +100,14 @@ fn make(path: &Path) -> Result<(), Error> {
         path: path.into(),
         source: source.into(),
     })?;
-    mount_bind(OWN_NETWORK, path).map_err(fail(Doing::Bind, path))
+    mount_bind(OWN_NETWORK, path).map_err(fail(Doing::Bind, path))?;
+    leave_out(path)
+}
+
+/// Of recursive binds (mount_namespaces(7)): whoever binds the host's root would hold the namespace too, and its file
+/// could not be removed before that is gone.
+fn leave_out(path: &Path) -> Result<(), Error> {
+    mount_change(path, MountPropagationFlags::UNBINDABLE).map_err(fail(Doing::Bind, path))
 }
 
 fn make_file(path: &Path) -> Result<(), Error> {

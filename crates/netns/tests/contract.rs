@@ -198,6 +198,30 @@ async fn a_link_in_the_place_of_a_namespace_is_not_followed_and_a_callers_is() {
     stage.assert_clean();
 }
 
+/// Of the driver alone: also one that was bound and came no further.
+#[tokio::test(flavor = "current_thread")]
+async fn a_namespace_is_left_out_where_somebody_binds_the_whole_host() {
+    let Some(stage) = LinuxStage::new() else {
+        eprintln!("not tried: only root makes network namespaces");
+        return;
+    };
+    let (port, path) = (stage.port(), stage.folder().join("netns"));
+    let unbindable = || {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let of = |line: &&str| line.contains(&format!("{} ", path.display()));
+        mounts.lines().find(of).unwrap().contains(" unbindable ")
+    };
+    port.make(path.clone()).await.unwrap();
+    assert!(unbindable());
+    rustix::mount::mount_change(&path, rustix::mount::MountPropagationFlags::PRIVATE).unwrap();
+
+    port.make(path.clone()).await.unwrap();
+
+    assert!(unbindable());
+    port.remove(path.clone()).await.unwrap();
+    stage.assert_clean();
+}
+
 /// Two daemons for a moment: each of their mounts is taken away.
 #[tokio::test(flavor = "current_thread")]
 async fn mounts_that_lie_on_each_other_go_together() {

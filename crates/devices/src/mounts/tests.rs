@@ -3,7 +3,7 @@
 
 use super::*;
 use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::mount::{MountFlags, mount, mount_bind_recursive};
 use std::{os::unix::fs::symlink, thread};
 
 /// Runs in a thread with a mount namespace of its own, whose mounts are shared as systemd's are.
@@ -68,7 +68,7 @@ fn a_directory_and_a_file_come_and_go_however_often_it_is_asked() {
         let seen = |place: &str| fs::read(share(folder).join(place)).unwrap();
         assert_eq!(seen("1/rootfs/file"), b"text");
         assert_eq!(seen("1/m0"), b"text");
-        assert_eq!(mounts(folder).len(), 3, "{:#?}", mounts(folder));
+        assert_eq!(mounts(folder).len(), 4, "{:#?}", mounts(folder));
 
         for _ in 0..2 {
             unbind(folder, "1/m0").unwrap();
@@ -213,5 +213,60 @@ fn what_is_in_use_goes_at_once_and_stays_with_whoever_uses_it() {
         io::Read::read_to_string(&mut held, &mut text).unwrap();
         assert_eq!(text, "text");
         unmake_share(folder).unwrap();
+    });
+}
+
+#[test]
+fn a_share_and_its_binds_are_left_out_of_a_bind_of_all_around_it() {
+    apart(|folder| {
+        // A file system of its own stands for the host's: nothing else can come to harm.
+        let (host, copy) = (folder.join("host"), folder.join("copy"));
+        for place in [&host, &copy] {
+            fs::create_dir(place).unwrap();
+        }
+        mount("none", &host, "tmpfs", MountFlags::empty(), None).unwrap();
+        let (source, sandbox) = (source(&host, "source"), host.join("sandbox"));
+        fs::create_dir(&sandbox).unwrap();
+        make_share(&sandbox).unwrap();
+        bind(&wish(&sandbox, "1/rootfs", &source)).unwrap();
+
+        mount_bind_recursive(&host, &copy).unwrap();
+
+        assert_eq!(mounts(&copy).len(), 1, "{:#?}", mounts(&copy));
+        unbind(&sandbox, "1/rootfs").unwrap();
+        unmake_share(&sandbox).unwrap();
+        assert_eq!(mounts(&sandbox), [""; 0]);
+        for place in [&copy, &host] {
+            unmount(place, UnmountFlags::empty()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_share_that_stands_on_nothing_yet_is_finished() {
+    apart(|folder| {
+        make_share(folder).unwrap();
+        let whole = mounts(folder);
+        // As after a crash between the two mounts.
+        unmount(share(folder), UnmountFlags::empty()).unwrap();
+        mount_change(share(folder), MountPropagationFlags::PRIVATE).unwrap();
+
+        make_share(folder).unwrap();
+
+        let points = |lines: &[String]| -> Vec<String> {
+            let of = |line: &String| {
+                line.split(' ')
+                    .skip(4)
+                    .take(3)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
+            lines
+                .iter()
+                .map(|line| of(line).split(" shared").next().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(points(&mounts(folder)), points(&whole));
+        assert_eq!(whole.len(), 2, "{whole:#?}");
     });
 }
