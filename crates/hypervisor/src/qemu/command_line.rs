@@ -192,7 +192,8 @@ fn machine(line: &mut Line, spec: &VmSpec, firmware: &Firmware) {
         }
         Accelerator::Tcg => {
             line.option("-accel", format!("tcg,tb-size={TB_SIZE_MIB}"));
-            line.option("-cpu", "max");
+            // Emulated, `rep stosb` and `rep movsb` take a step for each byte; without ERMS the guest uses eight at a time.
+            line.option("-cpu", "max,-erms");
         }
     }
     line.option("-smp", spec.vcpus);
