@@ -1,4 +1,42 @@
-//! Tables for people.
+//! What a verb has to say, on standard output.
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write as _},
+};
+
+/// Whoever read standard output has gone; there is nobody left to tell.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output any more")]
+pub struct Unread;
+
+/// All of it in one write, however many lines: whoever reads it has it at once.
+///
+/// # Errors
+/// [`Unread`], or standard output cannot be written to.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(why) if why.kind() == ErrorKind::BrokenPipe => Err(Unread.into()),
+        done => done.context("write to standard output"),
+    }
+}
+
+/// # Errors
+/// As of [`print`].
+pub fn print_line(line: impl Display) -> Result<()> {
+    print(&format!("{line}\n"))
+}
+
+/// Indented, as runc has it.
+///
+/// # Errors
+/// As of [`print`].
+pub fn print_json(value: &Value) -> Result<()> {
+    print_line(format_args!("{value:#}"))
+}
 
 /// Columns as wide as their widest cell, two blanks apart; the last one is not padded.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {

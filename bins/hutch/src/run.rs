@@ -3,6 +3,7 @@
 use crate::{
     args::{Cli, LogFormat, SandboxVerb, Verb},
     daemon::Refused,
+    output::Unread,
     verbs,
 };
 use anyhow::{Context as _, Result, anyhow};
@@ -21,6 +22,8 @@ const FAILED: u8 = 1;
 const EXEC_FAILED: u8 = 255;
 /// What runc exits with when it does not know a verb.
 const UNKNOWN_VERB: u8 = 3;
+/// What a shell says of a program that SIGPIPE ended, as it ends runc.
+const UNREAD: u8 = 128 + 13;
 /// As much of a caller's own words as an error repeats.
 const SHOWN_CHARS_MAX: usize = 128;
 /// The longest that is said of words that no verb takes; they may be of any length, and are in it.
@@ -45,6 +48,7 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     match perform(cli) {
         Ok(code) => ExitCode::from(code),
+        Err(why) if why.is::<Unread>() => ExitCode::from(UNREAD),
         Err(why) => {
             let text = one_line(&format!("{why:#}"));
             eprintln!("hutch: {text}");

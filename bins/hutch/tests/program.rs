@@ -28,13 +28,14 @@ impl Place {
         self.0.path().join("r")
     }
 
+    fn command(&self, words: &[&str]) -> Command {
+        let mut hutch = Command::new(env!("CARGO_BIN_EXE_hutch"));
+        hutch.arg("--root").arg(self.root()).args(words);
+        hutch
+    }
+
     fn hutch(&self, words: &[&str]) -> Output {
-        let output = Command::new(env!("CARGO_BIN_EXE_hutch"))
-            .arg("--root")
-            .arg(self.root())
-            .args(words)
-            .output()
-            .unwrap();
+        let output = self.command(words).output().unwrap();
         assert!(!self.root().exists(), "a daemon was started: {output:?}");
         output
     }
@@ -225,6 +226,22 @@ fn what_is_wrong_by_itself_is_refused_before_a_daemon_is_started() {
         let text = refused(&place.hutch(words), 1);
         assert!(text.contains(said), "{words:?}: {text}");
     }
+}
+
+#[test]
+fn whoever_reads_no_further_hears_no_complaint() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+
+    let done = place
+        .command(&["features"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!((done.status.code(), said.as_str()), (Some(141), ""));
 }
 
 #[test]

@@ -256,7 +256,7 @@ mod tests {
             boot_id: "boot".to_owned(),
             spec: {
                 let wish = wish.unwrap();
-                plan(&grounds, &wish.home(), Some(&wish.spec))
+                plan(&grounds, &wish.home(), Some(&wish.spec)).into()
             },
             phase,
             vm: None,
@@ -338,7 +338,7 @@ mod tests {
         ];
         let told = async {
             written(root.path(), &records).await;
-            let [one, two] = records.map(|record| record.spec.premises);
+            let [one, two] = records.map(|record| record.spec.premises.clone());
             fs::copy(two.folder.join(FILE), one.folder.join(FILE)).unwrap();
             let found = Memory::default();
 

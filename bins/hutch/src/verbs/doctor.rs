@@ -6,7 +6,7 @@ use super::Place;
 use crate::{
     args,
     daemon::{Daemon, soon},
-    output::table,
+    output::{print, print_json, table},
 };
 use anyhow::Result;
 use nix::sys::statvfs::statvfs;
@@ -315,10 +315,7 @@ pub fn doctor(at: &Place, doctor: &args::Doctor) -> Result<u8> {
     ];
     if doctor.json {
         let entry = |found: &Finding| json!({"check": found.check, "verdict": found.verdict.name(), "text": found.text, "advice": found.advice});
-        println!(
-            "{:#}",
-            findings.iter().map(entry).collect::<serde_json::Value>()
-        );
+        print_json(&findings.iter().map(entry).collect())?;
     } else {
         let row = |found: &Finding| {
             vec![
@@ -329,7 +326,7 @@ pub fn doctor(at: &Place, doctor: &args::Doctor) -> Result<u8> {
             ]
         };
         let rows: Vec<_> = findings.iter().map(row).collect();
-        print!("{}", table(&["CHECK", "VERDICT", "FOUND", "ADVICE"], &rows));
+        print(&table(&["CHECK", "VERDICT", "FOUND", "ADVICE"], &rows))?;
     }
     let bad = findings.iter().any(|found| found.verdict == Verdict::Bad);
     Ok(u8::from(bad))

@@ -4,15 +4,13 @@ use super::{Place, stats};
 use crate::{
     daemon::{Daemon, Refused, soon},
     duration,
+    output::print_line,
 };
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use protocols::blocking::hutch::{NextOomsRequest, NextOomsResponse, StateRequest};
 use serde_json::{Value, json};
-use std::{
-    io::{self, Write as _},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// The daemon waits no longer for a kill.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -35,7 +33,7 @@ pub fn events(at: &Place, events: &Events) -> Result<u8> {
     let mut daemon = at.daemon()?;
     let id = full_id(at, &mut daemon, &events.id)?;
     if events.stats {
-        print(&told("stats", &id, &stats::of(at, &mut daemon, &id)?))?;
+        print_line(told("stats", &id, &stats::of(at, &mut daemon, &id)?))?;
         return Ok(0);
     }
     let mut after = 0;
@@ -45,7 +43,7 @@ pub fn events(at: &Place, events: &Events) -> Result<u8> {
         let answer = next_ooms(at, &mut daemon, &id, after, wait)?;
         for oom in &answer.ooms {
             after = after.max(oom.number);
-            print(&json!({"type": "oom", "id": id}))?;
+            print_line(json!({"type": "oom", "id": id}))?;
         }
         if answer.over {
             return Ok(0);
@@ -54,7 +52,7 @@ pub fn events(at: &Place, events: &Events) -> Result<u8> {
             continue;
         }
         match stats::of(at, &mut daemon, &id) {
-            Ok(data) => print(&told("stats", &id, &data))?,
+            Ok(data) => print_line(told("stats", &id, &data))?,
             // It stopped meanwhile, which the next answer says.
             Err(why) if why.is::<Refused>() => {}
             Err(why) => return Err(why),
@@ -65,14 +63,6 @@ pub fn events(at: &Place, events: &Events) -> Result<u8> {
 
 fn told(kind: &str, id: &str, data: &Value) -> Value {
     json!({"type": kind, "id": id, "data": data})
-}
-
-/// A line each; whoever reads them is given each at once.
-fn print(event: &Value) -> Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{event}")
-        .and_then(|()| out.flush())
-        .context("print an event")
 }
 
 /// Of a container that lives.

@@ -2,6 +2,7 @@
 //!
 //! It is true of our own guest: its engine (bins/hutch-agent/src/engine/lower) takes these words and no others.
 
+use crate::output::print_json;
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -143,7 +144,7 @@ const OPERATORS: &[&str] = &[
 const ARCHITECTURES: &[&str] = &["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
 
 pub fn features() -> Result<u8> {
-    println!("{:#}", told());
+    print_json(&told())?;
     Ok(0)
 }
 

@@ -4,7 +4,7 @@ use super::Place;
 use crate::{
     args::{self, Format},
     daemon::{Daemon, soon},
-    output::table,
+    output::{print, print_json, table},
     run::rfc3339,
 };
 use anyhow::Result;
@@ -45,10 +45,6 @@ fn state_json(info: &ContainerInfo) -> Value {
     state
 }
 
-fn print_json(value: &Value) {
-    println!("{value:#}");
-}
-
 pub fn state(at: &Place, id: &str) -> Result<u8> {
     let request = StateRequest {
         namespace: at.namespace.clone(),
@@ -56,7 +52,7 @@ pub fn state(at: &Place, id: &str) -> Result<u8> {
         ..Default::default()
     };
     let info = at.daemon()?.ask(|client| client.state(soon(), &request))?;
-    print_json(&state_json(&info));
+    print_json(&state_json(&info))?;
     Ok(0)
 }
 
@@ -72,13 +68,14 @@ pub fn list(at: &Place, list: &args::List) -> Result<u8> {
     let listed = at.daemon()?.ask(|client| client.list(soon(), &request))?;
     let containers = listed.containers;
     if list.quiet {
-        for info in &containers {
-            println!("{}", info.container_id);
-        }
+        let ids = containers
+            .iter()
+            .map(|info| format!("{}\n", info.container_id));
+        print(&ids.collect::<String>())?;
         return Ok(0);
     }
     match list.format {
-        Format::Json => print_json(&containers.iter().map(state_json).collect()),
+        Format::Json => print_json(&containers.iter().map(state_json).collect())?,
         Format::Table => {
             let row = |info: &ContainerInfo| {
                 vec![
@@ -95,7 +92,7 @@ pub fn list(at: &Place, list: &args::List) -> Result<u8> {
             let titles = [
                 "ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER", "SANDBOX",
             ];
-            print!("{}", table(&titles, &rows));
+            print(&table(&titles, &rows))?;
         }
     }
     Ok(0)
@@ -107,11 +104,13 @@ pub fn version(at: &Place, version: &args::Version) -> Result<u8> {
     match version.format {
         Format::Json => print_json(
             &json!({"hutch": ours, "hutchd": theirs, "spec": oci_spec::runtime::VERSION}),
-        ),
+        )?,
         Format::Table => {
-            println!("hutch version {ours}");
-            println!("hutchd: {}", theirs.as_deref().unwrap_or("not running"));
-            println!("spec: {}", oci_spec::runtime::VERSION);
+            let theirs = theirs.as_deref().unwrap_or("not running");
+            let spec = oci_spec::runtime::VERSION;
+            print(&format!(
+                "hutch version {ours}\nhutchd: {theirs}\nspec: {spec}\n"
+            ))?;
         }
     }
     Ok(0)

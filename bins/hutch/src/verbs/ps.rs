@@ -10,7 +10,7 @@ use super::{
 use crate::{
     args::{self, Format},
     daemon::soon,
-    output::table,
+    output::{print, print_line, table},
 };
 use anyhow::{Result, bail};
 use protocols::blocking::hutch::{PsEntry, PsRequest, PsResponse};
@@ -49,7 +49,7 @@ pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
     match ps.format {
         Format::Json => {
             let pids: Vec<u32> = answer.processes.iter().map(|entry| entry.pid).collect();
-            println!("{}", json!(pids));
+            print_line(json!(pids))?;
         }
         Format::Table => {
             let row = |entry: &PsEntry| {
@@ -60,7 +60,7 @@ pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
             };
             let rows: Vec<Vec<String>> = answer.processes.iter().map(row).collect();
             let titles: Vec<&str> = columns.iter().map(|column| column.title.as_str()).collect();
-            print!("{}", table(&titles, &rows));
+            print(&table(&titles, &rows))?;
         }
     }
     Ok(0)

@@ -7,7 +7,7 @@ use crate::{
         SandboxList, SandboxMonitor, SandboxStats, SandboxStop, SandboxVerb,
     },
     daemon::{Daemon, soon},
-    output::table,
+    output::{print, print_json, print_line, table},
     run::rfc3339,
 };
 use anyhow::{Result, bail};
@@ -32,13 +32,13 @@ const WATCH_MS: u32 = 20_000;
 pub fn sandbox(at: &Place, verb: SandboxVerb) -> Result<u8> {
     match verb {
         SandboxVerb::Create(wish) => {
-            println!("{}", create(at, wish)?.sandbox_id);
+            print_line(create(at, wish)?.sandbox_id)?;
             Ok(0)
         }
         SandboxVerb::Run(wish) => {
             let created = create(at, wish)?;
             order(at, &created.sandbox_uid, RuntimeClient::start_sandbox)?;
-            println!("{}", created.sandbox_id);
+            print_line(created.sandbox_id)?;
             Ok(0)
         }
         SandboxVerb::Start(named) => order(at, &named.id, RuntimeClient::start_sandbox),
@@ -49,7 +49,7 @@ pub fn sandbox(at: &Place, verb: SandboxVerb) -> Result<u8> {
         SandboxVerb::List(list_what) => list(at, &list_what),
         SandboxVerb::Status(named) => {
             let found = find_in(&mut at.daemon()?, &at.namespace, &named.id)?;
-            println!("{}", found.status);
+            print_line(found.status)?;
             Ok(0)
         }
         SandboxVerb::Inspect(named) => inspect(at, &named.id),
@@ -147,10 +147,10 @@ fn annotation(at: &Place, get: &AnnotationGet) -> Result<u8> {
     match &get.key {
         None => {
             let all: std::collections::BTreeMap<_, _> = found.annotations.into_iter().collect();
-            println!("{:#}", json!(all));
+            print_json(&json!(all))?;
         }
         Some(key) => match found.annotations.get(key) {
-            Some(value) => println!("{value}"),
+            Some(value) => print_line(value)?,
             None => bail!("it has no annotation {key:?}"),
         },
     }
@@ -196,7 +196,7 @@ fn stats(at: &Place, wanted: &SandboxStats) -> Result<u8> {
         .daemon()?
         .ask(|client| client.sandbox_stats(soon(), &request))?;
     match wanted.format {
-        Format::Json => println!("{:#}", stats_json(&answer)),
+        Format::Json => print_json(&stats_json(&answer))?,
         Format::Table => {
             let row = |part: &protocols::blocking::hutch::SandboxPart| {
                 vec![
@@ -207,7 +207,7 @@ fn stats(at: &Place, wanted: &SandboxStats) -> Result<u8> {
                 ]
             };
             let rows: Vec<_> = answer.parts.iter().map(row).collect();
-            print!("{}", table(&["PART", "PROCESSES", "CPU S", "MIB"], &rows));
+            print(&table(&["PART", "PROCESSES", "CPU S", "MIB"], &rows))?;
         }
     }
     Ok(0)
@@ -254,7 +254,7 @@ fn monitor(at: &Place, watched: &SandboxMonitor) -> Result<u8> {
         };
         for event in &answer.events {
             if shown {
-                println!("{}", event_json(event));
+                print_line(event_json(event))?;
             }
             request.after = event.number;
         }
@@ -299,16 +299,15 @@ fn list(at: &Place, list: &SandboxList) -> Result<u8> {
         .daemon()?
         .ask(|client| client.list_sandboxes(soon(), &request))?;
     if list.quiet {
-        for sandbox in &answer.sandboxes {
-            println!("{}", sandbox.id);
-        }
+        let ids = answer
+            .sandboxes
+            .iter()
+            .map(|sandbox| format!("{}\n", sandbox.id));
+        print(&ids.collect::<String>())?;
         return Ok(0);
     }
     match list.format {
-        Format::Json => println!(
-            "{:#}",
-            answer.sandboxes.iter().map(as_json).collect::<Value>()
-        ),
+        Format::Json => print_json(&answer.sandboxes.iter().map(as_json).collect())?,
         Format::Table => {
             let row = |info: &SandboxInfo| {
                 vec![
@@ -333,7 +332,7 @@ fn list(at: &Place, list: &SandboxList) -> Result<u8> {
                 "CONTAINERS",
                 "REASON",
             ];
-            print!("{}", table(&head, &rows));
+            print(&table(&head, &rows))?;
         }
     }
     Ok(0)
@@ -358,6 +357,6 @@ fn find_in(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<Sandbo
 }
 
 fn inspect(at: &Place, sandbox: &str) -> Result<u8> {
-    println!("{:#}", as_json(&find(&mut at.daemon()?, sandbox)?));
+    print_json(&as_json(&find(&mut at.daemon()?, sandbox)?))?;
     Ok(0)
 }

@@ -5,15 +5,15 @@ use crate::{
     args::Format,
     daemon::{Daemon, soon},
     duration,
-    output::table,
+    output::{print, table},
 };
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use protocols::blocking::hutch::{ContainerInfo, ListRequest, StatsResponse};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     time::Duration,
 };
 
@@ -130,17 +130,14 @@ fn show(top: &Top, lines: &[Line]) -> Result<()> {
             table(&["ID", "STATUS", "CPU%", "MIB", "LIMIT", "PIDS"], &rows)
         }
     };
-    let mut out = io::stdout().lock();
-    let renews = !top.once && top.format == Format::Table && out.is_terminal();
+    let renews = !top.once && top.format == Format::Table && io::stdout().is_terminal();
     // To the top, and what was there before is gone.
     let text = if renews {
         format!("\x1b[H\x1b[2J{text}")
     } else {
         text
     };
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .context("print a table")
+    print(&text)
 }
 
 fn as_json(line: &Line) -> serde_json::Value {

@@ -26,7 +26,7 @@ use crate::{
     records::Records,
 };
 use actix::{WeakRecipient, prelude::*};
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// What every container of a sandbox is built with.
@@ -54,7 +54,7 @@ pub struct ContainerActor {
 
 impl ContainerActor {
     pub fn start_new(around: Surroundings, spec: ContainerSpec) -> Addr<Self> {
-        let machine = Container::new(around.uid, spec);
+        let machine = Container::new(around.uid, Arc::new(spec));
         Self::build(around, machine, Vec::new()).start()
     }
 
@@ -111,9 +111,8 @@ impl ContainerActor {
     }
 
     fn attach(&self, op: OpId, ctx: &mut Context<Self>) {
-        let ContainerSpec {
-            devices, cgroup, ..
-        } = self.shell.confirmed().spec().clone();
+        let spec = self.shell.confirmed().spec();
+        let (devices, cgroup) = (spec.devices.clone(), spec.cgroup.clone());
         let (plant, uid) = (self.around.plant.clone(), self.around.uid);
         let lodged = cgroup.map(|cgroup| self.around.premises.lodge(uid, cgroup));
         kit::complete(ctx, async move {

@@ -36,7 +36,7 @@ use crate::{
     records::{self, Change},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; records of
 /// exited ones stay until the container is deleted.
@@ -112,7 +112,7 @@ enum Progress {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
     uid: SandboxUid,
-    pub(super) spec: ContainerSpec,
+    pub(super) spec: Arc<ContainerSpec>,
     pub(super) state: State,
     /// What callers are told, and what is on record.
     pub(super) told: ContainerState,
@@ -129,7 +129,7 @@ pub struct Container {
 }
 
 impl Container {
-    pub fn new(uid: SandboxUid, spec: ContainerSpec) -> Self {
+    pub fn new(uid: SandboxUid, spec: Arc<ContainerSpec>) -> Self {
         Self {
             uid,
             spec,
@@ -181,7 +181,7 @@ impl Container {
         container
     }
 
-    pub fn spec(&self) -> &ContainerSpec {
+    pub fn spec(&self) -> &Arc<ContainerSpec> {
         &self.spec
     }
 

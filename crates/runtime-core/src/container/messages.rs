@@ -16,7 +16,7 @@ use crate::{
     process::{Begin, Kill, ProcessView},
 };
 use actix::prelude::*;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Command, told by the sandbox: come to be. What becomes of it is told as a notice.
 #[derive(Message, Debug)]
@@ -133,7 +133,7 @@ pub struct GetRelays;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerView {
-    pub spec: ContainerSpec,
+    pub spec: Arc<ContainerSpec>,
     pub state: ContainerState,
     /// Who stands for the init on the host.
     pub relay: Option<HostProcess>,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
+    sync::Arc,
 };
 
 /// A container to create: every wish resolved.
@@ -46,7 +47,8 @@ pub struct ContainerSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     pub uid: SandboxUid,
-    pub spec: ContainerSpec,
+    /// Shared with the machine and its confirmed copy, and with every view.
+    pub spec: Arc<ContainerSpec>,
     pub state: ContainerState,
     pub attached: Option<Attached>,
     #[serde(default)]

@@ -13,9 +13,10 @@ use crate::{
     error::{Fault, Kind},
     ids::{RequestKey, SandboxUid},
     kit,
-    sandbox::{GetSandbox, SandboxView, TakeNumber, ViewContainer},
+    sandbox::{GetSandbox, SandboxActor, SandboxView, TakeNumber, ViewContainer},
 };
 use actix::prelude::*;
+use futures::future::join_all;
 use tokio::sync::oneshot;
 
 fn crossed<T>() -> Result<T, Fault> {
@@ -222,15 +223,14 @@ impl Handler<List> for HostActor {
             .filter_map(|(_, place)| Some((place, self.sandboxes().get(&place.uid)?.clone())))
             .collect();
         Box::pin(async move {
-            let mut listed = Vec::new();
-            for (place, sandbox) in places {
-                // One that goes away meanwhile is not listed.
-                if let Ok(Ok(view)) = sandbox.send(ViewContainer(place.number)).await {
-                    let uid = place.uid;
-                    listed.push(Listed { uid, view });
-                }
-            }
-            listed
+            let view = async |(place, sandbox): (Place, Addr<SandboxActor>)| {
+                let view = sandbox.send(ViewContainer(place.number)).await;
+                let uid = place.uid;
+                view.ok()?.ok().map(|view| Listed { uid, view })
+            };
+            // One that goes away meanwhile is not listed.
+            let listed = join_all(places.into_iter().map(view)).await;
+            listed.into_iter().flatten().collect()
         })
     }
 }
@@ -272,11 +272,12 @@ impl Handler<ListSandboxes> for HostActor {
             .map(|(name, place)| (name.clone(), place.uid))
             .collect();
         Box::pin(async move {
-            let mut views = failed;
-            for sandbox in sandboxes.into_values() {
-                // One that goes away meanwhile is not listed.
-                views.extend(sandbox.send(GetSandbox).await.ok());
-            }
+            let views = join_all(sandboxes.values().map(|room| room.send(GetSandbox))).await;
+            // One that goes away meanwhile is not listed.
+            let mut views: Vec<_> = failed
+                .into_iter()
+                .chain(views.into_iter().flatten())
+                .collect();
             let wanted = |view: &SandboxView| {
                 let namespace = list.namespace.as_ref();
                 namespace.is_none_or(|wanted| view.spec.namespace == *wanted)

@@ -28,7 +28,7 @@ use crate::{
     rooms::Rooms,
 };
 use actix::{WeakRecipient, prelude::*};
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 /// What every sandbox is built with.
 #[derive(Clone)]
@@ -70,7 +70,7 @@ impl SandboxActor {
         spec: SandboxSpec,
         annotations: BTreeMap<String, String>,
     ) -> Addr<Self> {
-        let machine = Sandbox::new(spec, annotations, around.boot_id.clone());
+        let machine = Sandbox::new(Arc::new(spec), annotations, around.boot_id.clone());
         Self::build(around, machine, Ladder::start("record")).start()
     }
 

@@ -40,7 +40,7 @@ async fn begun(room: Addr<ContainerActor>) -> Result<(), Fault> {
     }
     let command = ProcessCommand::Begin(Begin { key: None });
     let outcome = rebuilding(room.send(command).await);
-    let id = view.spec.id;
+    let id = view.spec.id.clone();
     outcome.map_err(|why| why.during(format!("start container \"{id}\"")))
 }
 
@@ -59,7 +59,7 @@ async fn quiet(room: Addr<ContainerActor>) {
     };
     let command = ProcessCommand::Kill(ProcessId::Init, kill);
     if let Err(why) = rebuilding(room.send(command).await) {
-        let id = view.spec.id;
+        let id = view.spec.id.clone();
         return tracing::warn!(%why, %id, "container not told to end; it ends with its vm");
     }
     // Nothing hangs on it: its vm ends.

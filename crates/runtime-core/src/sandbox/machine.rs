@@ -42,7 +42,10 @@ use crate::{
     network::NetworkStatus,
     records,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// A VM has at most 128 stream ports, one for each init.
 pub(super) const CONTAINERS_MAX: usize = 100;
@@ -166,7 +169,7 @@ pub struct Member {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sandbox {
-    pub(super) spec: SandboxSpec,
+    pub(super) spec: Arc<SandboxSpec>,
     pub(super) boot_id: String,
     pub(super) state: State,
     pub(super) vm: Option<VmStatus>,
@@ -187,7 +190,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    pub fn new(spec: SandboxSpec, annotations: BTreeMap<String, String>, boot_id: String) -> Self {
+    pub fn new(
+        spec: Arc<SandboxSpec>,
+        annotations: BTreeMap<String, String>,
+        boot_id: String,
+    ) -> Self {
         Self {
             spec,
             boot_id,
@@ -245,7 +252,7 @@ impl Sandbox {
         sandbox
     }
 
-    pub fn spec(&self) -> &SandboxSpec {
+    pub fn spec(&self) -> &Arc<SandboxSpec> {
         &self.spec
     }
 

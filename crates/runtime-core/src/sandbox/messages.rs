@@ -20,7 +20,7 @@ use crate::{
     sandbox::SandboxSpec,
 };
 use actix::prelude::*;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Command: create a container; the first one creates the sandbox. Answered with the stream of its init.
 #[derive(Message, Debug)]
@@ -170,7 +170,7 @@ pub struct PhaseTook {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxView {
-    pub spec: SandboxSpec,
+    pub spec: Arc<SandboxSpec>,
     pub standing: Standing,
     pub annotations: BTreeMap<String, String>,
     /// Why it stopped; empty while all is well.

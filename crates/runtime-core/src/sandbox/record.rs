@@ -10,7 +10,7 @@ use crate::{
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A sandbox to create: every wish resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,8 @@ pub struct SandboxRecord {
     /// `/proc/sys/kernel/random/boot_id` of the host when it was written: where it differs, every
     /// VM is known dead.
     pub boot_id: String,
-    pub spec: SandboxSpec,
+    /// Shared with the machine and its confirmed copy, and with every view.
+    pub spec: Arc<SandboxSpec>,
     pub phase: Phase,
     pub vm: Option<VmStatus>,
     pub containers_numbered: u32,

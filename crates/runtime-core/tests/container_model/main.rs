@@ -102,7 +102,7 @@ struct Story {
 impl Story {
     fn new(hooks: Hooks) -> Self {
         let mut story = Self {
-            container: Container::new(uid(), spec(hooks)),
+            container: Container::new(uid(), spec(hooks).into()),
             model: Model::new(hooks),
             record: None,
             plays: Plays::default(),

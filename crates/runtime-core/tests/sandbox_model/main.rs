@@ -264,7 +264,7 @@ struct Story {
 impl Story {
     fn new(own: bool, share: bool) -> Self {
         Self {
-            sandbox: Sandbox::new(spec(own, share), BTreeMap::new(), "boot".to_owned()),
+            sandbox: Sandbox::new(spec(own, share).into(), BTreeMap::new(), "boot".to_owned()),
             model: Model::new(own, share),
             record: None,
             under_way: Vec::new(),
