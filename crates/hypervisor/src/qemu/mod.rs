@@ -222,20 +222,23 @@ impl Qemu {
             source,
         };
         let id = block::device_id(&serial);
-        if !has_device(&session, &id).await.map_err(failed)? {
-            return Ok(());
+        if has_device(&session, &id).await.map_err(failed)? {
+            session.expect_release(&id);
+            session
+                .run(q::device_del { id: id.clone() })
+                .await
+                .map_err(failed)?;
+            session.released(&id).await?;
         }
-        session.expect_release(&id);
-        session
-            .run(q::device_del { id: id.clone() })
-            .await
-            .map_err(failed)?;
-        session.released(&id).await?;
+        // It keeps the disk open, also where its device never came or has gone already: the daemon that did
+        // that was killed in between.
         let node_name = block::node_name(&serial);
-        session
-            .run(q::blockdev_del { node_name })
-            .await
-            .map_err(failed)?;
+        if has_node(&session, &node_name).await.map_err(failed)? {
+            session
+                .run(q::blockdev_del { node_name })
+                .await
+                .map_err(failed)?;
+        }
         Ok(())
     }
 }
@@ -333,6 +336,13 @@ async fn has_device(session: &Session, id: &str) -> Result<bool, QmpError> {
     let path = "/machine/peripheral".to_owned();
     let devices = session.run(q::qom_list { path }).await?;
     Ok(devices.iter().any(|device| device.name == id))
+}
+
+async fn has_node(session: &Session, name: &str) -> Result<bool, QmpError> {
+    let flat = Some(true);
+    let nodes = session.run(q::query_named_block_nodes { flat }).await?;
+    let mut names = nodes.into_iter().filter_map(|node| node.node_name);
+    Ok(names.any(|known| known == name))
 }
 
 fn hotpluggable(machine: MachineType, device: &str) -> Result<(), Error> {
