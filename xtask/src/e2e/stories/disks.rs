@@ -6,15 +6,20 @@ use super::{
 };
 use crate::{
     bundle, command,
-    e2e::world::{BOOT_LIMIT, SOON, World},
+    e2e::{
+        process::Process,
+        world::{BOOT_LIMIT, SOON, World},
+    },
+    wait::wait_until,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 /// A block device of this host in front of a file, as long as it is held.
@@ -126,6 +131,74 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
     let left = command::read(Command::new("losetup").arg("-j").arg(&raw))?;
     ensure!(left.is_empty(), "a loop device is held: {left}");
     Ok(())
+}
+
+/// What was being plugged is the container's or nobody's: of as many as a VM has slots and one more, none is left.
+pub fn pain_1_a_daemon_killed_as_a_disk_is_plugged_leaves_all_or_nothing(
+    world: &World<'_>,
+) -> Result<()> {
+    const TIMES: u32 = 5;
+    let house = world.shell(OBEY)?;
+    let (running, orders) = obedient(world, "house", &house)?;
+    let vms = world.processes("qemu-system")?;
+    let [vm] = &vms[..] else {
+        bail!("one vm was due: {vms:?}");
+    };
+    let image = ext4(world.scratch(), "image")?.canonicalize()?;
+    let bundle = world.shell("cat /data/file; echo kept >/data/file; echo there")?;
+    with_mounts(&bundle, vec![on_disk(&image, "/data", &[])])?;
+    for time in 0..TIMES {
+        succeeds(&world.verb(&["list"])?)?;
+        let daemon = world.daemon()?;
+        let id = format!("guest{time}");
+        let mut create = world.hutch(&["create", "--sandbox", "house", "--bundle"]);
+        let create = world.start_on_files(create.arg(&bundle).arg(&id))?;
+
+        wait_until_open(vm, &image)?;
+        world.kill(daemon)?;
+        let outcome = create.finish(BOOT_LIMIT)?;
+
+        let list = world.verb(&["list", "--quiet"])?;
+        let listed = list.stdout.lines().any(|line| line == id);
+        ensure!(
+            listed == outcome.status.success(),
+            "{outcome:?}, and listed: {list:?}"
+        );
+        if listed {
+            succeeds(&world.verb(&["delete", "--force", &id])?)?;
+        }
+        ensure!(
+            wait_until(|| !has_open(vm, &image), SOON),
+            "{outcome:?}, and its disk is still in the vm"
+        );
+    }
+    let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
+    let outcome = world.run(run.arg(&bundle).arg("last"), BOOT_LIMIT)?;
+    ensure!(outcome.stdout == "there\n", "{outcome:?}");
+    drop(orders);
+    succeeds(&running.finish(SOON)?)?;
+    let checked = Command::new("fsck.ext4").arg("-fn").arg(&image).output();
+    let checked = checked.context("check the image")?;
+    ensure!(checked.status.success(), "{checked:?}");
+    Ok(())
+}
+
+/// It may be gone.
+fn has_open(vm: &Process, file: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{}/fd", vm.pid()));
+    let mut open = open.into_iter().flatten().flatten();
+    open.any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == file))
+}
+
+/// Looks without a pause: a VMM opens a disk milliseconds before it is plugged, and that is on record as done.
+fn wait_until_open(vm: &Process, file: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < BOOT_LIMIT {
+        if has_open(vm, file) {
+            return Ok(());
+        }
+    }
+    bail!("no disk was plugged")
 }
 
 /// Where a disk is there from the boot on, and where there is none.

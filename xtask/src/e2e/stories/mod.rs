@@ -59,6 +59,7 @@ pub const ALL: &[Story] = stories![
     volumes::pain_18_files_of_the_host_are_seen_as_runc_shows_them,
     volumes::a_hundred_binds_and_a_long_path_are_no_trouble,
     disks::disks_of_the_host_come_and_go_with_their_containers,
+    disks::pain_1_a_daemon_killed_as_a_disk_is_plugged_leaves_all_or_nothing,
     disks::a_disk_of_the_first_container_and_what_is_no_disk,
     volumes::what_cannot_enter_a_guest_is_refused_with_the_reason,
     kata::a_stock_guest_carries_stdio_by_calls_and_outlives_a_killed_daemon,
