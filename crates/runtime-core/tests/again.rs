@@ -5,7 +5,7 @@
 
 mod house;
 
-use house::{House, RELAY, pass, settle, told};
+use house::{Break, House, RELAY, pass, settle, told};
 use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::{Fault, Kind},
@@ -13,6 +13,7 @@ use runtime_core::{
     hypervisor::GuestEndpoint,
     ids::{ExecId, ProcessId},
     process::Begin,
+    sandbox::Verb,
 };
 use std::{rc::Rc, time::Duration};
 use tokio::time::Instant;
@@ -81,6 +82,57 @@ async fn what_lives_in_a_guest_without_streams_is_told_to_the_next_daemons_link(
 
 fn moments(up_to_ms: u64) -> impl Iterator<Item = Duration> {
     (0..up_to_ms).map(Duration::from_millis)
+}
+
+/// A pod in a guest without streams, with one that runs.
+async fn pod_without_streams() -> House {
+    let house = House::open().await;
+    house.world.carry_stdio_by_calls();
+    house.create_sandbox("pod", None).await.unwrap();
+    house.join("pod", "web").await.unwrap();
+    house.start_with_key("web", "k").await.unwrap();
+    house
+}
+
+fn assert_adopted_once(house: &House) {
+    let adopted = house.world.adopted();
+    let [adopt] = adopted.as_slice() else {
+        panic!("{adopted:?}")
+    };
+    assert_eq!(adopt.process, ProcessId::Init);
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_lives_in_a_guest_without_streams_is_told_to_an_agents_room_that_was_rebuilt() {
+    told(async {
+        let house = pod_without_streams().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+
+        house.world.panic_agent_room(uid);
+        settle().await;
+
+        assert_adopted_once(&house);
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_stands_still_in_a_guest_without_streams_is_told_to_the_next_daemons_link_too() {
+    told(async {
+        let house = pod_without_streams().await;
+        house.order("pod", Verb::Pause).await.unwrap();
+        let slow = Duration::from_millis(50);
+        house.world.slow_down_at(Break::Rooms, slow);
+
+        let house = house.restart().await;
+        settle().await;
+
+        assert_adopted_once(&house);
+        house.order("pod", Verb::Resume).await.unwrap();
+        assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]

@@ -106,6 +106,10 @@ impl Household {
             GuestEndpoint::SerialPort(_) | GuestEndpoint::VsockPort(_) => return,
         };
         let key = (ask.container, ask.process);
+        if self.0.ledger.whence(&key).is_some() {
+            // It is attended to already: a second listener would take its place away.
+            return;
+        }
         // Whether it has a terminal is not on record; a stderr that is none ends at once.
         let outputs = Outputs::StdoutAndStderr;
         let promised = match self.promise(Some(stream), outputs, "adopt a process") {

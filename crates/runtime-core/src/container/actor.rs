@@ -7,7 +7,7 @@ use super::{
     hooks::Stage,
     machine::Container,
     messages::{
-        ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
+        AgentRebuilt, ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
         GetProcessView, GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms,
         ProcessCommand, Retire, UpdateLimits, WaitProcess,
     },
@@ -333,6 +333,16 @@ impl Handler<GuestGone> for ContainerActor {
 
     fn handle(&mut self, GuestGone { status }: GuestGone, ctx: &mut Context<Self>) {
         kit::apply(self, Event::GuestGone { status }, ctx);
+    }
+}
+
+impl Handler<AgentRebuilt> for ContainerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: AgentRebuilt, _: &mut Context<Self>) {
+        for address in self.processes.values() {
+            address.do_send(process::AgentRebuilt);
+        }
     }
 }
 

@@ -104,6 +104,11 @@ pub struct NextOoms {
     pub wait: Duration,
 }
 
+/// Event: the room of its guest's agent was rebuilt, and may know nothing of it.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct AgentRebuilt;
+
 /// Event: there is no guest any more.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

@@ -18,9 +18,9 @@ pub use freezer::{Freeze, FreezeRequest, FreezerRecord};
 pub use hooks::{HookProgress, HostHooks, Stage};
 pub use machine::{Container, Force, Guest, State};
 pub use messages::{
-    ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer, GetProcessView,
-    GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms, ProcessCommand,
-    Retire, UpdateLimits, WaitProcess,
+    AgentRebuilt, ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
+    GetProcessView, GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms,
+    ProcessCommand, Retire, UpdateLimits, WaitProcess,
 };
 pub use ooms::{Oom, Ooms};
 pub use record::{ContainerRecord, ContainerSpec, ContainerState};

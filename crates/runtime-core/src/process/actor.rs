@@ -5,8 +5,8 @@ use super::{
     events::{Answer, Event, Notice, World},
     machine::{Process, State},
     messages::{
-        AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make, ProcessNotice,
-        ProcessView, RelayDone, Wait,
+        AgentRebuilt, AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make,
+        ProcessNotice, ProcessView, RelayDone, Wait,
     },
     record::ProcessRecord,
 };
@@ -284,6 +284,14 @@ impl Handler<Exited> for ProcessActor {
 
     fn handle(&mut self, Exited { seq, status }: Exited, ctx: &mut Context<Self>) {
         kit::apply(self, Event::Exited { seq, status }, ctx);
+    }
+}
+
+impl Handler<AgentRebuilt> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, _: AgentRebuilt, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::AgentRebuilt, ctx);
     }
 }
 

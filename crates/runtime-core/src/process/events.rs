@@ -65,6 +65,8 @@ pub enum Event {
     GuestGone {
         status: ExitStatus,
     },
+    /// The room of its guest's agent was.
+    AgentRebuilt,
     /// It is being deleted; if it lives, it ends with this status.
     Close {
         status: ExitStatus,

@@ -470,6 +470,10 @@ impl Machine for Process {
             (State::Exited(_) | State::Failed(_) | State::New, Event::GuestGone { .. }) => {}
             (_, Event::GuestGone { status }) => self.exited(status, None, batch),
             (_, Event::Resume) => self.resume(batch),
+            // One that is being made is made by the new room, or fails with the old one.
+            (State::Created | State::Starting { .. } | State::Running, Event::AgentRebuilt) => {
+                self.adopt(batch)
+            }
             // Stale completions, a relay that was replaced, a second Make.
             (
                 _,
@@ -478,6 +482,7 @@ impl Machine for Process {
                 | Event::Made { .. }
                 | Event::Begun { .. }
                 | Event::Looked { .. }
+                | Event::AgentRebuilt
                 | Event::RelayEnded { .. },
             ) => {}
         }

@@ -58,6 +58,11 @@ pub struct Exited {
     pub status: ExitStatus,
 }
 
+/// Event: the room of its guest's agent was rebuilt, and may know nothing of it.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct AgentRebuilt;
+
 /// Event: there is no guest any more.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

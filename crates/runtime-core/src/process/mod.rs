@@ -11,8 +11,8 @@ pub use actor::{ProcessActor, Surroundings};
 pub use events::{Answer, Denied, Event, Notice, Reason, World};
 pub use machine::{Process, State};
 pub use messages::{
-    AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make, ProcessNotice,
-    ProcessView, RelayDone, Wait,
+    AgentRebuilt, AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make,
+    ProcessNotice, ProcessView, RelayDone, Wait,
 };
 pub use record::{ProcessRecord, ProcessState};
 

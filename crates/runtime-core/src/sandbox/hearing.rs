@@ -56,6 +56,15 @@ impl SandboxActor {
     }
 }
 
+impl SandboxActor {
+    /// What the one before it knew of a guest that tells nothing of itself is lost with it.
+    fn tell_agent_rebuilt(&self) {
+        for room in self.containers.values() {
+            room.do_send(container::AgentRebuilt);
+        }
+    }
+}
+
 impl Handler<devices::Notice> for SandboxActor {
     type Result = ();
 
@@ -68,7 +77,7 @@ impl Handler<devices::Notice> for SandboxActor {
 
 /// A room that panicked is opened again from its record; the agent's link is then opened anew.
 macro_rules! reopen {
-    ($room:ident) => {
+    ($room:ident $(, and $tell:ident)?) => {
         impl Handler<$room::RoomGone> for SandboxActor {
             type Result = ();
 
@@ -90,12 +99,13 @@ macro_rules! reopen {
                     // What is under way opens what it needs, or fails and says so.
                     _ => {}
                 }
+                $(self.$tell();)?
             }
         }
     };
 }
 
 reopen!(hypervisor);
-reopen!(agent);
+reopen!(agent, and tell_agent_rebuilt);
 reopen!(devices);
 reopen!(network);

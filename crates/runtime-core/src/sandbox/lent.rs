@@ -113,6 +113,16 @@ impl Lent {
         name: &'static str,
         pick: impl Fn(&OpenRooms) -> Option<T> + 'static,
     ) -> Work<Result<T, Fault>> {
+        self.awaited_unless(&[Reach::None, Reach::Paused], name, pick)
+    }
+
+    /// Where it is `hopeless`, nobody waits.
+    fn awaited_unless<T: 'static>(
+        &self,
+        hopeless: &'static [Reach],
+        name: &'static str,
+        pick: impl Fn(&OpenRooms) -> Option<T> + 'static,
+    ) -> Work<Result<T, Fault>> {
         let (shelf, changed) = (Rc::downgrade(&self.shelf), self.shelf.changed.clone());
         let settled = async move {
             loop {
@@ -121,7 +131,7 @@ impl Lent {
                 let shelf = shelf.upgrade()?;
                 let picked = pick(&shelf.rooms.borrow());
                 let reach = shelf.rooms.borrow().reach;
-                if picked.is_some() || matches!(reach, Reach::None | Reach::Paused) {
+                if picked.is_some() || hopeless.contains(&reach) {
                     return picked;
                 }
                 drop(shelf);
@@ -243,8 +253,8 @@ impl process::Plant for Lent {
     }
 
     fn adopt(&self, adopt: agent::Adopt) {
-        // Before anyone looks: the room hears what it is told in order.
-        let room = self.awaited("agent", |rooms| rooms.agent.clone());
+        // Before anyone looks: the room hears what it is told in order. Of a paused guest too: it goes on one day.
+        let room = self.awaited_unless(&[Reach::None], "agent", |rooms| rooms.agent.clone());
         kit::detach(async move {
             match room.await {
                 Ok(room) => room.adopt.do_send(adopt),

@@ -8,7 +8,7 @@ use runtime_core::{
     error::{Fault as CoreFault, Kind},
     hypervisor::{self, GuestEndpoint, HostEndpoint, StdioKind, StreamLease, VmExit, VmStatus},
     ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
-    kit::Work,
+    kit::{Gone, Work},
     network,
     premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
     rooms::Rooms,
@@ -327,6 +327,14 @@ impl World {
         }
     }
 
+    /// The room of its agent panics.
+    pub fn panic_agent_room(&self, uid: SandboxUid) {
+        let parent = self.state.borrow().agents.get(&uid).cloned();
+        if let Some(parent) = parent.and_then(|parent| parent.gone.upgrade()) {
+            parent.do_send(agent::RoomGone(Gone::Panicked));
+        }
+    }
+
     /// virtiofsd is seen to have ended.
     pub fn lose_share(&self, uid: SandboxUid) {
         let parent = self.state.borrow().devices.get(&uid).cloned();
@@ -509,6 +517,10 @@ impl World {
     ) -> Work<Result<A, CoreFault>> {
         let world = self.clone();
         Box::pin(async move {
+            let slow = world.state.borrow().slow.get(&Fault::Rooms).copied();
+            if let Some(slow) = slow {
+                pass(slow).await;
+            }
             world.check(Fault::Rooms)?;
             Ok(A::from(Room::open(world, uid, kind)))
         })
