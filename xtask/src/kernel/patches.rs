@@ -1,4 +1,4 @@
-//! Changes of ours to the kernel's source: each mends a bug that a guest dies of, and says which at its head.
+//! Changes of ours to the kernel's source; each says at its head what it is for.
 //!
 //! Debian's source moves on by itself. A patch that does not fit it any more is left out, and that is said: what it is for
 //! may be mended there, and a story of `cargo xtask e2e` shows whether it is.

@@ -13,6 +13,7 @@ mod refusals;
 mod resources;
 mod run;
 mod sandboxes;
+mod share;
 mod stdio;
 mod terminal;
 mod volumes;
@@ -35,6 +36,7 @@ macro_rules! stories {
 /// The longest first: what is short fills the gaps at the end.
 pub const ALL: &[Story] = stories![
     stdio::a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory,
+    share::a_program_is_read_once_and_anew_when_the_host_changes_it,
     podman::podman_hides_and_forbids_and_tells_what_was_killed_for_memory,
     podman::podman_restarts_what_fails_as_often_as_it_was_told,
     podman::podman_runs_a_pod_of_two_in_one_vm,
@@ -54,6 +56,7 @@ pub const ALL: &[Story] = stories![
     terminal::a_terminal_comes_back_from_sudden_ends,
     volumes::pain_6_fifty_containers_come_and_go_and_leave_no_mount,
     volumes::pain_16_a_volume_that_is_renewed_is_seen_whole_and_heard_of,
+    share::a_container_that_is_given_the_hosts_files_holds_no_sandbox,
     volumes::volumes_outlive_the_daemon_that_attached_them,
     volumes::pain_17_mounts_are_what_their_options_say,
     volumes::pain_18_files_of_the_host_are_seen_as_runc_shows_them,

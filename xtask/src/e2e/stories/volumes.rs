@@ -21,7 +21,7 @@ use std::{
 };
 
 /// A bind of the host's `source`.
-fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
+pub(super) fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
     json!({ "type": "bind", "source": source, "destination": destination, "options": options })
 }
 

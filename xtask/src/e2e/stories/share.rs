@@ -1,0 +1,123 @@
+//! Stories of what virtiofsd shares: programs that the host changes, and mounts that nobody takes along.
+
+use super::{
+    lifecycle::succeeds,
+    volumes::{OBEY, bind, obedient, with_mounts},
+};
+use crate::{
+    e2e::world::{BOOT_LIMIT, SOON, World},
+    wait::wait_until,
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// What the guest's kernel reads anew in any case; see guest/patches.
+const YOUNG: Duration = Duration::from_secs(11);
+/// A program on the share is larger than what is read beside it.
+const PROGRAM_BYTES_MIN: u64 = 1024 * 1024;
+
+/// A guest keeps what it read of a program, and runs the host's new one from the moment that it is there.
+pub fn a_program_is_read_once_and_anew_when_the_host_changes_it(world: &World<'_>) -> Result<()> {
+    let bundle = world.shell(OBEY)?;
+    let rootfs = bundle.join("rootfs");
+    let say = rootfs.join("bin/say");
+    fs::write(&say, "#!/bin/sh\necho one\n").context("write a program")?;
+    fs::set_permissions(&say, fs::Permissions::from_mode(0o755)).context("let it be run")?;
+    let (running, orders) = obedient(world, "reader", &bundle)?;
+    let says = |expected: &str| -> Result<()> {
+        let said = world.verb(&["exec", "reader", "/bin/say"])?;
+        ensure!(
+            said.code() == Some(0) && said.stdout == format!("{expected}\n"),
+            "not {expected}: {said:?}"
+        );
+        Ok(())
+    };
+    says("one")?;
+    grows_old(&say)?;
+    grows_old(&rootfs.join("bin/busybox"))?;
+    // Now it is known how old it was when it was read.
+    says("one")?;
+    let before = read_by_virtiofsd(world)?;
+    says("one")?;
+    let read = read_by_virtiofsd(world)? - before;
+    ensure!(read < PROGRAM_BYTES_MIN / 4, "read again: {read} bytes");
+
+    // The same inode and as many bytes, with the times that it had before.
+    let times = fs::metadata(&say)?;
+    let change = |word: &str| -> Result<()> {
+        fs::write(&say, format!("#!/bin/sh\necho {word}\n")).context("change it")?;
+        let as_before = fs::FileTimes::new().set_modified(times.modified()?);
+        let program = fs::File::options().write(true).open(&say)?;
+        program.set_times(as_before).context("set its times")
+    };
+    for word in ["two", "six", "ten"] {
+        change(word)?;
+        says(word)?;
+    }
+    // And if nobody looks before it is old again.
+    change("end")?;
+    grows_old(&say)?;
+    says("end")?;
+    drop(orders);
+    succeeds(&running.finish(SOON)?)
+}
+
+fn grows_old(path: &Path) -> Result<()> {
+    let grown = wait_until(|| is_older_than(path, YOUNG), YOUNG * 2);
+    ensure!(grown, "{} stays young", path.display());
+    Ok(())
+}
+
+fn is_older_than(path: &Path, age: Duration) -> bool {
+    let changed = fs::metadata(path).map(|found| u64::try_from(found.ctime()));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let (Ok(Ok(changed)), Ok(now)) = (changed, now) else {
+        return false;
+    };
+    now.as_secs() > changed + age.as_secs()
+}
+
+/// Bytes, of all files of all shares.
+fn read_by_virtiofsd(world: &World<'_>) -> Result<u64> {
+    let mut sum = 0;
+    for process in world.processes("virtiofsd")? {
+        let text = fs::read_to_string(format!("/proc/{}/io", process.pid()))
+            .context("read its counters")?;
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok());
+        sum += count.context("there is no rchar")?;
+    }
+    Ok(sum)
+}
+
+/// Whoever has `-v /:/host` would hold what is mounted for others, and with it the folders of sandboxes that are gone.
+pub fn a_container_that_is_given_the_hosts_files_holds_no_sandbox(world: &World<'_>) -> Result<()> {
+    let first = world.bundle(&["/bin/sleep", "100000"])?;
+    succeeds(&world.detached(&["run", "--detach"], &first, "first")?)?;
+    let curious = world.shell(OBEY)?;
+    with_mounts(
+        &curious,
+        vec![bind(world.root(), "/host", &["rbind", "ro"])],
+    )?;
+    let (running, orders) = obedient(world, "curious", &curious)?;
+
+    succeeds(&world.verb(&["delete", "--force", "first"])?)?;
+
+    // The same once more for a container of its own sandbox.
+    let words = ["run", "--detach", "--sandbox", "curious"];
+    succeeds(&world.detached(&words, &first, "second")?)?;
+    let seen = world.verb(&["exec", "curious", "/bin/sh", "-c", "echo /host/s/*/share/*"])?;
+    ensure!(
+        seen.stdout.trim_end().ends_with("/host/s/*/share/*"),
+        "it sees others' mounts: {seen:?}"
+    );
+    succeeds(&world.verb(&["delete", "--force", "second"])?)?;
+    drop(orders);
+    succeeds(&running.finish(BOOT_LIMIT)?)
+}
