@@ -23,7 +23,7 @@ use super::{
     hooks::{HookProgress, Poststart},
     messages::Exec,
     ooms::{Kept, OomWaiter},
-    record::{ContainerRecord, ContainerSpec, ContainerState},
+    record::{ContainerRecord, ContainerState, SharedSpec},
 };
 use crate::{
     agent::ExitStatus,
@@ -36,7 +36,7 @@ use crate::{
     records::{self, Change},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 /// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; records of
 /// exited ones stay until the container is deleted.
@@ -112,7 +112,7 @@ enum Progress {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
     uid: SandboxUid,
-    pub(super) spec: Arc<ContainerSpec>,
+    pub(super) spec: SharedSpec,
     pub(super) state: State,
     /// What callers are told, and what is on record.
     pub(super) told: ContainerState,
@@ -129,7 +129,7 @@ pub struct Container {
 }
 
 impl Container {
-    pub fn new(uid: SandboxUid, spec: Arc<ContainerSpec>) -> Self {
+    pub fn new(uid: SandboxUid, spec: SharedSpec) -> Self {
         Self {
             uid,
             spec,
@@ -181,7 +181,7 @@ impl Container {
         container
     }
 
-    pub fn spec(&self) -> &Arc<ContainerSpec> {
+    pub fn spec(&self) -> &SharedSpec {
         &self.spec
     }
 

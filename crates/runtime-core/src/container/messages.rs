@@ -5,7 +5,7 @@ use super::{
     freezer::Freeze,
     machine::{Force, Guest},
     ooms::Ooms,
-    record::{ContainerSpec, ContainerState},
+    record::{ContainerState, SharedSpec},
 };
 use crate::{
     agent::ExitStatus,
@@ -16,7 +16,7 @@ use crate::{
     process::{Begin, Kill, ProcessView},
 };
 use actix::prelude::*;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// Command, told by the sandbox: come to be. What becomes of it is told as a notice.
 #[derive(Message, Debug)]
@@ -138,7 +138,7 @@ pub struct GetRelays;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerView {
-    pub spec: Arc<ContainerSpec>,
+    pub spec: SharedSpec,
     pub state: ContainerState,
     /// Who stands for the init on the host.
     pub relay: Option<HostProcess>,

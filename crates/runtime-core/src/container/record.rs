@@ -44,11 +44,13 @@ pub struct ContainerSpec {
     pub created_by: Option<RequestKey>,
 }
 
+/// One for a machine, its confirmed copy, its record and every view.
+pub type SharedSpec = Arc<ContainerSpec>;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     pub uid: SandboxUid,
-    /// Shared with the machine and its confirmed copy, and with every view.
-    pub spec: Arc<ContainerSpec>,
+    pub spec: SharedSpec,
     pub state: ContainerState,
     pub attached: Option<Attached>,
     #[serde(default)]

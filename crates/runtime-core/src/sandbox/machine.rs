@@ -30,7 +30,7 @@ use super::events::{Answer, Deletion, Event, Notice, Refusal, Released, Why, Wor
 use super::{
     journal::{Happening, Journal},
     orders::{Asked, Cause, Errand},
-    record::{SandboxRecord, SandboxSpec, Stage},
+    record::{SandboxRecord, SharedSpec, Stage},
     rules::Standing,
 };
 use crate::{
@@ -42,10 +42,7 @@ use crate::{
     network::NetworkStatus,
     records,
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A VM has at most 128 stream ports, one for each init.
 pub(super) const CONTAINERS_MAX: usize = 100;
@@ -169,7 +166,7 @@ pub struct Member {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sandbox {
-    pub(super) spec: Arc<SandboxSpec>,
+    pub(super) spec: SharedSpec,
     pub(super) boot_id: String,
     pub(super) state: State,
     pub(super) vm: Option<VmStatus>,
@@ -190,11 +187,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    pub fn new(
-        spec: Arc<SandboxSpec>,
-        annotations: BTreeMap<String, String>,
-        boot_id: String,
-    ) -> Self {
+    pub fn new(spec: SharedSpec, annotations: BTreeMap<String, String>, boot_id: String) -> Self {
         Self {
             spec,
             boot_id,
@@ -252,7 +245,7 @@ impl Sandbox {
         sandbox
     }
 
-    pub fn spec(&self) -> &Arc<SandboxSpec> {
+    pub fn spec(&self) -> &SharedSpec {
         &self.spec
     }
 

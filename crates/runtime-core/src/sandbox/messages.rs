@@ -17,10 +17,10 @@ use crate::{
     kit::Gone,
     premises::Spent,
     process::ProcessView,
-    sandbox::SandboxSpec,
+    sandbox::record::SharedSpec,
 };
 use actix::prelude::*;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Command: create a container; the first one creates the sandbox. Answered with the stream of its init.
 #[derive(Message, Debug)]
@@ -170,7 +170,7 @@ pub struct PhaseTook {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxView {
-    pub spec: Arc<SandboxSpec>,
+    pub spec: SharedSpec,
     pub standing: Standing,
     pub annotations: BTreeMap<String, String>,
     /// Why it stopped; empty while all is well.

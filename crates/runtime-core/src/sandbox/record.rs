@@ -53,13 +53,15 @@ impl Lifetime {
     }
 }
 
+/// One for a machine, its confirmed copy, its record and every view.
+pub type SharedSpec = Arc<SandboxSpec>;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxRecord {
     /// `/proc/sys/kernel/random/boot_id` of the host when it was written: where it differs, every
     /// VM is known dead.
     pub boot_id: String,
-    /// Shared with the machine and its confirmed copy, and with every view.
-    pub spec: Arc<SandboxSpec>,
+    pub spec: SharedSpec,
     pub phase: Phase,
     pub vm: Option<VmStatus>,
     pub containers_numbered: u32,
