@@ -32,16 +32,13 @@ use protocols::revision::Speaker;
 use runtime_core::{
     container::{Exec, Force, ProcessCommand},
     error::{Fault, Kind},
-    host::{CreateContainer, Delete, Find, HostActor, List, ListSandboxes, Located, Name},
+    host::{CreateContainer, Delete, Find, HostActor, List, Located},
     ids::{
         ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
     },
     premises::Cgroup,
     process::{Begin, Kill},
-    sandbox::{
-        ExecIn, GetPidsOf, GetSandbox, ProcessIn, SandboxView, Verb, ViewContainer, ViewProcess,
-        WaitIn,
-    },
+    sandbox::{ExecIn, GetPidsOf, GetSandbox, ProcessIn, Verb, ViewContainer, ViewProcess, WaitIn},
 };
 use std::{sync::Arc, time::SystemTime};
 use ttrpc::asynchronous::TtrpcContext;
@@ -281,14 +278,6 @@ impl Api {
             ..Default::default()
         })
     }
-
-    async fn sandboxes(&self, namespace: &str) -> Result<Vec<(SandboxView, Vec<Name>)>, Fault> {
-        let namespace = match namespace {
-            "" => None,
-            namespace => Some(parsed(Namespace::new(namespace))?),
-        };
-        asked(self.host.send(ListSandboxes { namespace }).await)
-    }
 }
 
 /// The sandbox's network namespace is the one that its VMM is in.
@@ -468,14 +457,7 @@ impl Runtime for Api {
         _: &TtrpcContext,
         request: ListSandboxesRequest,
     ) -> Answer<ListSandboxesResponse> {
-        let sandboxes = self.sandboxes(&request.namespace).await.map_err(status)?;
-        let infos = sandboxes
-            .iter()
-            .map(|(view, names)| sandbox_info(view, names));
-        Ok(ListSandboxesResponse {
-            sandboxes: infos.collect(),
-            ..Default::default()
-        })
+        self.listed(&request.namespace).await.map_err(status)
     }
 
     async fn inspect_sandbox(

@@ -3,19 +3,20 @@
 use crate::{
     api::{Api, asked, key_of, now, parsed},
     bundle,
-    convert::{part, sandbox_event},
+    convert::{part, sandbox_event, sandbox_info},
     size,
 };
 use protocols::asynchronous::hutch::{
     AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest,
-    NextSandboxEventsRequest, NextSandboxEventsResponse, SandboxRequest, SandboxStatsRequest,
-    SandboxStatsResponse, StopSandboxRequest,
+    ListSandboxesResponse, NextSandboxEventsRequest, NextSandboxEventsResponse, SandboxRequest,
+    SandboxStatsRequest, SandboxStatsResponse, StopSandboxRequest,
 };
 use runtime_core::{
     container::Force,
     error::{Fault, Kind},
     host::{
-        CreateSandbox, DeleteSandbox, FindSandbox, LocatedSandbox, Name, SandboxWish, ViewSandbox,
+        CreateSandbox, DeleteSandbox, FindSandbox, GetUnread, ListSandboxes, LocatedSandbox, Name,
+        SandboxWish, Unread, ViewSandbox,
     },
     ids::{Namespace, RequestKey, SandboxId, SandboxUid},
     sandbox::{ANNOTATIONS_BYTES_MAX, GetSpent, Lifetime, NextEvents, Obey, SandboxView, Verb},
@@ -63,6 +64,14 @@ fn find_in(namespace: &str, id: &str) -> Result<FindSandbox, Fault> {
     })
 }
 
+/// Without an id it goes by its uid.
+fn id_of(given: &str, uid: SandboxUid) -> Result<SandboxId, Fault> {
+    match given {
+        "" => Ok(uid.as_id()),
+        id => parsed(SandboxId::new(id)),
+    }
+}
+
 impl Api {
     async fn sandbox(&self, namespace: &str, id: &str) -> Result<LocatedSandbox, Fault> {
         asked(self.host.send(find_in(namespace, id)?).await)?
@@ -76,15 +85,35 @@ impl Api {
         asked(self.host.send(ViewSandbox(find_in(namespace, id)?)).await)?
     }
 
+    pub(crate) async fn sandboxes(
+        &self,
+        namespace: &str,
+    ) -> Result<Vec<(SandboxView, Vec<Name>)>, Fault> {
+        let namespace = match namespace {
+            "" => None,
+            namespace => Some(parsed(Namespace::new(namespace))?),
+        };
+        asked(self.host.send(ListSandboxes { namespace }).await)
+    }
+
+    pub(crate) async fn listed(&self, namespace: &str) -> Result<ListSandboxesResponse, Fault> {
+        let sandboxes = self.sandboxes(namespace).await?;
+        let unread = asked(self.host.send(GetUnread).await)?;
+        let info = |(view, names): &(SandboxView, Vec<Name>)| sandbox_info(view, names);
+        let line = |one: &Unread| format!("record {:?} does not read: {}", one.key, one.why);
+        Ok(ListSandboxesResponse {
+            sandboxes: sandboxes.iter().map(info).collect(),
+            unread: unread.iter().map(line).collect(),
+            ..Default::default()
+        })
+    }
+
     pub(crate) async fn create_empty(
         &self,
         request: CreateSandboxRequest,
     ) -> Result<CreateSandboxResponse, Fault> {
         let uid = SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0);
-        let id = match request.sandbox_id.as_str() {
-            "" => uid.as_id(),
-            id => parsed(SandboxId::new(id))?,
-        };
+        let id = id_of(&request.sandbox_id, uid)?;
         let wish = SandboxWish {
             uid,
             namespace: parsed(Namespace::new(request.namespace))?,
@@ -180,5 +209,19 @@ impl Api {
             over: seen.over,
             ..Default::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_goes_by_its_id_and_without_one_by_its_uid() {
+        let uid = SandboxUid::from_random(0xab);
+
+        assert_eq!(id_of("", uid).unwrap().as_str(), "00000000000000ab");
+        assert_eq!(id_of("web", uid).unwrap().as_str(), "web");
+        assert_eq!(id_of("../web", uid).unwrap_err().kind(), Kind::Invalid);
     }
 }

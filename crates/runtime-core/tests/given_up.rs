@@ -9,7 +9,7 @@ use house::{House, RELAY, settle, told};
 use runtime_core::{
     container::{Force, ProcessCommand},
     error::Kind,
-    host::ListSandboxes,
+    host::{GetUnread, ListSandboxes},
     ids::ProcessId,
     sandbox::{SandboxRecord, Standing, Verb},
 };
@@ -19,6 +19,13 @@ const REBUILDS_MAX: u32 = 3;
 
 /// Its room panics so often while it is being stopped.
 async fn panicking(times: u32) -> House {
+    let house = cut(times).await;
+    settle().await;
+    house
+}
+
+/// The moment after the first panic.
+async fn cut(times: u32) -> House {
     let house = House::open().await;
     house.create_sandbox("pod", None).await.unwrap();
     house.join("pod", "web").await.unwrap();
@@ -28,7 +35,6 @@ async fn panicking(times: u32) -> House {
     house.world.panic_at_clear(times);
     let cut = house.order("pod", Verb::Stop(Force::Yes)).await;
     assert!(cut.is_err(), "whoever asked hears that the room is gone");
-    settle().await;
     house
 }
 
@@ -40,6 +46,55 @@ async fn a_room_that_panics_a_few_times_is_rebuilt_each_time_and_finishes_its_wo
         assert_eq!(house.standing("pod").await, Standing::Stopped);
         assert_eq!(house.wait("web").await.unwrap().code, 137);
         house.world.assert_empty();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_sandbox_whose_room_is_being_rebuilt_is_listed_as_its_record_has_it() {
+    told(async {
+        let house = cut(1).await;
+
+        let all = house.host.send(ListSandboxes { namespace: None }).await;
+
+        let all = all.unwrap();
+        let [(view, names)] = all.as_slice() else {
+            panic!("{all:?}")
+        };
+        assert_eq!(view.spec.id.as_str(), "pod");
+        assert_eq!(view.standing, Standing::Stopping);
+        assert_eq!(view.reason, "its room is being rebuilt");
+        assert_eq!(names.len(), 1);
+        settle().await;
+        assert_eq!(house.standing("pod").await, Standing::Stopped);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_record_that_does_not_read_is_kept_and_named_and_the_others_are_listed() {
+    told(async {
+        let house = House::open().await;
+        let damaged = house.create_sandbox("damaged", None).await.unwrap();
+        house.create_sandbox("whole", None).await.unwrap();
+        let key = SandboxRecord::key(damaged);
+        let kept = house.records.clone();
+        kept.0.borrow_mut().insert(key.clone(), b"{\"v\":".to_vec());
+
+        let house = house.restart().await;
+
+        let all = house.host.send(ListSandboxes { namespace: None }).await;
+        let ids = all.unwrap();
+        let ids: Vec<&str> = ids.iter().map(|(view, _)| view.spec.id.as_str()).collect();
+        assert_eq!(ids, ["whole"]);
+        let unread = house.host.send(GetUnread).await.unwrap();
+        let [unread] = unread.as_slice() else {
+            panic!("{unread:?}")
+        };
+        assert_eq!(unread.key, key);
+        assert!(unread.why.contains("EOF"), "{unread:?}");
+        assert!(house.records.keys().contains(&key), "it is not kept");
+        assert_eq!(house.world.vms(), 2, "nobody may end what cannot be read");
     })
     .await;
 }

@@ -298,6 +298,10 @@ fn list(at: &Place, list: &SandboxList) -> Result<u8> {
     let answer = at
         .daemon()?
         .ask(|client| client.list_sandboxes(soon(), &request))?;
+    // What is listed is no less true for it.
+    for line in &answer.unread {
+        eprintln!("hutch: warning: {line}");
+    }
     if list.quiet {
         let ids = answer
             .sandboxes

@@ -2,7 +2,7 @@
 
 use super::{
     events::{Doomed, Event, Found, Into, Name, Place, Repeated, World},
-    known::{Kept, KnownSandbox, read_all, read_one},
+    known::{Kept, KnownSandbox, Unread, read_all, read_one},
     machine::Host,
     messages::{Find, FindSandbox, Located, LocatedSandbox, SandboxWish, Wish},
     sandboxes::{FoundSandbox, given_up},
@@ -55,13 +55,14 @@ pub(super) enum Creation {
 
 pub struct HostActor {
     shell: Shell<Host>,
-    around: Surroundings,
+    pub(super) around: Surroundings,
     sandboxes: BTreeMap<SandboxUid, Addr<SandboxActor>>,
     creations: BTreeSet<Creation>,
     /// Those that nobody looks after any more, as they were left.
     pub(super) failed: BTreeMap<SandboxUid, SandboxView>,
     draining: Option<Vec<oneshot::Sender<()>>>,
     rebuild: Vec<KnownSandbox>,
+    pub(super) unread: Vec<Unread>,
     /// Who waits until a name of an earlier daemon is undone.
     undone: BTreeMap<Name, Vec<oneshot::Sender<()>>>,
 }
@@ -75,6 +76,7 @@ impl HostActor {
         let Kept {
             sandboxes,
             deletions,
+            unread,
         } = read_all(&*around.records).await?;
         let homes = sandboxes.iter().map(KnownSandbox::home);
         let names = sandboxes.iter().flat_map(KnownSandbox::names);
@@ -87,6 +89,7 @@ impl HostActor {
             failed: BTreeMap::new(),
             draining: None,
             rebuild: sandboxes,
+            unread,
             undone: BTreeMap::new(),
         };
         Ok(actor.start())

@@ -3,9 +3,10 @@
 use super::{
     actor::{Creation, HostActor},
     events::{Answer, Created, Event, Into, Name, Place},
+    known::read_one,
     messages::{
-        CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, List,
-        ListSandboxes, Listed, Located, ViewSandbox, Wish,
+        CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, GetUnread,
+        List, ListSandboxes, Listed, Located, ViewSandbox, Wish,
     },
     sandboxes::SandboxName,
 };
@@ -13,10 +14,12 @@ use crate::{
     error::{Fault, Kind},
     ids::{RequestKey, SandboxUid},
     kit,
+    records::Records,
     sandbox::{GetSandbox, SandboxActor, SandboxView, TakeNumber, ViewContainer},
 };
 use actix::prelude::*;
 use futures::future::join_all;
+use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
 fn crossed<T>() -> Result<T, Fault> {
@@ -264,26 +267,38 @@ impl Handler<ListSandboxes> for HostActor {
     type Result = ResponseFuture<Vec<(SandboxView, Vec<Name>)>>;
 
     fn handle(&mut self, list: ListSandboxes, _: &mut Context<Self>) -> Self::Result {
-        let sandboxes = self.sandboxes().clone();
-        let failed: Vec<_> = self.failed.values().cloned().collect();
+        let (rooms, mut failed) = (self.sandboxes().clone(), self.failed.clone());
+        let records = self.around.records.clone();
         let host = self.host();
+        let uids: BTreeSet<SandboxUid> = host.sandboxes().chain(rooms.keys().copied()).collect();
         let names: Vec<_> = host
             .names()
             .map(|(name, place)| (name.clone(), place.uid))
             .collect();
         Box::pin(async move {
-            let views = join_all(sandboxes.values().map(|room| room.send(GetSandbox))).await;
-            // One that goes away meanwhile is not listed.
-            let mut views: Vec<_> = failed
-                .into_iter()
-                .chain(views.into_iter().flatten())
-                .collect();
+            let view = |uid: SandboxUid| {
+                let (given_up, room) = (failed.remove(&uid), rooms.get(&uid));
+                let records = &*records;
+                async move {
+                    let asked = match (given_up, room) {
+                        (Some(view), _) => Some(view),
+                        (None, Some(room)) => room.send(GetSandbox).await.ok(),
+                        (None, None) => None,
+                    };
+                    match asked {
+                        Some(view) => Some(view),
+                        // Its room has panicked, or it is gone, and then nothing is on record.
+                        None => on_record(records, uid).await,
+                    }
+                }
+            };
+            let views = join_all(uids.into_iter().map(view)).await;
+            let mut views: Vec<_> = views.into_iter().flatten().collect();
             let wanted = |view: &SandboxView| {
                 let namespace = list.namespace.as_ref();
                 namespace.is_none_or(|wanted| view.spec.namespace == *wanted)
             };
             views.retain(wanted);
-            views.sort_by_key(|view| view.spec.uid);
             let with_names = |view: SandboxView| {
                 let mine = names.iter().filter(|(_, at)| *at == view.spec.uid);
                 let mine = mine.map(|(name, _)| name.clone()).collect();
@@ -291,6 +306,24 @@ impl Handler<ListSandboxes> for HostActor {
             };
             views.into_iter().map(with_names).collect()
         })
+    }
+}
+
+async fn on_record(records: &dyn Records, uid: SandboxUid) -> Option<SandboxView> {
+    match read_one(records, uid).await {
+        Ok(known) => known.map(|known| known.as_rebuilding()),
+        Err(why) => {
+            tracing::error!(%uid, %why, "a sandbox is missing in a list: its room is gone, and its records could not be read");
+            None
+        }
+    }
+}
+
+impl Handler<GetUnread> for HostActor {
+    type Result = MessageResult<GetUnread>;
+
+    fn handle(&mut self, _: GetUnread, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.unread.clone())
     }
 }
 

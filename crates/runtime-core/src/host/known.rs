@@ -27,17 +27,30 @@ pub struct KnownSandbox {
 impl KnownSandbox {
     /// What is seen of one that nobody looks after.
     pub fn as_failed(&self) -> SandboxView {
-        let record = &self.record;
-        let reason = match &record.phase {
+        let reason = match &self.record.phase {
             Phase::Failed(text) => text.clone(),
             _ => String::new(),
         };
         SandboxView {
-            spec: record.spec.clone(),
             standing: Standing::Failed,
+            vm: None,
+            ..self.on_record(reason)
+        }
+    }
+
+    /// What is seen of one whose room is being rebuilt.
+    pub fn as_rebuilding(&self) -> SandboxView {
+        self.on_record("its room is being rebuilt".to_owned())
+    }
+
+    fn on_record(&self, reason: String) -> SandboxView {
+        let record = &self.record;
+        SandboxView {
+            spec: record.spec.clone(),
+            standing: record.phase.standing(),
             annotations: record.annotations.clone(),
             reason,
-            vm: None,
+            vm: record.vm.clone(),
             containers: self.containers.iter().map(|(c, _)| c.spec.number).collect(),
             phases: Vec::new(),
         }
@@ -95,11 +108,19 @@ impl KnownSandbox {
     }
 }
 
+/// A record that does not read. It is left where it is, and nobody looks after what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    pub key: String,
+    pub why: String,
+}
+
 /// Everything on record.
 #[derive(Default)]
 pub struct Kept {
     pub sandboxes: Vec<KnownSandbox>,
     pub deletions: Vec<DeletionRecord>,
+    pub unread: Vec<Unread>,
 }
 
 /// Reads every record.
@@ -111,9 +132,11 @@ pub async fn read_all(records: &dyn Records) -> Result<Kept, Fault> {
     let containers = records.scan("container/".to_owned()).await?;
     let processes = records.scan("process/".to_owned()).await?;
     let deletions = records.scan(DeletionRecord::PREFIX.to_owned()).await?;
+    let mut unread = Vec::new();
     Ok(Kept {
-        sandboxes: known(&sandboxes, &containers, &processes),
-        deletions: readable(&deletions),
+        sandboxes: known([&sandboxes, &containers, &processes], &mut unread),
+        deletions: readable(&deletions, &mut unread),
+        unread,
     })
 }
 
@@ -128,33 +151,38 @@ pub async fn read_one(
     let sandboxes = records.scan(SandboxRecord::key(uid)).await?;
     let containers = records.scan(ContainerRecord::prefix(uid)).await?;
     let processes = records.scan(format!("process/{uid}/")).await?;
-    Ok(known(&sandboxes, &containers, &processes).pop())
+    Ok(known([&sandboxes, &containers, &processes], &mut Vec::new()).pop())
 }
 
 /// A record that does not read is left where it is, and named.
-fn readable<R: Record>(rows: &Rows) -> Vec<R> {
+fn readable<R: Record>(rows: &Rows, unread: &mut Vec<Unread>) -> Vec<R> {
     let mut found = Vec::new();
     for (key, bytes) in rows {
         match decode(bytes) {
             Ok(record) => found.push(record),
             Err(why) => {
-                tracing::error!(%key, why = %crate::error::chain(&why), "record left aside")
+                let (key, why) = (key.clone(), crate::error::chain(&why));
+                tracing::error!(%key, %why, "record left aside");
+                unread.push(Unread { key, why });
             }
         }
     }
     found
 }
 
-fn known(sandboxes: &Rows, containers: &Rows, processes: &Rows) -> Vec<KnownSandbox> {
+fn known(
+    [sandboxes, containers, processes]: [&Rows; 3],
+    unread: &mut Vec<Unread>,
+) -> Vec<KnownSandbox> {
     let mut by_sandbox: BTreeMap<SandboxUid, Vec<(ContainerRecord, Vec<ProcessRecord>)>> =
         BTreeMap::new();
     let mut by_container: BTreeMap<(SandboxUid, ContainerNumber), Vec<ProcessRecord>> =
         BTreeMap::new();
-    for process in readable::<ProcessRecord>(processes) {
+    for process in readable::<ProcessRecord>(processes, unread) {
         let place = (process.uid, process.container);
         by_container.entry(place).or_default().push(process);
     }
-    for container in readable::<ContainerRecord>(containers) {
+    for container in readable::<ContainerRecord>(containers, unread) {
         let place = (container.uid, container.spec.number);
         let processes = by_container.remove(&place).unwrap_or_default();
         by_sandbox
@@ -162,7 +190,7 @@ fn known(sandboxes: &Rows, containers: &Rows, processes: &Rows) -> Vec<KnownSand
             .or_default()
             .push((container, processes));
     }
-    let sandboxes = readable::<SandboxRecord>(sandboxes).into_iter();
+    let sandboxes = readable::<SandboxRecord>(sandboxes, unread).into_iter();
     let with_containers = sandboxes.map(|record| KnownSandbox {
         containers: by_sandbox.remove(&record.spec.uid).unwrap_or_default(),
         record,

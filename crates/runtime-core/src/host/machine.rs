@@ -141,6 +141,11 @@ impl Host {
         stays.map(|(name, entry)| (name, entry.place()))
     }
 
+    /// Every sandbox that is or was to be, whether somebody looks after it or not.
+    pub fn sandboxes(&self) -> impl Iterator<Item = SandboxUid> {
+        self.sandboxes.uids()
+    }
+
     pub fn is_given_up(&self, uid: SandboxUid) -> bool {
         self.given_up.contains(&uid)
     }

@@ -2,6 +2,7 @@
 
 use super::{
     events::{Created, Name, Place},
+    known::Unread,
     sandboxes::SandboxName,
 };
 use crate::{
@@ -160,6 +161,11 @@ pub struct Listed {
 pub struct ListSandboxes {
     pub namespace: Option<Namespace>,
 }
+
+/// Query: the records that did not read when the daemon began.
+#[derive(Message, Debug)]
+#[rtype(result = "Vec<Unread>")]
+pub struct GetUnread;
 
 /// Command: no more creations; answered when none is in progress.
 #[derive(Message, Debug)]

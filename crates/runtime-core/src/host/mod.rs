@@ -16,9 +16,10 @@ pub use events::{
     Answer, Created, Denied, Doomed, Event, Fate, Found, Into, Known, KnownHome, Name, Place,
     Refusal, Repeated, World,
 };
+pub use known::Unread;
 pub use machine::Host;
 pub use messages::{
-    CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, List,
-    ListSandboxes, Listed, Located, LocatedSandbox, SandboxWish, ViewSandbox, Wish,
+    CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, GetUnread,
+    List, ListSandboxes, Listed, Located, LocatedSandbox, SandboxWish, ViewSandbox, Wish,
 };
 pub use sandboxes::SandboxName;

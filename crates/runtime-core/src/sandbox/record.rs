@@ -1,6 +1,6 @@
 //! A sandbox's spec, and what the store keeps of it.
 
-use super::journal::Journal;
+use super::{journal::Journal, rules::Standing};
 use crate::{
     devices::ShareSpec,
     hypervisor::{VmSpec, VmStatus},
@@ -119,6 +119,22 @@ pub enum Ended {
 }
 
 impl Phase {
+    /// As callers see it while no room answers for the sandbox.
+    pub fn standing(&self) -> Standing {
+        match self {
+            Self::Creating => Standing::Creating,
+            Self::Starting | Self::Beginning => Standing::Starting,
+            Self::Ready => Standing::Ready,
+            Self::Running => Standing::Running,
+            Self::Pausing(_) => Standing::Pausing,
+            Self::Paused(_) => Standing::Paused,
+            Self::Resuming(_) => Standing::Resuming,
+            Self::Quieting | Self::Stopping(_) | Self::Deleting => Standing::Stopping,
+            Self::Stopped(_) => Standing::Stopped,
+            Self::Failed(_) => Standing::Failed,
+        }
+    }
+
     /// Its VM is there.
     pub fn is_up(&self) -> bool {
         match self {

@@ -58,6 +58,8 @@ pub async fn pass(time: Duration) {
 
 /// How long a write takes to be durable.
 const WRITE: Duration = Duration::from_millis(1);
+/// How long a read takes; meanwhile a room that panicked is not there.
+const READ: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Default)]
 pub struct MemoryRecords(pub Rc<RefCell<BTreeMap<String, Vec<u8>>>>);
@@ -82,7 +84,10 @@ impl Records for MemoryRecords {
         let rows: Rows = rows
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        Box::pin(async move { Ok(rows) })
+        Box::pin(async move {
+            pass(READ).await;
+            Ok(rows)
+        })
     }
 }
 
