@@ -15,7 +15,10 @@ use protocols::{
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt as _},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        process::ExitStatusExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -281,7 +284,10 @@ fn program() -> PathBuf {
 }
 
 fn spawn(root: &Path) -> Result<(Child, PathBuf)> {
-    fs::create_dir_all(root).with_context(|| format!("make state folder {}", root.display()))?;
+    // As the daemon would: it leaves one that is there as open as it is.
+    let mut folder = fs::DirBuilder::new();
+    let made = folder.recursive(true).mode(0o700).create(root);
+    made.with_context(|| format!("make state folder {}", root.display()))?;
     let log = root.join("hutchd.log");
     let file = File::options()
         .create(true)
