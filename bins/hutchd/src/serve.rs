@@ -159,3 +159,37 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
         tracing::warn!(%why, "systemd was not told");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_state_folder_is_made_for_its_owner_and_one_that_others_write_to_is_closed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("state/of/hutch");
+
+        prepare_root(&root).unwrap();
+        assert_eq!(mode(&root), 0o700);
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
+        prepare_root(&root).unwrap();
+
+        assert_eq!(mode(&root), 0o700);
+        let relative = prepare_root(Path::new("state")).unwrap_err();
+        assert!(relative.to_string().contains("not an absolute path"));
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_the_interface_is_its_owners_alone_and_one_of_before_is_no_obstacle() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(socket_path(root.path()), "left by a daemon that died").unwrap();
+
+        let _listener = listen(root.path()).unwrap();
+
+        assert_eq!(mode(&socket_path(root.path())), 0o600);
+    }
+}

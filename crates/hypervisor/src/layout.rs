@@ -153,3 +153,52 @@ impl Layout {
 pub fn stream_port_name(number: u32) -> String {
     format!("hutch.stream.{number}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTS: PortPlan = PortPlan { cold: 2, max: 30 };
+
+    fn layout(folder: &Path, channel: ChannelKind) -> Layout {
+        Layout {
+            folder: folder.to_owned(),
+            channel,
+            stdio: StdioKind::Ports,
+        }
+    }
+
+    #[test]
+    fn each_sandbox_has_one_socket_for_its_vmm_and_one_for_its_agent() {
+        let folder = Path::new("/run/hutch/s/00000000000000ab");
+        let serial = layout(folder, ChannelKind::Serial);
+
+        assert_eq!(serial.qmp(), folder.join("qmp.sock"));
+        let control = HostEndpoint::Socket(folder.join("control.sock"));
+        assert_eq!(serial.control_endpoint(), control);
+        let stream = HostEndpoint::Socket(folder.join("p3.sock"));
+        assert_eq!(serial.stream_endpoint(3), stream);
+        assert_eq!(
+            serial.logs(),
+            [folder.join("console.log"), folder.join("vmm.log")]
+        );
+    }
+
+    #[test]
+    fn a_root_that_leaves_no_room_for_a_sockets_name_is_refused_with_that_name() {
+        let of = |bytes: usize| {
+            let folder = format!("/{}", "r".repeat(bytes - 1));
+            layout(Path::new(&folder), ChannelKind::Serial).check(PORTS)
+        };
+        let room = SOCKET_PATH_MAX - "/control.sock".len();
+
+        assert!(of(room).is_ok());
+        match of(room + 1) {
+            Err(InvalidSpec::SocketPath { path, len, max }) => {
+                assert!(path.ends_with("control.sock"), "{path:?}");
+                assert_eq!((len, max), (SOCKET_PATH_MAX + 1, SOCKET_PATH_MAX));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

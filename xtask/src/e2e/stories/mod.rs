@@ -79,6 +79,7 @@ pub const ALL: &[Story] = stories![
     hooks::a_hook_that_fails_or_hangs_makes_no_container,
     sandboxes::a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again,
     sandboxes::a_sandbox_that_is_stopped_lets_its_containers_end,
+    sandboxes::a_sandbox_without_an_id_goes_by_its_uid,
     resources::a_running_container_is_held_and_counted_and_given_less,
     resources::pain_10_a_kill_for_want_of_memory_is_told_and_kept,
     resources::pain_9_a_signal_reaches_the_init_alone_and_the_end_comes_when_asked_for,

@@ -19,6 +19,7 @@ const KILLED: i32 = 137;
 /// What exec answers where no program was run.
 const NOT_RUN: i32 = 255;
 const OOM: &str = "\"type\":\"oom\"";
+const STATS: &str = "\"type\":\"stats\"";
 
 /// A bundle whose container may use this much memory.
 fn bundle(world: &World<'_>, script: &str, memory: u64) -> Result<PathBuf> {
@@ -92,7 +93,22 @@ pub fn a_running_container_is_held_and_counted_and_given_less(world: &World<'_>)
         figures["data"]["pids"]["limit"] == 50,
         "half of what was refused is done: {figures}"
     );
-    succeeds(&world.verb(&["delete", "--force", "one"])?)
+    is_counted_until_its_end(world)
+}
+
+/// At the pace that was asked for.
+fn is_counted_until_its_end(world: &World<'_>) -> Result<()> {
+    let watching = world.start(&mut world.hutch(&["events", "--interval", "100ms", "one"]))?;
+    let told = || watching.stdout().matches(STATS).count();
+    ensure!(
+        wait_until(|| told() >= 3, SOON),
+        "told: {:?}",
+        watching.stdout()
+    );
+
+    succeeds(&world.verb(&["delete", "--force", "one"])?)?;
+
+    succeeds(&watching.finish(SOON)?)
 }
 
 /// The kill is told to whoever listens, and to whoever asks afterwards, though the daemon has died in between.

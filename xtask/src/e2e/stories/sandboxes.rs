@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 const POD: &str = "pod";
 /// What a container that lost its VM exits with.
@@ -101,6 +101,50 @@ pub fn a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again(
     ensure!(asked(world, &["annotation", "get", POD, "team"])? == "blue");
     asked(world, &["delete", "--force", POD])?;
     was_watched(&watching.finish(SOON)?)
+}
+
+/// Folders and sockets of the root, and those of a sandbox.
+fn is_its_owners_alone(world: &World<'_>) -> Result<()> {
+    let info = inspected(world)?;
+    let uid = info["uid"].as_str().context("no uid")?;
+    let own = format!("s/{uid}");
+    for (name, mode) in [
+        ("", 0o700),
+        ("hutchd.sock", 0o600),
+        ("store", 0o700),
+        ("s", 0o700),
+        (own.as_str(), 0o700),
+    ] {
+        let path = world.root().join(name);
+        let found = fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?;
+        let found = found.permissions().mode() & 0o7777;
+        ensure!(found == mode, "{}: {found:o}", path.display());
+    }
+    let socket = world.root().join(&own).join("qmp.sock");
+    ensure!(socket.exists(), "no {}", socket.display());
+    Ok(())
+}
+
+/// It goes by its uid, and is nothing to any other.
+pub fn a_sandbox_without_an_id_goes_by_its_uid(world: &World<'_>) -> Result<()> {
+    let made = asked(world, &["create"])?;
+
+    let info: Value = serde_json::from_str(&asked(world, &["inspect", &made])?)
+        .context("read what is inspected")?;
+    ensure!(info["uid"] == made && info["id"] == made, "{made}: {info}");
+    ensure!(
+        made.len() == 16 && made.bytes().all(|one| one.is_ascii_hexdigit()),
+        "{made}"
+    );
+    let bundle = world.shell("echo here")?;
+    let mut run = world.hutch(&["run", "--sandbox", &made, "--bundle"]);
+    run.arg(&bundle).arg("one");
+    let run = world.run(&mut run, BOOT_LIMIT)?;
+    ensure!(run.code() == Some(0) && run.stdout == "here\n", "{run:?}");
+    ensure!(asked(world, &["list", "--quiet"])? == made);
+    asked(world, &["delete", "--force", &made])?;
+    ensure!(asked(world, &["list", "--quiet"])?.is_empty());
+    Ok(())
 }
 
 /// By its guest's own account, whose kernel keeps some of the memory.
@@ -210,6 +254,7 @@ fn was_watched(watched: &Outcome) -> Result<()> {
 /// SIGTERM for what runs, and its end with the VM for what waits for its start; how each ended is told apart.
 pub fn a_sandbox_that_is_stopped_lets_its_containers_end(world: &World<'_>) -> Result<()> {
     asked(world, &["run", POD])?;
+    is_its_owners_alone(world)?;
     for (id, code) in HEEDED {
         let heeds = format!("trap 'exit {code}' TERM; : >/up; while :; do sleep 0.05; done");
         join(world, id, &heeds)?;
