@@ -9,7 +9,7 @@ use house::{House, RELAY, settle, told};
 use runtime_core::{
     container::{Force, ProcessCommand},
     error::Kind,
-    host::{GetUnread, ListSandboxes},
+    host::{GetUnread, List, ListSandboxes},
     ids::ProcessId,
     sandbox::{SandboxRecord, Standing, Verb},
 };
@@ -65,6 +65,11 @@ async fn a_sandbox_whose_room_is_being_rebuilt_is_listed_as_its_record_has_it() 
         assert_eq!(view.standing, Standing::Stopping);
         assert_eq!(view.reason, "its room is being rebuilt");
         assert_eq!(names.len(), 1);
+        let listed = house.host.send(List { namespace: None }).await.unwrap();
+        let [web] = listed.as_slice() else {
+            panic!("{listed:?}")
+        };
+        assert_eq!(web.view.spec.id.as_str(), "web");
         settle().await;
         assert_eq!(house.standing("pod").await, Standing::Stopped);
     })

@@ -3,7 +3,7 @@
 use super::{
     actor::{Creation, HostActor},
     events::{Answer, Created, Event, Into, Name, Place},
-    known::read_one,
+    known::{KnownSandbox, read_one},
     messages::{
         CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, GetUnread,
         List, ListSandboxes, Listed, Located, ViewSandbox, Wish,
@@ -222,16 +222,29 @@ impl Handler<List> for HostActor {
         let host = self.host();
         let places: Vec<_> = host
             .names()
-            .filter(|(name, _)| wanted(name))
-            .filter_map(|(_, place)| Some((place, self.sandboxes().get(&place.uid)?.clone())))
+            .filter(|(name, place)| wanted(name) && !self.failed.contains_key(&place.uid))
+            .map(|(_, place)| (place, self.sandboxes().get(&place.uid).cloned()))
             .collect();
+        let records = self.around.records.clone();
         Box::pin(async move {
-            let view = async |(place, sandbox): (Place, Addr<SandboxActor>)| {
-                let view = sandbox.send(ViewContainer(place.number)).await;
-                let uid = place.uid;
-                view.ok()?.ok().map(|view| Listed { uid, view })
+            let view = |(place, sandbox): (Place, Option<Addr<SandboxActor>>)| {
+                let records = &*records;
+                async move {
+                    let asked = match sandbox {
+                        Some(room) => room.send(ViewContainer(place.number)).await.ok(),
+                        None => None,
+                    };
+                    let view = match asked.and_then(Result::ok) {
+                        Some(view) => Some(view),
+                        // A room has panicked, or it is gone, and then nothing is on record.
+                        None => on_record(records, place.uid)
+                            .await
+                            .and_then(|known| known.container(place.number)),
+                    };
+                    let uid = place.uid;
+                    view.map(|view| Listed { uid, view })
+                }
             };
-            // One that goes away meanwhile is not listed.
             let listed = join_all(places.into_iter().map(view)).await;
             listed.into_iter().flatten().collect()
         })
@@ -288,7 +301,9 @@ impl Handler<ListSandboxes> for HostActor {
                     match asked {
                         Some(view) => Some(view),
                         // Its room has panicked, or it is gone, and then nothing is on record.
-                        None => on_record(records, uid).await,
+                        None => on_record(records, uid)
+                            .await
+                            .map(|known| known.as_rebuilding()),
                     }
                 }
             };
@@ -309,9 +324,9 @@ impl Handler<ListSandboxes> for HostActor {
     }
 }
 
-async fn on_record(records: &dyn Records, uid: SandboxUid) -> Option<SandboxView> {
+async fn on_record(records: &dyn Records, uid: SandboxUid) -> Option<KnownSandbox> {
     match read_one(records, uid).await {
-        Ok(known) => known.map(|known| known.as_rebuilding()),
+        Ok(known) => known,
         Err(why) => {
             tracing::error!(%uid, %why, "a sandbox is missing in a list: its room is gone, and its records could not be read");
             None

@@ -6,7 +6,7 @@ use super::{
     sandboxes::SandboxName,
 };
 use crate::{
-    container::{ContainerRecord, ContainerState},
+    container::{Container, ContainerRecord, ContainerState, ContainerView},
     error::Fault,
     ids::{ContainerNumber, ProcessId, SandboxUid},
     process::ProcessRecord,
@@ -41,6 +41,18 @@ impl KnownSandbox {
     /// What is seen of one whose room is being rebuilt.
     pub fn as_rebuilding(&self) -> SandboxView {
         self.on_record("its room is being rebuilt".to_owned())
+    }
+
+    /// What is seen of a container whose room, or whose sandbox's, is being rebuilt.
+    pub fn container(&self, number: ContainerNumber) -> Option<ContainerView> {
+        let mut found = self.containers.iter();
+        let (record, processes) = found.find(|(record, _)| record.spec.number == number)?;
+        let init = processes.iter().find(|p| p.process == ProcessId::Init);
+        Some(ContainerView {
+            spec: record.spec.clone(),
+            state: Container::rebuilt(record.clone(), processes).oci_state(),
+            relay: init.and_then(|init| init.relay),
+        })
     }
 
     fn on_record(&self, reason: String) -> SandboxView {
