@@ -90,6 +90,24 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     pointers
 }
 
+/// Whether the caller, as who it is in effect, may execute the file behind a handle.
+///
+/// # Errors
+/// What faccessat2 says (Linux 5.8).
+#[allow(unsafe_code)]
+pub fn may_execute(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the path is an empty C string, and the descriptor is open for the whole call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::X_OK,
+            libc::AT_EACCESS | libc::AT_EMPTY_PATH,
+        )
+    })
+}
+
 /// # Errors
 /// What unshare says. The caller must have one thread.
 #[allow(unsafe_code)]

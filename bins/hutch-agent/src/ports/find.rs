@@ -3,11 +3,13 @@
 use super::{Port, Reactor, uevents};
 use crate::error::{Doing, Error};
 use std::{
-    ffi::OsString,
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
+    io::Read as _,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,13 +19,22 @@ const PLUG_LIMIT: Duration = Duration::from_secs(10);
 /// Names are ours: `hutch.control`, `hutch.stream.N`.
 const NAME_MAX: usize = 64;
 
+/// Under which device a name was found before: ports stay, and a search of many costs more than an exec's fork.
+type Known = BTreeMap<String, OsString>;
+
+static KNOWN: Mutex<Known> = Mutex::new(Known::new());
+
 /// Opens the port of that name, waiting for it to be plugged in.
 ///
 /// # Errors
 /// No such port in time, or it is open already.
 pub async fn open(name: &str, reactor: &Arc<Reactor>) -> Result<Port, Error> {
     let what = format!("port {name:?}");
-    let device = uevents::until(&what, PLUG_LIMIT, || find(Path::new(PORTS), name)).await?;
+    let look = || {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        find(Path::new(PORTS), name, &mut known)
+    };
+    let device = uevents::until(&what, PLUG_LIMIT, look).await?;
     open_device(&device)
         .and_then(|file| Port::new(file, reactor))
         .doing(|| format!("open {what} ({})", device.display()))
@@ -48,17 +59,30 @@ fn open_device(device: &Path) -> std::io::Result<File> {
 
 /// The device of the port with that name, if it is there. A port gets its name a moment after
 /// it appears.
-fn find(ports: &Path, name: &str) -> Option<PathBuf> {
+fn find(ports: &Path, name: &str, known: &mut Known) -> Option<PathBuf> {
+    // It may have been unplugged since, and another one be in its place.
+    let remembered = known.get(name).filter(|at| is_named(ports, at, name));
+    let device = remembered.cloned().or_else(|| search(ports, name))?;
+    known.insert(name.to_owned(), device.clone());
+    Some(Path::new("/dev").join(device))
+}
+
+fn search(ports: &Path, name: &str) -> Option<OsString> {
     let entries = fs::read_dir(ports).ok()?.flatten();
     let mut devices: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     // The newest first: that is whom the host most likely means, and each look costs.
     devices.sort_by_key(|device| std::cmp::Reverse((device.len(), device.clone())));
-    let named = |device: &OsString| {
-        let named = fs::read_to_string(ports.join(device).join("name"));
-        named.is_ok_and(|named| named.trim_end() == name)
-    };
-    let device = devices.into_iter().find(named)?;
-    Some(Path::new("/dev").join(device))
+    devices
+        .into_iter()
+        .find(|device| is_named(ports, device, name))
+}
+
+/// One read: the kernel gives an attribute whole.
+fn is_named(ports: &Path, device: &OsStr, name: &str) -> bool {
+    let mut text = [0; NAME_MAX + 1];
+    let read =
+        File::open(ports.join(device).join("name")).and_then(|mut file| file.read(&mut text));
+    read.is_ok_and(|length| text[..length].trim_ascii_end() == name.as_bytes())
 }
 
 #[cfg(test)]
@@ -76,13 +100,39 @@ mod tests {
             fs::write(sys.path().join(device).join("name"), name).unwrap();
         }
         fs::create_dir(sys.path().join("vport0p3")).unwrap();
+        let found = |name| find(sys.path(), name, &mut Known::new());
+
+        assert_eq!(found("hutch.stream.1"), Some("/dev/vport0p2".into()));
+        assert_eq!(found("hutch.stream"), None);
+        assert_eq!(
+            find(Path::new("/nowhere"), "hutch.stream.1", &mut Known::new()),
+            None
+        );
+    }
+
+    #[test]
+    fn a_port_that_was_found_before_is_looked_at_alone_unless_another_is_in_its_place() {
+        let sys = tempfile::tempdir().unwrap();
+        let name = |device: &str, name: &str| {
+            fs::create_dir_all(sys.path().join(device)).unwrap();
+            fs::write(sys.path().join(device).join("name"), name).unwrap();
+        };
+        let mut known = Known::new();
+        name("vport0p2", "hutch.stream.1\n");
+        find(sys.path(), "hutch.stream.1", &mut known).unwrap();
+        // A search takes the newest.
+        name("vport0p9", "hutch.stream.1\n");
+        assert_eq!(
+            find(sys.path(), "hutch.stream.1", &mut known),
+            Some("/dev/vport0p2".into())
+        );
+
+        name("vport0p2", "hutch.stream.7\n");
 
         assert_eq!(
-            find(sys.path(), "hutch.stream.1"),
-            Some(PathBuf::from("/dev/vport0p2"))
+            find(sys.path(), "hutch.stream.1", &mut known),
+            Some("/dev/vport0p9".into())
         );
-        assert_eq!(find(sys.path(), "hutch.stream"), None);
-        assert_eq!(find(Path::new("/nowhere"), "hutch.stream.1"), None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Finds the program of a process as a shell would, with root and user of the container in place.
 
-use crate::engine::{error::ProgramFault, plan::Failure};
+use crate::engine::{error::ProgramFault, plan::Failure, sys};
 use rustix::{
-    fs::{Access, AtFlags, CWD, FileType, accessat, stat},
+    fd::AsFd as _,
+    fs::{CWD, FileType, Mode, OFlags, fstat, openat},
     io::Errno,
 };
 use std::ffi::{CStr, CString};
@@ -40,13 +41,13 @@ pub fn find(name: &CStr, env: &[CString]) -> Result<CString, Failure> {
     }))
 }
 
-/// Whether this file can be run by who asks.
+/// Whether this file can be run by who asks. The path is walked once: each walk may ask the host.
 fn look_at(path: &CStr) -> Result<(), Errno> {
-    let found = stat(path)?;
-    if FileType::from_raw_mode(found.st_mode).is_dir() {
+    let file = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode).is_dir() {
         return Err(Errno::ISDIR);
     }
-    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+    sys::may_execute(file.as_fd())
 }
 
 fn fault(path: String, errno: Errno) -> Failure {
@@ -67,4 +68,31 @@ pub fn refused(path: &CStr, errno: Errno) -> Failure {
         path: path.to_string_lossy().into_owned(),
         errno: errno.raw_os_error(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        fs::{self, Permissions},
+        os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    };
+
+    #[test]
+    fn a_program_is_a_file_that_may_be_executed_also_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at =
+            |name: &str| CString::new(folder.path().join(name).as_os_str().as_bytes()).unwrap();
+        for (name, mode) in [("program", 0o755), ("text", 0o644)] {
+            fs::write(folder.path().join(name), "").unwrap();
+            fs::set_permissions(folder.path().join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        std::os::unix::fs::symlink("program", folder.path().join("link")).unwrap();
+
+        assert_eq!(look_at(&at("program")), Ok(()));
+        assert_eq!(look_at(&at("link")), Ok(()));
+        assert_eq!(look_at(&at("text")), Err(Errno::ACCESS));
+        assert_eq!(look_at(&at("")), Err(Errno::ISDIR));
+        assert_eq!(look_at(&at("none")), Err(Errno::NOENT));
+    }
 }
