@@ -56,6 +56,7 @@ pub const ALL: &[Story] = stories![
     terminal::a_terminal_comes_back_from_sudden_ends,
     volumes::pain_6_fifty_containers_come_and_go_and_leave_no_mount,
     volumes::pain_16_a_volume_that_is_renewed_is_seen_whole_and_heard_of,
+    share::a_link_that_the_host_turns_round_leads_to_the_new_place,
     share::a_container_that_is_given_the_hosts_files_holds_no_sandbox,
     volumes::volumes_outlive_the_daemon_that_attached_them,
     volumes::pain_17_mounts_are_what_their_options_say,

@@ -11,7 +11,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -63,6 +63,37 @@ pub fn a_program_is_read_once_and_anew_when_the_host_changes_it(world: &World<'_
     change("end")?;
     grows_old(&say)?;
     says("end")?;
+    drop(orders);
+    succeeds(&running.finish(SOON)?)
+}
+
+/// The guest keeps where a link leads to, and finds the one that takes its place.
+pub fn a_link_that_the_host_turns_round_leads_to_the_new_place(world: &World<'_>) -> Result<()> {
+    let bundle = world.shell(OBEY)?;
+    let data = bundle.join("data");
+    for place in ["old", "new"] {
+        fs::create_dir_all(data.join(place)).context("make a place")?;
+        fs::write(data.join(place).join("name"), place).context("name it")?;
+    }
+    let turn = |place: &str| -> Result<()> {
+        symlink(place, data.join("fresh")).context("make a link")?;
+        fs::rename(data.join("fresh"), data.join("link")).context("turn the link round")
+    };
+    turn("old")?;
+    with_mounts(&bundle, vec![bind(&data, "/data", &["bind"])])?;
+    let (running, orders) = obedient(world, "reader", &bundle)?;
+    let read = || -> Result<String> {
+        let outcome = world.verb(&["exec", "reader", "/bin/cat", "/data/link/name"])?;
+        succeeds(&outcome)?;
+        Ok(outcome.stdout)
+    };
+    for place in ["old", "new", "old"] {
+        turn(place)?;
+        let seen = wait_until(|| read().is_ok_and(|name| name == place), SOON);
+        ensure!(seen, "it does not lead to {place}: {:?}", read());
+        // And it stays: what was kept is that of the link which is there.
+        ensure!(read()? == place, "it leads elsewhere again: {:?}", read());
+    }
     drop(orders);
     succeeds(&running.finish(SOON)?)
 }
