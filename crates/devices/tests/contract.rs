@@ -383,7 +383,9 @@ impl Stage for HostStage {
     fn mounts(&self) -> Vec<PathBuf> {
         let table = File::open("/proc/thread-self/mountinfo").unwrap();
         let lines = BufReader::new(table).lines().map(io::Result::unwrap);
-        let points = lines.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
+        // What a share stands on is under it, and nothing that anybody asks for.
+        let seen = lines.filter(|line| !line.contains(" unbindable "));
+        let points = seen.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
         let mut ours: Vec<_> = points
             .filter(|point| point.starts_with(self.folder()))
             .collect();
