@@ -534,11 +534,15 @@ impl Handler<WaitProcess> for ContainerActor {
         WaitProcess(process): WaitProcess,
         ctx: &mut Context<Self>,
     ) -> Self::Result {
-        let (room, me) = (self.find(&process), ctx.address());
+        let asked = self.find(&process).map(|room| room.send(process::Wait));
+        // Whoever waits holds no room: what is left of a sandbox whose room panicked would never hear of the exit.
+        let me = ctx.address().downgrade();
         Box::pin(async move {
-            let exit = sent(room?.send(process::Wait)).await?;
+            let exit = sent(asked?).await?;
             // A container that was deleted meanwhile has nothing left to agree with.
-            sent(me.send(Settle::News)).await.ok();
+            if let Some(me) = me.upgrade() {
+                sent(me.send(Settle::News)).await.ok();
+            }
             Ok(exit)
         })
     }

@@ -156,7 +156,8 @@ impl Handler<ProcessIn> for SandboxActor {
                 self.container(container)
             }
         };
-        Box::pin(async move { rebuilding(room?.send(command).await)? })
+        let asked = room.map(|room| room.send(command));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
@@ -236,8 +237,10 @@ impl Handler<ExecIn> for SandboxActor {
     type Result = ResponseFuture<Result<StreamLease, Fault>>;
 
     fn handle(&mut self, exec: ExecIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.guest_of(exec.container);
-        Box::pin(async move { rebuilding(room?.send(exec.exec).await)? })
+        let asked = self
+            .guest_of(exec.container)
+            .map(|room| room.send(exec.exec));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
@@ -245,8 +248,10 @@ impl Handler<WaitIn> for SandboxActor {
     type Result = ResponseFuture<Result<ExitStatus, Fault>>;
 
     fn handle(&mut self, wait: WaitIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.container(wait.container);
-        Box::pin(async move { rebuilding(room?.send(WaitProcess(wait.process)).await)? })
+        let asked = self
+            .container(wait.container)
+            .map(|room| room.send(WaitProcess(wait.process)));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
@@ -258,8 +263,8 @@ impl Handler<ViewContainer> for SandboxActor {
         ViewContainer(number): ViewContainer,
         _: &mut Context<Self>,
     ) -> Self::Result {
-        let room = self.container(number);
-        Box::pin(async move { rebuilding(room?.send(GetContainer).await) })
+        let asked = self.container(number).map(|room| room.send(GetContainer));
+        Box::pin(async move { rebuilding(asked?.await) })
     }
 }
 
@@ -267,8 +272,10 @@ impl Handler<ViewProcess> for SandboxActor {
     type Result = ResponseFuture<Result<ProcessView, Fault>>;
 
     fn handle(&mut self, view: ViewProcess, _: &mut Context<Self>) -> Self::Result {
-        let room = self.container(view.container);
-        Box::pin(async move { rebuilding(room?.send(GetProcessView(view.process)).await)? })
+        let asked = self
+            .container(view.container)
+            .map(|room| room.send(GetProcessView(view.process)));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
@@ -276,8 +283,10 @@ impl Handler<FreezeIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, freeze: FreezeIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.guest_of(freeze.container);
-        Box::pin(async move { rebuilding(room?.send(freeze.freeze).await)? })
+        let asked = self
+            .guest_of(freeze.container)
+            .map(|room| room.send(freeze.freeze));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
@@ -285,8 +294,10 @@ impl Handler<UpdateIn> for SandboxActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, update: UpdateIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.guest_of(update.container);
-        Box::pin(async move { rebuilding(room?.send(update.update).await)? })
+        let asked = self
+            .guest_of(update.container)
+            .map(|room| room.send(update.update));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
@@ -294,8 +305,10 @@ impl Handler<NextOomsIn> for SandboxActor {
     type Result = ResponseFuture<Result<Ooms, Fault>>;
 
     fn handle(&mut self, ask: NextOomsIn, _: &mut Context<Self>) -> Self::Result {
-        let room = self.container(ask.container);
-        Box::pin(async move { rebuilding(room?.send(ask.next).await)? })
+        let asked = self
+            .container(ask.container)
+            .map(|room| room.send(ask.next));
+        Box::pin(async move { rebuilding(asked?.await)? })
     }
 }
 
