@@ -499,11 +499,9 @@ impl Handler<ProcessCommand> for ContainerActor {
             | ProcessCommand::AttachRelay(process, _)
             | ProcessCommand::RelayDone(process) => process.clone(),
         };
-        let room = match self.find(&target) {
-            Ok(room) => room,
-            Err(why) => return Box::pin(async move { Err(why) }),
-        };
+        let room = self.find(&target);
         Box::pin(async move {
+            let room = room?;
             match command {
                 ProcessCommand::Begin(begin) => {
                     let begun = sent(room.send(begin)).await;
@@ -579,8 +577,7 @@ impl Handler<GetRelays> for ContainerActor {
             let mut relays = Vec::new();
             for room in rooms {
                 // One that goes away meanwhile has no relay.
-                let view = room.send(process::GetProcess).await;
-                relays.extend(view.ok().and_then(|view| view.relay));
+                relays.extend(relay_of(Some(room)).await);
             }
             relays
         })
