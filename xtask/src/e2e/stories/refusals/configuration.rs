@@ -96,7 +96,7 @@ fn values() -> Vec<Row> {
         value!(
             "too little memory",
             "[guest]\nmemory_mib = 8\n",
-            "guest.memory_mib is 8; at least 64 are needed",
+            "guest.memory_mib is 8; 64 to 524288 are possible",
         ),
         value!(
             "a kernel that is not there",
