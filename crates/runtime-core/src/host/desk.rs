@@ -229,9 +229,10 @@ impl Handler<List> for HostActor {
         Box::pin(async move {
             let view = |(place, sandbox): (Place, Option<Addr<SandboxActor>>)| {
                 let records = &*records;
+                let asked = sandbox.map(|room| room.send(ViewContainer(place.number)));
                 async move {
-                    let asked = match sandbox {
-                        Some(room) => room.send(ViewContainer(place.number)).await.ok(),
+                    let asked = match asked {
+                        Some(asked) => asked.await.ok(),
                         None => None,
                     };
                     let view = match asked.and_then(Result::ok) {
