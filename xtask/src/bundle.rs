@@ -1,13 +1,14 @@
 //! OCI bundles for trying things out: busybox as a root file system, and a config.json like the one of `runc spec`.
 
-use crate::command;
-use anyhow::{Context, Result};
+use crate::{command, wait::wait_until};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
     process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 pub const BUSYBOX: &str = "/usr/bin/busybox";
@@ -17,6 +18,8 @@ const FOLDERS: &[&str] = &[
 /// What runc gives a container unless told otherwise.
 const CAPABILITIES: &[&str] = &["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
 const NOFILE: u32 = 1024;
+/// A guest reads a program that changed within it anew at each exec; a second more than guest/patches has.
+const SETTLED_AFTER: Duration = Duration::from_secs(11);
 
 /// What a bundle's process is.
 pub struct Process<'a> {
@@ -49,6 +52,22 @@ pub fn change(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
     let mut config = serde_json::from_slice(&text).with_context(about)?;
     change(&mut config);
     fs::write(&path, config.to_string()).with_context(about)
+}
+
+/// Waits until a program is as one of an image that was unpacked a while ago.
+pub fn settle(program: &Path) -> Result<()> {
+    let settled = wait_until(|| is_settled(program), SETTLED_AFTER * 2);
+    ensure!(settled, "{} does not settle", program.display());
+    Ok(())
+}
+
+fn is_settled(program: &Path) -> bool {
+    let changed = fs::metadata(program).map(|found| u64::try_from(found.ctime()));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let (Ok(Ok(changed)), Ok(now)) = (changed, now) else {
+        return false;
+    };
+    now.as_secs() > changed + SETTLED_AFTER.as_secs()
 }
 
 /// The root file system alone.

@@ -7,22 +7,18 @@ use super::{
     report::{Measure, Unit},
     scene::Scene,
 };
-use crate::{e2e::world::SOON, scratch::Scratch, wait::wait_until};
+use crate::{bundle, e2e::world::SOON, scratch::Scratch, wait::wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 const BED: &str = "bed";
 const ID: &str = "one";
-/// A program that changed within it is read anew at each exec.
-const SETTLED: Duration = Duration::from_secs(11);
 /// What is timed of each life, in its order.
 const VERBS: [(&str, &[&str]); 7] = [
     ("start", &["start", ID]),
@@ -56,10 +52,7 @@ pub fn measure(scene: &Scene<'_>) -> Result<Vec<Measure>> {
     };
     let warm = scene.world.bundle(&["/bin/sleep", "100000"])?;
     // As an image is that was unpacked a while ago.
-    ensure!(
-        wait_until(|| is_settled(&warm.join("rootfs/bin/busybox")), SETTLED * 2),
-        "the program of the bundle does not settle"
-    );
+    bundle::settle(&warm.join("rootfs/bin/busybox"))?;
     // The first fills caches on both sides, and translates code in the guest.
     pair.live(Runtime::Runc, &warm)?;
     pair.live(Runtime::Hutch, &warm)?;
@@ -89,17 +82,6 @@ pub fn measure(scene: &Scene<'_>) -> Result<Vec<Measure>> {
     ));
     measures.extend(compared("create and start, cold", &cold[0], &cold[1], None));
     Ok(measures)
-}
-
-/// Whether a guest keeps what it read of the program; see guest/patches.
-fn is_settled(program: &Path) -> bool {
-    let changed = fs::metadata(program).map(|found| found.ctime());
-    let changed = changed.ok().and_then(|seconds| u64::try_from(seconds).ok());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let (Some(changed), Ok(now)) = (changed, now) else {
-        return false;
-    };
-    now.as_secs() > changed + SETTLED.as_secs()
 }
 
 /// Until the program runs.

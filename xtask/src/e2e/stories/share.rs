@@ -5,19 +5,16 @@ use super::{
     volumes::{OBEY, bind, obedient, with_mounts},
 };
 use crate::{
+    bundle,
     e2e::world::{BOOT_LIMIT, SOON, World},
     wait::wait_until,
 };
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    os::unix::fs::{PermissionsExt as _, symlink},
 };
 
-/// What the guest's kernel reads anew in any case; see guest/patches.
-const YOUNG: Duration = Duration::from_secs(11);
 /// A program on the share is larger than what is read beside it.
 const PROGRAM_BYTES_MIN: u64 = 1024 * 1024;
 
@@ -38,8 +35,8 @@ pub fn a_program_is_read_once_and_anew_when_the_host_changes_it(world: &World<'_
         Ok(())
     };
     says("one")?;
-    grows_old(&say)?;
-    grows_old(&rootfs.join("bin/busybox"))?;
+    bundle::settle(&say)?;
+    bundle::settle(&rootfs.join("bin/busybox"))?;
     // Now it is known how old it was when it was read.
     says("one")?;
     let before = read_by_virtiofsd(world)?;
@@ -61,7 +58,7 @@ pub fn a_program_is_read_once_and_anew_when_the_host_changes_it(world: &World<'_
     }
     // And if nobody looks before it is old again.
     change("end")?;
-    grows_old(&say)?;
+    bundle::settle(&say)?;
     says("end")?;
     drop(orders);
     succeeds(&running.finish(SOON)?)
@@ -96,21 +93,6 @@ pub fn a_link_that_the_host_turns_round_leads_to_the_new_place(world: &World<'_>
     }
     drop(orders);
     succeeds(&running.finish(SOON)?)
-}
-
-fn grows_old(path: &Path) -> Result<()> {
-    let grown = wait_until(|| is_older_than(path, YOUNG), YOUNG * 2);
-    ensure!(grown, "{} stays young", path.display());
-    Ok(())
-}
-
-fn is_older_than(path: &Path, age: Duration) -> bool {
-    let changed = fs::metadata(path).map(|found| u64::try_from(found.ctime()));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let (Ok(Ok(changed)), Ok(now)) = (changed, now) else {
-        return false;
-    };
-    now.as_secs() > changed + age.as_secs()
 }
 
 /// Bytes, of all files of all shares.
