@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -27,8 +27,8 @@ use std::{
 };
 use tokio::{io::unix::AsyncFd, time::Instant};
 
-/// virtiofsd listens within milliseconds; a host that is starting a hundred VMs is slower.
-const LISTEN_MAX: Duration = Duration::from_secs(20);
+/// virtiofsd serves within milliseconds; a host that is starting a hundred VMs is slower.
+const SERVE_MAX: Duration = Duration::from_secs(20);
 /// A socket that comes to be tells nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// virtiofsd ends by itself when its VMM is gone.
@@ -165,10 +165,13 @@ fn kill(process: HostProcess) {
     }
 }
 
-async fn listens(spec: &ShareSpec, process: HostProcess) -> Result<(), Error> {
+/// It listens before it has moved into a mount namespace of its own. It makes its root there of a clone of the share
+/// that no mount propagates to before it is in place: what was bound meanwhile would be missing for good.
+async fn serves(spec: &ShareSpec, process: HostProcess) -> Result<(), Error> {
     let (socket, begun) = (socket(&spec.folder), Instant::now());
-    while begun.elapsed() < LISTEN_MAX {
-        if socket.exists() {
+    let share = mounts::share(&spec.folder);
+    while begun.elapsed() < SERVE_MAX {
+        if socket.exists() && has_root(process, &share) {
             return Ok(());
         }
         if pidfd(process).is_none() {
@@ -179,9 +182,20 @@ async fn listens(spec: &ShareSpec, process: HostProcess) -> Result<(), Error> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Err(Error::Silent {
-        limit_s: LISTEN_MAX.as_secs(),
+        limit_s: SERVE_MAX.as_secs(),
         said: said(&spec.folder),
     })
+}
+
+/// pivot_root(2) takes along whoever had the old root in that namespace, so the process that waits for the one who
+/// serves is there too.
+fn has_root(process: HostProcess, folder: &Path) -> bool {
+    let identity = |path: &Path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let root = identity(Path::new(&format!("/proc/{}/root", process.pid)));
+    root.is_some() && root == identity(folder)
 }
 
 fn unbind_all(binds: &[Bind]) -> Result<(), Error> {
@@ -219,7 +233,7 @@ impl Shares for HostShares {
                 spawn(&asked, procs_files)
             });
             let outcome = match spawned.await {
-                Ok(process) => match listens(&spec, process).await {
+                Ok(process) => match serves(&spec, process).await {
                     Ok(()) => Ok(process),
                     Err(why) => {
                         kill(process);

@@ -25,7 +25,7 @@ use std::{
     env,
     fs::{self, File},
     io::{self, BufRead, BufReader},
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -52,6 +52,8 @@ trait Stage {
     fn is_alive(&self, process: HostProcess) -> bool;
     /// Whether the process was put into the cgroup of the share.
     fn is_in_its_cgroup(&self, process: HostProcess) -> bool;
+    /// Whether who serves the share has in it, at this place, what is there on the host.
+    fn is_served(&self, process: HostProcess, place: &str) -> bool;
     /// Where copies are, below the sandbox's folder.
     fn copies(&self) -> Vec<PathBuf>;
     /// kill -9 from outside.
@@ -143,6 +145,18 @@ async fn binds_come_and_go_however_often_it_is_asked(stage: &impl Stage) {
     closed.unwrap();
     assert!(stage.mounts().is_empty());
     stage.shares().unbind(binds).await.unwrap();
+}
+
+async fn what_is_bound_as_soon_as_a_share_is_open_is_served(stage: &impl Stage) {
+    let virtiofsd = stage.shares().open(spec(stage)).await.unwrap();
+    let binds = vec![bind(stage, "1/rootfs", "rootfs", Shape::Directory)];
+
+    stage.shares().bind(binds).await.unwrap();
+
+    assert!(stage.is_served(virtiofsd, ""));
+    assert!(stage.is_served(virtiofsd, "1/rootfs"));
+    let closed = stage.shares().close(spec(stage), Some(virtiofsd)).await;
+    closed.unwrap();
 }
 
 async fn of_binds_of_which_one_fails_none_is_left(stage: &impl Stage) {
@@ -297,6 +311,13 @@ impl Stage for FakeStage {
         self.ground.exit(process);
     }
 
+    fn is_served(&self, process: HostProcess, place: &str) -> bool {
+        self.is_alive(process)
+            && self
+                .mounts()
+                .contains(&self.folder().join("share").join(place))
+    }
+
     fn copies(&self) -> Vec<PathBuf> {
         self.shares.copies()
     }
@@ -364,6 +385,12 @@ impl Stage for HostStage {
     /// Whoever joins writes a 0, which means itself.
     fn is_in_its_cgroup(&self, _: HostProcess) -> bool {
         fs::read(self.at("cgroup.procs")).unwrap() == b"0"
+    }
+
+    fn is_served(&self, process: HostProcess, place: &str) -> bool {
+        let seen = fs::metadata(format!("/proc/{}/root/{place}", process.pid));
+        let there = fs::metadata(self.folder().join("share").join(place)).unwrap();
+        seen.is_ok_and(|seen| (seen.dev(), seen.ino()) == (there.dev(), there.ino()))
     }
 
     fn copies(&self) -> Vec<PathBuf> {
@@ -450,6 +477,7 @@ suite!(
     a_share_that_cannot_be_served_leaves_nothing,
     a_virtiofsd_that_is_killed_is_noticed_however_late_it_is_asked,
     binds_come_and_go_however_often_it_is_asked,
+    what_is_bound_as_soon_as_a_share_is_open_is_served,
     of_binds_of_which_one_fails_none_is_left,
     copies_are_followed_until_they_are_taken_away,
     nothing_is_bound_without_a_share,
