@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
@@ -36,6 +36,16 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` failed: {status}", line(command));
     }
     Ok(())
+}
+
+/// Writes a program that can be run at once. A child of ours writes it: what one of our threads had open for writing
+/// as another forked cannot be run before the fork's own exec (ETXTBSY of execve(2)).
+pub fn write_program(path: &Path, content: &[u8]) -> Result<()> {
+    let plain = path.with_extension("plain");
+    fs::write(&plain, content).with_context(|| format!("write {}", plain.display()))?;
+    let mut install = Command::new("install");
+    run(install.arg("--mode=755").arg(&plain).arg(path))?;
+    fs::remove_file(&plain).with_context(|| format!("remove {}", plain.display()))
 }
 
 /// Its standard output as text.

@@ -24,7 +24,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use std::{fs, path::PathBuf, rc::Rc, time::Duration};
-use support::{TestCgroup, write_initrd, write_mute_vmm};
+use support::{TestCgroup, write_initrd};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -560,8 +560,7 @@ impl Stage for OnThisHost {
     }
 
     fn mute(&self) -> (Rc<dyn Vmm>, LaunchPlan) {
-        let binary = self.folder.path().join("mute");
-        write_mute_vmm(&binary);
+        let binary = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vmms/mute").into();
         let mut plan = self.plan();
         // Nothing is emulated here; the shorter limit serves.
         plan.spec.accelerator = Accelerator::Kvm;

@@ -221,7 +221,8 @@ fn stand_in() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Read, os::unix::fs::PermissionsExt};
+    use crate::command;
+    use std::io::Read;
 
     fn words(line: &str) -> Vec<String> {
         line.split(' ').map(str::to_owned).collect()
@@ -247,8 +248,7 @@ mod tests {
     fn the_stand_in_runs_and_says_that_it_does() {
         let scratch = Scratch::new().unwrap();
         let path = scratch.path().join(STAND_IN);
-        fs::write(&path, stand_in()).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        command::write_program(&path, &stand_in()).unwrap();
         let child = Command::new(&path).stdout(Stdio::piped()).spawn().unwrap();
         let mut child = Killed(child);
 

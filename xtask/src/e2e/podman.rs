@@ -192,8 +192,8 @@ impl<'a> Podman<'a> {
         }
         words.push(quoted(hutch.get_program()));
         words.extend(hutch.get_args().map(quoted));
-        let path = self.write("hutch", &format!("#!/bin/sh\n{} \"$@\"\n", words.join(" ")))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make it a program")
+        let script = format!("#!/bin/sh\n{} \"$@\"\n", words.join(" "));
+        command::write_program(&self.folder.join("hutch"), script.as_bytes())
     }
 
     fn import_image(&self) -> Result<()> {

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -65,12 +64,6 @@ fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
 
 fn pad(archive: &mut Vec<u8>) {
     archive.resize(archive.len().next_multiple_of(4), 0);
-}
-
-/// A program that is started like a VMM and never says a word.
-pub fn write_mute_vmm(path: &Path) {
-    fs::write(path, "#!/bin/sh\nexec sleep 1000\n").expect("write script");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make it executable");
 }
 
 /// A cgroup in one hierarchy, removed with its members when dropped.
