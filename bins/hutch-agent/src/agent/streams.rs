@@ -7,8 +7,12 @@ use crate::stdio::Endpoint;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::{select, sync::watch};
+use tokio::{select, sync::watch, time::timeout};
+
+/// Removing a container kills its processes within milliseconds.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Entries of streams that closed go when the next one opens.
 #[derive(Default)]
@@ -50,8 +54,14 @@ impl Streams {
         });
     }
 
-    /// Ends what still carries a process that is over. One that runs keeps its stream.
+    /// Ends what still carries a process that is over. The host may give its stream to the next one before it has the
+    /// container removed, so its end is waited for; one that runs on keeps its stream.
     pub async fn free(&self, endpoint: &Endpoint) {
+        let exit = self.all().get(endpoint).map(|carried| carried.exit.clone());
+        if let Some(mut exit) = exit {
+            // Over, gone with its container, or neither in time: the next look tells.
+            let _ = timeout(END_LIMIT, exit.wait_for(Option::is_some)).await;
+        }
         let over = {
             let mut all = self.all();
             match all.get(endpoint) {
@@ -105,6 +115,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_of_a_process_that_is_just_being_killed_is_waited_for() {
+        let (streams, exit) = (Streams::default(), watch::Sender::new(None));
+        let (wire, carrying) = wire();
+        streams.carry(port(), exit.subscribe(), carrying);
+        let killing = async {
+            tokio::task::yield_now().await;
+            exit.send_replace(Some(137));
+        };
+
+        let port = port();
+        tokio::join!(streams.free(&port), killing);
+
+        assert_eq!(Arc::strong_count(&wire), 1, "it is closed by now");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_process_that_runs_keeps_its_stream() {
         let (streams, exit) = (Streams::default(), watch::Sender::new(None));
         let (wire, carrying) = wire();

@@ -35,6 +35,8 @@ pub struct Carrier {
     kill: Kill,
     buffer: Vec<u8>,
     stage: Stage,
+    /// The container is gone: what can be sent without waiting is still sent, its exit above all.
+    stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +44,6 @@ enum Stage {
     Running,
     /// The machine knows of the exit.
     Exited,
-    /// The container is gone.
-    Stopped,
 }
 
 impl Carrier {
@@ -62,11 +62,12 @@ impl Carrier {
             kill,
             buffer: vec![0; BUFFER],
             stage: Stage::Running,
+            stopped: false,
         }
     }
 
     /// Carries until the host has acknowledged the exit, or `stop` is dropped: the container is
-    /// gone. `exit` has the exit code once there is one.
+    /// gone, and nobody is waited for any more. `exit` has the exit code once there is one.
     ///
     /// # Errors
     /// The port was unplugged, or a pipe is of no more use.
@@ -93,8 +94,7 @@ impl Carrier {
     }
 
     fn is_over(&mut self) -> bool {
-        self.stage == Stage::Stopped
-            || (self.end.is_exit_acknowledged() && self.end.outgoing().is_empty())
+        self.stopped || (self.end.is_exit_acknowledged() && self.end.outgoing().is_empty())
     }
 
     fn note_exit(&mut self, exit: &mut watch::Receiver<Option<u32>>) {
@@ -104,11 +104,21 @@ impl Carrier {
         if let Some(code) = *exit.borrow_and_update() {
             self.end.exited(code);
             self.stage = Stage::Exited;
-            // Only an attempt after the exit shows that all its output was read.
-            for pipe in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
-                pipe.try_again();
-            }
+            self.try_outputs_again();
         }
+    }
+
+    /// Only an attempt after the exit shows that all its output was read.
+    fn try_outputs_again(&mut self) {
+        for pipe in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            pipe.try_again();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.wire.try_again();
+        self.try_outputs_again();
     }
 
     /// Tries everything once; whether anything moved.
@@ -239,9 +249,9 @@ impl Carrier {
         select! {
             biased;
             // Nothing is ever sent on it: it only closes.
-            _ = stop.changed() => self.stage = Stage::Stopped,
+            _ = stop.changed() => self.stop(),
             changed = exit.changed(), if running => if changed.is_err() {
-                self.stage = Stage::Stopped;
+                self.stop();
             },
             woken = self.wire.wait(sending) => if woken? == Woken::Replaced {
                 self.end.reconnected();
@@ -282,4 +292,69 @@ pub fn resize(console: BorrowedFd<'_>, size: Winsize) -> io::Result<()> {
     // SAFETY: the request reads one winsize, which outlives it.
     unsafe { set_size(console.as_raw_fd(), &raw const size) }?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::ProcessIo,
+        ports::{Port, Reactor},
+        stdio::{Terminal, prepare, wire::Flow},
+    };
+    use std::{
+        fs::File,
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+        time::Duration,
+    };
+    use stream::{Nonce, Padding, Reader, Resume, StdinFrom};
+
+    /// Nothing that should come may take longer, even on a loaded machine.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_process_that_ends_with_its_container_has_its_output_and_its_exit_sent() {
+        let (near, mut host) = UnixStream::pair().unwrap();
+        for end in [&near, &host] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let reactor = Reactor::start().unwrap();
+        let port = Port::new(File::from(OwnedFd::from(near)), &reactor).unwrap();
+        let (far, prepared) = prepare(Terminal::No).unwrap();
+        let near = prepared.near(None).unwrap();
+        let carrier = Carrier::new(near, Wire::Serial(Flow::new(port)), Box::new(|_| {}));
+        let mut reader = Reader::new(Resume::Acked, StdinFrom::Next);
+        reader.connected(Nonce([7; 16]), Padding::None);
+        let greeting = reader.outgoing().to_vec();
+        host.write_all(&greeting).unwrap();
+        reader.sent(greeting.len());
+        let (exit, stop) = (watch::Sender::new(None), watch::Sender::new(()));
+        let carrying = tokio::spawn(carrier.carry(exit.subscribe(), stop.subscribe()));
+        let mut said = [0; 4096];
+        while !reader.is_established() {
+            yield_now().await;
+            if let Ok(count) = host.read(&mut said) {
+                reader.feed(&said[..count]).unwrap();
+            }
+        }
+
+        let ProcessIo::Pipes { stdout, .. } = far else {
+            panic!("no terminal was asked for");
+        };
+        File::from(stdout.unwrap())
+            .write_all(b"last words")
+            .unwrap();
+        exit.send_replace(Some(137));
+        drop(stop);
+        let carried = tokio::time::timeout(LIMIT, carrying).await;
+
+        carried.unwrap().unwrap().unwrap();
+        let mut sent = Vec::new();
+        host.read_to_end(&mut sent).unwrap();
+        reader.feed(&sent).unwrap();
+        assert_eq!(reader.output(Channel::Stdout), b"last words");
+        reader.output_taken(Channel::Stdout, 10);
+        assert_eq!(reader.exit(), Some(137));
+    }
 }

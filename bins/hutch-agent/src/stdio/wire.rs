@@ -46,7 +46,7 @@ pub enum Woken {
 }
 
 impl Flow {
-    fn new(port: Port) -> Self {
+    pub(super) fn new(port: Port) -> Self {
         Self {
             port,
             readable: true,
@@ -89,6 +89,13 @@ impl Wire {
         match self {
             Self::Serial(flow) => Some(flow),
             Self::Vsock { flow, .. } => flow.as_mut(),
+        }
+    }
+
+    /// Has the next attempts made, whatever the last ones found.
+    pub fn try_again(&mut self) {
+        if let Some(flow) = self.flow() {
+            (flow.readable, flow.writable) = (true, true);
         }
     }
 
