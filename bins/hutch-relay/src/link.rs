@@ -148,6 +148,12 @@ impl Link {
         };
     }
 
+    /// Nobody will answer any more.
+    pub fn give_up(&mut self) {
+        let cause = Errno::SHUTDOWN;
+        self.state = State::Lost { cause };
+    }
+
     /// Does what is due.
     pub fn advance(&mut self, now: Instant) -> Change {
         match self.state {

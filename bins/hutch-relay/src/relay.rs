@@ -33,6 +33,9 @@ const FAULTS_MAX: u32 = 5;
 /// A stream that was silent for so long gives its buffers back.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Removed containers' exits come within milliseconds; a guest that says nothing for so long holds no relay.
+const DISMISSAL: Duration = Duration::from_secs(5);
+
 /// So long is the guest told that its exit has arrived; it does not matter much.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -49,6 +52,14 @@ pub struct Relay {
     activity: Activity,
     faults: u32,
     broken: Vec<BrokenOutput>,
+    dismissed: Option<Dismissed>,
+}
+
+/// The container is gone, and perhaps the guest says how the process ended.
+#[derive(Debug, Clone, Copy)]
+struct Dismissed {
+    exit_code: u8,
+    until: Instant,
 }
 
 /// What the user sits at, if it is one.
@@ -121,6 +132,7 @@ impl Relay {
             activity: Activity::Busy,
             faults: 0,
             broken: Vec::new(),
+            dismissed: None,
         };
         relay.resize();
         relay.join(now + answer_limit, answer_limit)?;
@@ -177,7 +189,10 @@ impl Relay {
                 break Outcome::Exited(u8::try_from(code).unwrap_or(VM_LOST));
             }
             if self.link.lost().is_some() && !self.has_output() {
-                break Outcome::Lost;
+                break match self.dismissed {
+                    Some(Dismissed { exit_code, .. }) => Outcome::Exited(exit_code),
+                    None => Outcome::Lost,
+                };
             }
             self.step(None)?;
         };
@@ -214,7 +229,8 @@ impl Relay {
             Activity::Busy => Some(Instant::now() + IDLE),
             Activity::Trimmed => None,
         };
-        let until = [until, idle, self.link.due()].into_iter().flatten().min();
+        let waits = [until, idle, self.link.due(), self.due_dismissal()];
+        let until = waits.into_iter().flatten().min();
         let ready = self.wait(until).map_err(doing("poll files"))?;
         if ready.is_empty() {
             self.rest();
@@ -229,8 +245,19 @@ impl Relay {
                 Slot::Output(index) => self.write_output(index),
             }
         }
-        let change = self.link.advance(Instant::now());
+        let now = Instant::now();
+        if self.due_dismissal().is_some_and(|due| due <= now) {
+            self.reader.disconnected();
+            self.link.give_up();
+        }
+        let change = self.link.advance(now);
         self.greet(change)
+    }
+
+    /// When the guest is waited for no longer.
+    fn due_dismissal(&self) -> Option<Instant> {
+        let waits = self.link.lost().is_none();
+        self.dismissed.filter(|_| waits).map(|one| one.until)
     }
 
     /// Polls what there is interest in, and nothing else: a closed pipe is always ready.
@@ -292,6 +319,10 @@ impl Relay {
                 Arrived::Forward(SIGHUP) => self.hang_up(),
                 Arrived::Forward(number) => self.signal(number),
                 Arrived::Resized => self.resize(),
+                Arrived::Dismissed(exit_code) => {
+                    let until = Instant::now() + DISMISSAL;
+                    self.dismissed.get_or_insert(Dismissed { exit_code, until });
+                }
                 Arrived::Continued => {
                     if let Some(raw) = &self.raw {
                         // The terminal may be gone; then its end is read next.

@@ -2,14 +2,20 @@
 //! blocked here and read from a descriptor.
 
 use crate::error::{RelayError, doing};
+use proc::dismissal;
 use rustix::io::Errno;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{fs::File, ptr};
 
-/// Size of the kernel's `signalfd_siginfo`, which begins with the number of the signal.
+/// Size of the kernel's `signalfd_siginfo`, signalfd(2).
 const RECORD_LEN: usize = 128;
+
+/// Where in it are the number of the signal, `si_code`, and the value that a queued one brings.
+const NUMBER: usize = 0;
+const CODE: usize = 8;
+const VALUE: usize = 44;
 
 /// So many at once; the rest stays in the queue.
 const RECORDS_MAX: usize = 8;
@@ -41,6 +47,8 @@ pub(crate) enum Arrived {
     Resized,
     /// We were stopped, and somebody else may have used the terminal.
     Continued,
+    /// Our container is gone; this is the exit code on record.
+    Dismissed(u8),
 }
 
 #[derive(Debug)]
@@ -60,10 +68,11 @@ impl std::fmt::Debug for Mask {
 
 impl Signals {
     pub fn open() -> Result<Self, RelayError> {
-        let numbers = FORWARDED
-            .into_iter()
-            .chain(REALTIME)
-            .chain([libc::SIGWINCH, libc::SIGCONT]);
+        let numbers = FORWARDED.into_iter().chain(REALTIME).chain([
+            libc::SIGWINCH,
+            libc::SIGCONT,
+            dismissal::SIGNAL,
+        ]);
         let mask = mask_of(numbers);
         let queue = open_queue(&mask).map_err(doing("open signal queue"))?;
         let before = set_mask(libc::SIG_BLOCK, &mask).map_err(doing("block signals"))?;
@@ -80,14 +89,21 @@ impl Signals {
         let count = self.queue.read(&mut records).unwrap_or(0);
         records[..count]
             .chunks_exact(RECORD_LEN)
-            .map(|record| u32::from_ne_bytes([record[0], record[1], record[2], record[3]]))
-            .map(|number| match i32::try_from(number) {
-                Ok(libc::SIGWINCH) => Arrived::Resized,
-                Ok(libc::SIGCONT) => Arrived::Continued,
-                Ok(_) | Err(_) => Arrived::Forward(number),
+            .filter_map(|record| match field(record, NUMBER) {
+                libc::SIGWINCH => Some(Arrived::Resized),
+                libc::SIGCONT => Some(Arrived::Continued),
+                dismissal::SIGNAL => {
+                    dismissal::exit_code(field(record, CODE), field(record, VALUE))
+                        .map(Arrived::Dismissed)
+                }
+                number => Some(Arrived::Forward(number.cast_unsigned())),
             })
             .collect()
     }
+}
+
+fn field(record: &[u8], at: usize) -> i32 {
+    i32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
 }
 
 impl AsFd for Signals {

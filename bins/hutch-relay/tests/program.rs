@@ -7,11 +7,11 @@ mod fakes;
 use fakes::daemon::FakeDaemon;
 use fakes::{FakeGuest, STARTING, wait_until};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -112,7 +112,48 @@ fn signals_are_forwarded() {
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut [0]).unwrap();
 
+    // Of no meaning without a code.
+    kill_process(Pid::from_child(&child), Signal::URG).unwrap();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+
+    assert_eq!(wait(&mut child).code(), Some(9));
+}
+
+/// As the daemon does when the container is deleted.
+fn dismiss(relay: &Child, exit_code: u8) {
+    let pid = Pid::from_child(relay);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    proc::dismissal::send(pidfd.as_fd(), exit_code).unwrap();
+}
+
+#[test]
+fn a_relay_whose_guest_never_tells_the_exit_ends_with_the_code_that_is_on_record() {
+    let guest = guest("echo out; sleep 1000");
+    let daemon = daemon(&guest);
+    let mut command = relay(&guest);
+    command.stdout(Stdio::piped());
+    let (mut child, _) = started(command);
+
+    dismiss(&child, 137);
+
+    assert_eq!(wait(&mut child).code(), Some(137));
+    let mut text = String::new();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "out\n");
+    assert_eq!(daemon.exit_codes(), [137]);
+}
+
+#[test]
+fn a_relay_that_is_dismissed_believes_its_guest_more() {
+    let guest = guest("read line; exit 9");
+    let _daemon = daemon(&guest);
+    let mut command = relay(&guest);
+    command.stdin(Stdio::piped());
+    let (mut child, _) = started(command);
+
+    dismiss(&child, 137);
+    drop(child.stdin.take());
 
     assert_eq!(wait(&mut child).code(), Some(9));
 }

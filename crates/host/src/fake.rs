@@ -453,6 +453,12 @@ impl Premises for FakePremises {
         Box::pin(async move { Ok(costs(processes)) })
     }
 
+    /// A relay that obeys at once.
+    fn dismiss(&self, relay: HostProcess, _: u8) -> Work<Result<(), Fault>> {
+        self.change(|world| world.end(relay));
+        Box::pin(async { Ok(()) })
+    }
+
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
         let failing = self.failing();
         if failing.is_none() {

@@ -160,6 +160,11 @@ impl Premises for HostPremises {
         })
     }
 
+    fn dismiss(&self, relay: HostProcess, exit_code: u8) -> Work<Result<(), Fault>> {
+        let dismissed = proc::dismiss(relay, exit_code).map_err(|error| fault(&error));
+        Box::pin(async { dismissed })
+    }
+
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
         // Two system calls that never block: not worth a thread.
         let killed = proc::kill(process).map_err(|error| fault(&error));

@@ -13,7 +13,7 @@ use rustix::{
 };
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -123,6 +123,20 @@ fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub fn kill(process: HostProcess) -> Result<(), Error> {
     match PidFd::open(process)? {
         Some(pidfd) => pidfd.signal(Signal::KILL),
+        None => Ok(()),
+    }
+}
+
+/// Tells exactly this relay that its container is gone; one that is gone is already so.
+///
+/// # Errors
+/// It belongs to someone else.
+pub fn dismiss(process: HostProcess, exit_code: u8) -> Result<(), Error> {
+    match PidFd::open(process)? {
+        Some(pidfd) => {
+            let sent = proc::dismissal::send(pidfd.fd.as_fd(), exit_code);
+            sent.map_err(|source| Error::Kill { process, source })
+        }
         None => Ok(()),
     }
 }

@@ -284,6 +284,7 @@ contract! {
     a_process_that_is_gone_has_ended
     every_watcher_hears_of_an_end
     a_kill_meets_exactly_its_process
+    a_dismissal_of_what_is_gone_or_is_another_is_already_so
     a_sweep_takes_what_no_record_knows_and_leaves_the_known
     a_sweep_of_nothing_reports_nothing
     claims_are_found_without_any_record
@@ -584,6 +585,24 @@ async fn a_kill_meets_exactly_its_process(house: &dyn House) {
 
     assert!(!house.is_alive(vmm));
     assert!(house.is_alive(helper));
+    house.premises().clear(spec).await.unwrap();
+}
+
+async fn a_dismissal_of_what_is_gone_or_is_another_is_already_so(house: &dyn House) {
+    let spec = new_spec(house, 1);
+    house.premises().prepare(spec.clone()).await.unwrap();
+    let vmm = house.spawn(&spec.vmm);
+    let imposter = HostProcess {
+        start_time: vmm.start_time + 1,
+        ..vmm
+    };
+
+    house.premises().dismiss(imposter, 137).await.unwrap();
+    assert!(house.is_alive(vmm));
+    house.premises().kill(vmm).await.unwrap();
+    house.premises().ended(vmm).await;
+    house.premises().dismiss(vmm, 137).await.unwrap();
+
     house.premises().clear(spec).await.unwrap();
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Reads /proc and nothing else; it starts, watches and ends no process. Of other crates it has system
 //! calls alone, so that the relay can afford it. [`berth`] is where a program that somebody starts
-//! finds itself, [`memory`] is about this process itself.
+//! finds itself, [`memory`] is about this process itself, [`dismissal`] is what a relay is told by.
 
 pub mod berth;
+pub mod dismissal;
 pub mod memory;
 
 use std::{fs, io};

@@ -93,6 +93,10 @@ pub trait Premises {
     /// us.
     fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>>;
 
+    /// Tells exactly this relay that its container is gone: if its guest does not, it ends with this code
+    /// in a few seconds. One that is gone is already so.
+    fn dismiss(&self, relay: HostProcess, exit_code: u8) -> Work<Result<(), Fault>>;
+
     /// Sends SIGKILL to exactly this process; one that is gone is already so.
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>>;
 }

@@ -65,6 +65,36 @@ async fn a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing(
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_relay_that_still_stands_is_told_when_its_container_goes() {
+    told(async {
+        for exit in [None, Some(7)] {
+            let house = running().await;
+            let uid = house.find("web").await.unwrap().place.uid;
+            if let Some(code) = exit {
+                house.world.exit(uid, ProcessId::Init, code);
+                house.wait("web").await.unwrap();
+            }
+
+            house.delete("web", Force::Yes).await.unwrap();
+
+            let code = exit.map_or(137, |code| u8::try_from(code).unwrap());
+            assert_eq!(house.world.dismissed(), [(RELAY, code)]);
+        }
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+        house.world.exit(uid, ProcessId::Init, 7);
+        house.wait("web").await.unwrap();
+        let done = ProcessCommand::RelayDone(ProcessId::Init);
+        house.command("web", done).await.unwrap();
+
+        house.delete("web", Force::No).await.unwrap();
+
+        assert_eq!(house.world.dismissed(), [], "it has its exit");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn the_guest_may_forget_an_exit_only_when_it_is_on_record() {
     told(async {
         let house = running().await;

@@ -195,6 +195,16 @@ impl Room for ProcessActor {
                     Event::RelayEnded { relay }
                 });
             }
+            World::Dismiss { relay, status } => {
+                let code = u8::try_from(status.code).unwrap_or(u8::MAX);
+                let work = self.around.premises.dismiss(relay, code);
+                kit::complete(ctx, async move {
+                    if let Err(why) = work.await {
+                        tracing::warn!(%why, "a relay was not told that its container is gone");
+                    }
+                    Event::Dismissed
+                });
+            }
             World::GiveBack { number } => kit::detach(plant.give_back(number)),
         }
     }

@@ -52,6 +52,7 @@ impl Process {
             | State::Making { .. }
             | State::Starting { .. }
             | State::Failed(_)
+            | State::Closing(_)
             | State::Closed(_) => {
                 let state = self.state_name();
                 return Err(Reason::NotCreated { state });
@@ -117,6 +118,7 @@ impl Process {
                 | State::Running
                 | State::Exited(_)
                 | State::Failed(_)
+                | State::Closing(_)
                 | State::Closed(_),
                 _,
             ) => {}
@@ -167,6 +169,7 @@ impl Process {
             | State::Making { .. }
             | State::Exited(_)
             | State::Failed(_)
+            | State::Closing(_)
             | State::Closed(_) => Err(Reason::NotRunning {
                 state: self.state_name(),
             }),

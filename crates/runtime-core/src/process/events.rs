@@ -52,6 +52,8 @@ pub enum Event {
         relay: HostProcess,
     },
     RelayDone,
+    /// The relay was told, or is gone.
+    Dismissed,
     Signaled {
         waiter: Waiter,
         outcome: Result<(), Fault>,
@@ -118,6 +120,11 @@ pub enum World {
     },
     GiveBack {
         number: u32,
+    },
+    /// Its container goes: the relay hears what the record says of its end.
+    Dismiss {
+        relay: HostProcess,
+        status: ExitStatus,
     },
 }
 

@@ -6,7 +6,7 @@
 //!                  │                │ Made (exec) ────────────────────────────────────────►│
 //!                  └── failed ──► Failed ◄── failed            Exited, GuestGone           │
 //!                                             any state after Making ──────► Exited ◄──────┘
-//!                                                        any state ── Close ──► Closed
+//!                  any state ── Close ──► Closing (its relay is told) ── Dismissed ──► Closed
 //! ```
 //!
 //! Invariants:
@@ -37,13 +37,23 @@ pub(super) const WAITERS_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     New,
-    Leasing { op: OpId, json: Option<Vec<u8>> },
-    Making { op: OpId },
+    Leasing {
+        op: OpId,
+        json: Option<Vec<u8>>,
+    },
+    Making {
+        op: OpId,
+    },
     Created,
-    Starting { op: OpId, waiters: Vec<Waiter> },
+    Starting {
+        op: OpId,
+        waiters: Vec<Waiter>,
+    },
     Running,
     Exited(ExitStatus),
     Failed(Fault),
+    /// Its relay is being told; what is on record stays until it was.
+    Closing(ExitStatus),
     Closed(ExitStatus),
 }
 
@@ -146,6 +156,7 @@ impl Process {
             | State::Leasing { .. }
             | State::Making { .. }
             | State::Failed(_)
+            | State::Closing(_)
             | State::Closed(_) => ProcessState::Making,
             State::Created => ProcessState::Created,
             State::Starting { .. } | State::Running => ProcessState::Running,
@@ -209,7 +220,7 @@ impl Process {
             }
             State::Starting { .. } => self.running(batch),
             State::New | State::Leasing { .. } | State::Created | State::Running => {}
-            State::Exited(_) | State::Failed(_) | State::Closed(_) => {
+            State::Exited(_) | State::Failed(_) | State::Closing(_) | State::Closed(_) => {
                 // Told again after a redial: confirm it again.
                 let known = match &self.state {
                     State::Exited(known) => known.clone(),
@@ -278,7 +289,7 @@ impl Process {
 
     fn wait(&mut self, waiter: Waiter, batch: &mut Batch<Self>) -> Result<(), Reason> {
         match &self.state {
-            State::Exited(status) | State::Closed(status) => {
+            State::Exited(status) | State::Closing(status) | State::Closed(status) => {
                 let status = status.clone();
                 batch.replies.push((waiter, Answer::Exit(Ok(status))));
             }
@@ -335,6 +346,16 @@ impl Process {
                 .replies
                 .push((waiter, Answer::Exit(Ok(status.clone()))));
         }
+        match self.relay {
+            Relay::Attached(relay) => {
+                self.state = State::Closing(status.clone());
+                batch.world.push(World::Dismiss { relay, status });
+            }
+            Relay::None | Relay::Done => self.closed(status, batch),
+        }
+    }
+
+    fn closed(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
         self.give_back(batch);
         self.state = State::Closed(status);
         let key = ProcessRecord::key(self.uid, self.container, &self.id);
@@ -352,6 +373,7 @@ impl Process {
             | State::Leasing { .. }
             | State::Exited(_)
             | State::Failed(_)
+            | State::Closing(_)
             | State::Closed(_) => return,
         };
         match self.lease.as_ref().map(|lease| lease.guest.clone()) {
@@ -375,7 +397,11 @@ impl Process {
             // The container may not have had it on record.
             State::Running => batch.announce.push(Notice::Began),
             State::Exited(status) => batch.announce.push(Notice::Exited { status, seq: None }),
-            State::New | State::Leasing { .. } | State::Created | State::Closed(_) => {}
+            State::New
+            | State::Leasing { .. }
+            | State::Created
+            | State::Closing(_)
+            | State::Closed(_) => {}
         }
         match (self.relay, &self.state) {
             (Relay::Attached(relay), _) => batch.world.push(World::WatchRelay { relay }),
@@ -400,13 +426,17 @@ impl Machine for Process {
     // tidy: one table, every pair visible; each arm is a call or a few lines
     fn on(&mut self, event: Event, batch: &mut Batch<Self>) -> Result<(), Denied> {
         match (&self.state, event) {
+            (State::Closing(status), Event::Dismissed) => {
+                let status = status.clone();
+                self.closed(status, batch);
+            }
             // Answered, but nothing is recorded any more.
-            (State::Closed(_), Event::AttachRelay { .. }) => {
+            (State::Closing(_) | State::Closed(_), Event::AttachRelay { .. }) => {
                 let state = self.state_name();
                 return Err(Denied::Command(Reason::NotRunning { state }));
             }
             (
-                State::Closed(_),
+                State::Closing(_) | State::Closed(_),
                 Event::RelayEnded { .. }
                 | Event::RelayDone
                 | Event::GuestGone { .. }
@@ -483,6 +513,7 @@ impl Machine for Process {
                 | Event::Begun { .. }
                 | Event::Looked { .. }
                 | Event::AgentRebuilt
+                | Event::Dismissed
                 | Event::RelayEnded { .. },
             ) => {}
         }
@@ -505,6 +536,7 @@ impl Machine for Process {
             State::Running => "running",
             State::Exited(_) => "stopped",
             State::Failed(_) => "failed",
+            State::Closing(_) => "closing",
             State::Closed(_) => "closed",
         }
     }
@@ -606,6 +638,37 @@ mod tests {
         let batch = on(&mut process, Event::Close { status });
 
         assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
+    }
+
+    /// A guest that takes the container away without a word about its exit would else keep the relay, and the
+    /// relay the port.
+    #[test]
+    fn a_relay_hears_that_its_container_goes_before_the_record_does() {
+        let mut process = made(ProcessId::Init);
+        let relay = HostProcess {
+            pid: 4711,
+            start_time: 1,
+        };
+        let waiter = Waiter(1);
+        on(&mut process, Event::AttachRelay { waiter, relay });
+        let status = status();
+
+        let closing = on(
+            &mut process,
+            Event::Close {
+                status: status.clone(),
+            },
+        );
+        assert_eq!(closing.world, [World::Dismiss { relay, status }]);
+        assert!(closing.records.is_empty() && closing.announce.is_empty());
+
+        let ended = on(&mut process, Event::RelayEnded { relay });
+        assert_eq!((ended.world, ended.announce), (vec![], vec![]));
+
+        let closed = on(&mut process, Event::Dismissed);
+        assert_eq!(closed.world, [World::GiveBack { number: PORT }]);
+        assert_eq!(closed.announce, [Notice::Closed]);
+        assert_eq!(closed.records.len(), 1);
     }
 
     #[test]

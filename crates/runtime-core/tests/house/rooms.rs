@@ -72,6 +72,8 @@ struct State {
     agents: BTreeMap<SandboxUid, agent::Parent>,
     devices: BTreeMap<SandboxUid, devices::Parent>,
     dead_relays: BTreeSet<u32>,
+    /// With their exit codes.
+    dismissed: Vec<(HostProcess, u8)>,
     confirmed: Vec<u64>,
     signals: Vec<(ProcessId, u32)>,
     hooks: Vec<HookRun>,
@@ -344,6 +346,11 @@ impl World {
         }
     }
 
+    /// The relays that were told that their container goes, with their exit codes.
+    pub fn dismissed(&self) -> Vec<(HostProcess, u8)> {
+        self.state.borrow().dismissed.clone()
+    }
+
     pub fn relay_dies(&self, pid: u32) {
         self.state.borrow_mut().dead_relays.insert(pid);
         self.relays.notify_waiters();
@@ -433,6 +440,11 @@ impl Premises for World {
                 notified.await;
             }
         })
+    }
+
+    fn dismiss(&self, relay: HostProcess, code: u8) -> Work<Result<(), CoreFault>> {
+        self.state.borrow_mut().dismissed.push((relay, code));
+        Box::pin(async { Ok(()) })
     }
 
     fn kill(&self, _: HostProcess) -> Work<Result<(), CoreFault>> {

@@ -494,6 +494,12 @@ impl Premises for SimPremises {
         self.life.call(name, SOUND, watch, watch)
     }
 
+    fn dismiss(&self, relay: HostProcess, code: u8) -> Work<Result<(), Fault>> {
+        let name = format!("premises dismiss {relay}");
+        let work = || self.premises.dismiss(relay, code);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
     fn kill(&self, process: HostProcess) -> Work<Result<(), Fault>> {
         let name = format!("premises kill {process}");
         let work = || self.premises.kill(process);
