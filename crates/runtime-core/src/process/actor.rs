@@ -14,7 +14,7 @@ use crate::{
     agent::{Adopt, Exec, ExitStatus, GuestProcessState, Signal},
     error::{Fault, Kind},
     hypervisor::GuestEndpoint,
-    ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
+    ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
     kit::{self, Guard, Room, Shell, Waiter},
     premises::Premises,
     records::Records,
@@ -109,6 +109,17 @@ impl ProcessActor {
             }),
         }
     }
+
+    fn dismiss(&self, relay: HostProcess, status: &ExitStatus, ctx: &mut Context<Self>) {
+        let code = u8::try_from(status.code).unwrap_or(u8::MAX);
+        let work = self.around.premises.dismiss(relay, code);
+        kit::complete(ctx, async move {
+            if let Err(why) = work.await {
+                tracing::warn!(%why, "a relay was not told that its container is gone");
+            }
+            Event::Dismissed
+        });
+    }
 }
 
 impl Actor for ProcessActor {
@@ -195,16 +206,7 @@ impl Room for ProcessActor {
                     Event::RelayEnded { relay }
                 });
             }
-            World::Dismiss { relay, status } => {
-                let code = u8::try_from(status.code).unwrap_or(u8::MAX);
-                let work = self.around.premises.dismiss(relay, code);
-                kit::complete(ctx, async move {
-                    if let Err(why) = work.await {
-                        tracing::warn!(%why, "a relay was not told that its container is gone");
-                    }
-                    Event::Dismissed
-                });
-            }
+            World::Dismiss { relay, status } => self.dismiss(relay, &status, ctx),
             World::GiveBack { number } => kit::detach(plant.give_back(number)),
         }
     }
