@@ -203,8 +203,14 @@ impl Agent {
             state.table.removable(&id).map_err(refuse)?;
         }
         self.mark_killed(&SignalTo::All(id.clone()));
-        let (agent, gone) = (self.clone(), id.clone());
-        let removed = blocking(move || agent.engine.remove(gone.as_str())).await;
+        let removed = match self.engine.remove_bare(id.as_str()) {
+            Ok(None) => {
+                let (agent, gone) = (self.clone(), id.clone());
+                blocking(move || agent.engine.remove(gone.as_str())).await
+            }
+            Ok(Some(kills)) => Ok(kills),
+            Err(error) => Err(error),
+        };
         let kills = removed.map_err(engine_failed(|| format!("remove {name}")))?;
         self.all_ended(&id).await?;
         let place = {

@@ -221,6 +221,18 @@ impl Engine {
         }
     }
 
+    /// As [`Self::remove`], if there is nothing to kill and nothing to wait for; else nothing happens.
+    ///
+    /// # Errors
+    /// When there is no such container, or the kernel refuses.
+    pub fn remove_bare(&self, id: &str) -> Result<Option<u64>> {
+        let removed = self.find(id)?.cgroup.remove_bare()?;
+        if removed.is_some() {
+            self.containers().remove(id);
+        }
+        Ok(removed)
+    }
+
     fn reserve(&self, id: &str) -> Result<()> {
         match self.containers().entry(id.to_owned()) {
             btree_map::Entry::Occupied(_) => Err(Error::ContainerExists { id: id.to_owned() }),

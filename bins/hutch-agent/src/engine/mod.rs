@@ -38,3 +38,4 @@ pub use api::{
 pub use cgroup::Stats;
 pub use engine::Engine;
 pub use error::{Cause, Error, HookFault, Kind, ProgramFault, Result};
+pub(crate) use sys::{SchedAttr, set_scheduler};

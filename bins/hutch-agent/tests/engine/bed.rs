@@ -193,6 +193,15 @@ impl Bed {
         chain(&error)
     }
 
+    /// That of the only container.
+    pub fn cgroup(&self) -> PathBuf {
+        let entries = fs::read_dir(&self.cgroup).unwrap().flatten();
+        let mut folders = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir());
+        folders.next().unwrap()
+    }
+
     /// Cgroups of containers that exist.
     pub fn cgroups(&self) -> usize {
         let entries = fs::read_dir(&self.cgroup).unwrap();

@@ -148,6 +148,25 @@ async fn execs_signals_and_removal_of_what_still_runs() {
     );
 }
 
+/// SCHED_FIFO is 1, and what every program begins with is 0: proc_pid_stat(5), field 41.
+#[tokio::test]
+async fn the_agent_comes_first_and_containers_are_as_any_process_is() {
+    if !asked() {
+        return;
+    }
+    let mut house = House::new().await;
+    let script = "cut -d ' ' -f 41 /proc/1/stat /proc/self/stat";
+    let mut config = config(&["/bin/sh", "-c", script], false);
+    // The guest's own pids.
+    config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "uts"}]);
+
+    let mut peer = house.create("web", config).await;
+    house.start("web").await;
+
+    assert_eq!(peer.exit().await, 0);
+    assert_eq!(peer.text(), "1\n0\n");
+}
+
 #[tokio::test]
 async fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     if !asked() {

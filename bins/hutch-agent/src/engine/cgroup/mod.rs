@@ -142,6 +142,25 @@ impl Cgroup {
         }
     }
 
+    /// Removes the folder if nobody is in it and nothing below; the last count of kills then. Waits for nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_bare(&self) -> Result<Option<u64>> {
+        let step = || format!("remove cgroup {:?}", self.path);
+        let events = self.read("cgroup.events").doing(step)?;
+        if value_of(&events, "populated") != Some("0") {
+            return Ok(None);
+        }
+        // Without the controller nothing is killed.
+        let kills = self.oom_kills().unwrap_or(0);
+        match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(Some(kills)),
+            Err(Errno::BUSY) => Ok(None),
+            Err(errno) => Err(errno).doing(step),
+        }
+    }
+
     /// Every process, those of nested cgroups too.
     ///
     /// # Errors

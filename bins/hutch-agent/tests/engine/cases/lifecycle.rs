@@ -17,6 +17,7 @@ super::cases![
     what_is_not_there_is_not_found,
     a_container_starts_once,
     remove_kills_what_is_left,
+    what_is_at_rest_is_removed_without_a_wait,
     remove_ends_a_container_that_never_started,
     a_deadly_signal_ends_what_waits_for_its_start,
     a_program_meets_signals_as_if_nothing_had_waited_for_it,
@@ -183,6 +184,33 @@ fn remove_kills_what_is_left() {
         assert!(!fs::exists(format!("/proc/{pid}")).unwrap(), "{pid} lives");
     }
     assert_eq!(bed.cgroups(), 0);
+}
+
+fn what_is_at_rest_is_removed_without_a_wait() {
+    let bed = Bed::make();
+    for below in [None, Some("made/below")] {
+        let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
+        bed.engine.start("c").unwrap();
+        assert_eq!(bed.engine.remove_bare("c").unwrap(), None, "it runs");
+        if let Some(below) = below {
+            fs::create_dir_all(bed.cgroup().join(below)).unwrap();
+        }
+        assert_eq!(running.finish().code, 0);
+
+        let removed = bed.engine.remove_bare("c").unwrap();
+
+        if below.is_some() {
+            assert_eq!(removed, None, "what it made may be much");
+            bed.engine.remove("c").unwrap();
+        } else {
+            assert_eq!(removed, Some(0));
+        }
+        assert_eq!(bed.cgroups(), 0);
+        assert!(matches!(
+            bed.engine.remove_bare("c"),
+            Err(Error::NoContainer { .. })
+        ));
+    }
 }
 
 fn remove_ends_a_container_that_never_started() {
