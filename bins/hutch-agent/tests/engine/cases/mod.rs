@@ -6,6 +6,7 @@ mod hooks;
 mod identity;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod namespaces;
 mod refusals;
 mod seccomp;
@@ -21,10 +22,11 @@ macro_rules! cases {
 }
 use cases;
 
-pub const ALL: [&[Case]; 10] = [
+pub const ALL: [&[Case]; 11] = [
     lifecycle::ALL,
     identity::ALL,
     files::ALL,
+    mounts::ALL,
     namespaces::ALL,
     exec::ALL,
     terminal::ALL,
