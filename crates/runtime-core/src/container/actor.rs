@@ -127,6 +127,15 @@ impl ContainerActor {
         });
     }
 
+    fn tell_all<M: Message<Result = ()> + Send + Clone + 'static>(&self, message: &M)
+    where
+        ProcessActor: Handler<M>,
+    {
+        for address in self.processes.values() {
+            address.do_send(message.clone());
+        }
+    }
+
     fn remove(&self, op: OpId, ctx: &mut Context<Self>) {
         let (plant, premises) = (&*self.around.plant, &*self.around.premises);
         let work = removal::all(plant, premises, self.around.uid, self.shell.confirmed());
@@ -236,17 +245,10 @@ impl Room for ContainerActor {
                     address.do_send(process::Exited { seq, status });
                 }
             }
-            World::TellGuestGone { status } => {
-                for address in self.processes.values() {
-                    let status = status.clone();
-                    address.do_send(process::GuestGone { status });
-                }
-            }
-            World::CloseProcesses { status } => {
-                for address in self.processes.values() {
-                    let status = status.clone();
-                    address.do_send(process::Close { status });
-                }
+            World::TellGuestGone { status } => self.tell_all(&process::GuestGone { status }),
+            World::CloseProcesses { status } => self.tell_all(&process::Close { status }),
+            World::KillLeft => {
+                kit::complete(ctx, removal::kill_left(&*self.around.plant, self.number))
             }
             World::Forget { process } => {
                 self.processes.remove(&process);
@@ -340,9 +342,7 @@ impl Handler<AgentRebuilt> for ContainerActor {
     type Result = ();
 
     fn handle(&mut self, _: AgentRebuilt, _: &mut Context<Self>) {
-        for address in self.processes.values() {
-            address.do_send(process::AgentRebuilt);
-        }
+        self.tell_all(&process::AgentRebuilt);
     }
 }
 

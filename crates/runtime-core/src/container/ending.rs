@@ -114,6 +114,13 @@ impl Container {
         }
     }
 
+    /// What is on record as stopped runs no longer, whoever began to delete it.
+    pub(super) fn kill_left(&self, batch: &mut Batch<Self>) {
+        if self.left_alive {
+            batch.world.push(World::KillLeft);
+        }
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         matches!(
             self.state,

@@ -100,6 +100,9 @@ pub enum Event {
         op: OpId,
         outcome: Result<(), Fault>,
     },
+    LeftKilled {
+        outcome: Result<(), Fault>,
+    },
     /// After a rebuild: take up what the record says.
     Resume,
 }
@@ -126,6 +129,8 @@ pub enum World {
     CloseProcesses {
         status: ExitStatus,
     },
+    /// Kill what lives in the guest of a container that has stopped.
+    KillLeft,
     RunHooks {
         op: OpId,
         stage: Stage,

@@ -125,6 +125,8 @@ pub struct Container {
     pub(super) hooks: HookProgress,
     pub(super) poststart: Poststart,
     pub(super) members: BTreeMap<ProcessId, Member>,
+    /// It is on record as stopped, and its init not as exited: a daemon died while it deleted it.
+    pub(super) left_alive: bool,
     ops_issued: u64,
 }
 
@@ -143,6 +145,7 @@ impl Container {
             hooks: HookProgress::Untouched,
             poststart: Poststart::default(),
             members: BTreeMap::new(),
+            left_alive: false,
             ops_issued: 0,
         }
     }
@@ -167,6 +170,8 @@ impl Container {
             },
         };
         let members = processes.iter().map(|p| (p.process.clone(), member(p)));
+        let left_alive = matches!(told, ContainerState::Stopped(_))
+            && processes.iter().any(process::ProcessRecord::is_living_init);
         let mut container = Self {
             state,
             told,
@@ -175,6 +180,7 @@ impl Container {
             ooms: record.ooms,
             hooks: record.hooks,
             members: members.collect(),
+            left_alive,
             ..Self::new(record.uid, record.spec)
         };
         container.rebuilt_freezer(&record.freezer);
@@ -394,6 +400,7 @@ impl Container {
 
     /// The first exit stands: one that comes while it is being deleted, or was, changes nothing that is told.
     fn exited(&mut self, process: ProcessId, status: ExitStatus, batch: &mut Batch<Self>) {
+        self.left_alive &= process != ProcessId::Init;
         if process != ProcessId::Init || !self.lives() {
             return;
         }
@@ -530,10 +537,13 @@ impl Machine for Container {
                 self.resume_freezer(batch);
                 self.resume_hooks(batch);
             }
+            (State::Stopped(_), Event::Resume) => self.kill_left(batch),
+            (State::Stopped(_), Event::LeftKilled { outcome: Err(_) }) => self.kill_left(batch),
             // Stale completions, and news that changes nothing.
             (
                 _,
                 Event::Create
+                | Event::LeftKilled { .. }
                 | Event::Attached { .. }
                 | Event::GuestReady
                 | Event::Removed { .. }

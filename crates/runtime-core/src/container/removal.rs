@@ -1,12 +1,40 @@
 //! Taking a container out of its guest, its VM and its host: every step runs, the errors are joined.
 
-use super::{Plant, machine::Container};
+use super::{Plant, events::Event, machine::Container};
 use crate::{
+    agent::{Signal, SignalTarget},
     error::{Fault, Kind},
-    ids::SandboxUid,
+    ids::{ContainerNumber, SandboxUid},
     kit::Work,
     premises::Premises,
 };
+use std::time::Duration;
+
+/// Between two attempts to kill what a daemon left alive.
+const ATTEMPTS_APART: Duration = Duration::from_secs(1);
+
+/// Answers after a while where it could not be done.
+pub(super) fn kill_left(plant: &dyn Plant, container: ContainerNumber) -> Work<Event> {
+    let killed = plant.signal(Signal {
+        container,
+        target: SignalTarget::All,
+        signal: 9,
+        once: None,
+    });
+    Box::pin(async move {
+        let mut outcome = killed.await;
+        match &outcome {
+            // The guest has no such container, or nothing lives in it.
+            Err(why) if matches!(why.kind(), Kind::NotFound | Kind::Denied) => outcome = Ok(()),
+            Err(why) => {
+                tracing::warn!(%why, "what a stopped container left alive was not killed yet");
+                tokio::time::sleep(ATTEMPTS_APART).await;
+            }
+            Ok(()) => {}
+        }
+        Event::LeftKilled { outcome }
+    })
+}
 
 /// A container of whose removal the guest did not hear keeps all that it had, until it is asked for again.
 pub(super) fn all(

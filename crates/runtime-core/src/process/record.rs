@@ -36,6 +36,12 @@ pub enum ProcessState {
 }
 
 impl ProcessRecord {
+    /// Of an init that was made, and is not known to have exited.
+    pub fn is_living_init(&self) -> bool {
+        let lives = matches!(self.state, ProcessState::Created | ProcessState::Running);
+        self.process == ProcessId::Init && lives
+    }
+
     pub fn key(uid: SandboxUid, container: ContainerNumber, process: &ProcessId) -> String {
         let prefix = Self::prefix(uid, container);
         match process {

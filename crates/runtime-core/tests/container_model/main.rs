@@ -232,6 +232,7 @@ impl Story {
             | World::Freeze { .. }
             | World::Thaw { .. }
             | World::Update { .. }
+            | World::KillLeft
             | World::Remove { .. }) => self.under_way.push((effect, self.model.turns)),
         }
     }
@@ -342,6 +343,11 @@ impl Story {
                 let outcome = done(came);
                 Event::Removed { op, outcome }
             }
+            World::KillLeft => {
+                self.model.left_killed(came);
+                let outcome = done(came);
+                Event::LeftKilled { outcome }
+            }
             World::Update { waiter, .. } => {
                 self.model.updated(waiter.0, came);
                 let outcome = done(came);
@@ -397,7 +403,14 @@ impl Story {
             };
             (one.process.to_string(), key, found)
         });
-        self.model.restart(found.collect());
+        let init_lives = processes.iter().any(|one| {
+            let lives = !matches!(
+                one.state,
+                process::ProcessState::Making | process::ProcessState::Exited(_)
+            );
+            one.process == ProcessId::Init && lives
+        });
+        self.model.restart(found.collect(), init_lives);
         self.hears(Event::Resume, Ok(()));
         for (process, notices) in self.plays.resumed() {
             for notice in notices {

@@ -132,6 +132,8 @@ pub struct Model {
     pub due: Due,
     pub turns: Turns,
     deleters: Vec<u64>,
+    /// A daemon before this one told that it had stopped, and its init may live.
+    left: bool,
     asked: Option<(u8, Wish)>,
     processes: BTreeMap<String, Process>,
     /// A hook was begun before there was anything to tell.
@@ -158,6 +160,7 @@ impl Model {
             due: Due::default(),
             turns: Turns::default(),
             deleters: Vec::new(),
+            left: false,
             asked: None,
             processes: BTreeMap::new(),
             hooked: false,
@@ -339,6 +342,7 @@ impl Model {
 
     /// The first exit stands.
     pub fn exited(&mut self, name: &str, code: u32, seq: Option<u64>) {
+        self.left &= name != "init";
         if name == "init" && self.lives() {
             self.told = Told::Stopped(code);
             self.thaw_for_good();

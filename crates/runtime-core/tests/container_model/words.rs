@@ -139,6 +139,7 @@ pub fn asked(effect: &World) -> String {
         World::TellExit { process, seq, .. } => format!("TellExit {process} {seq}"),
         World::TellGuestGone { .. } => "TellGuestGone".to_owned(),
         World::CloseProcesses { .. } => "CloseProcesses".to_owned(),
+        World::KillLeft => "KillLeft".to_owned(),
         World::RunHooks { stage, .. } => format!("RunHooks {stage:?}"),
         World::StopHooks => "StopHooks".to_owned(),
         World::Freeze { .. } => "Freeze".to_owned(),

@@ -41,7 +41,7 @@ use runtime_core::{
     container::{ContainerRecord, ContainerState, FreezerRecord},
     host::{DeletionRecord, Drain, Place},
     hypervisor::VmStatus,
-    ids::{EpochMs, HostProcess, SandboxUid},
+    ids::{EpochMs, HostProcess, ProcessId, SandboxUid},
     premises::Cgroup,
     records::decode,
     sandbox::{Phase, SandboxRecord},
@@ -374,6 +374,8 @@ impl World {
             up && number.0 >= sandbox.first_of_vm
         });
         let known = ready && self.guest(uid).knows(number);
+        let init = self.guest(uid).outcome(number, &ProcessId::Init);
+        let runs = known && init.is_none();
         let agrees = match record.state {
             ContainerState::Creating => false,
             ContainerState::Created | ContainerState::Running => {
@@ -384,13 +386,14 @@ impl World {
             // A deletion that failed half way, and that nobody asked for again: the guest may have
             // forgotten it already.
             ContainerState::Stopped(_) => {
-                known || !ready || ledger.was_deletion_tried(Place { uid, number })
+                let forgotten = !ready || ledger.was_deletion_tried(Place { uid, number });
+                (known || forgotten) && !runs
             }
         };
         if !agrees {
             let state = &record.state;
             self.violated(format_args!(
-                "at rest {uid}/{number} is {state:?} on record; sandbox ready: {ready}, guest knows it: {known}"
+                "at rest {uid}/{number} is {state:?} on record; sandbox ready: {ready}, guest knows it: {known}, and its init runs: {runs}"
             ));
         }
     }

@@ -104,7 +104,22 @@ impl Model {
 
     /// The next daemon finds what is on record. Nobody waits any more; whoever wants an answer asks again. A
     /// deletion that was under way is to be asked for again too.
-    pub fn restart(&mut self, processes: Vec<(String, Option<u8>, Found)>) {
+    pub fn left_killed(&mut self, came: Came) {
+        if came != Came::Well {
+            self.kill_left();
+        }
+    }
+
+    /// As long as it is nothing but stopped.
+    fn kill_left(&mut self) {
+        let stopped = matches!(self.told, Told::Stopped(_)) && !self.broken;
+        if self.left && stopped && self.ending == Ending::No {
+            self.ask_world("KillLeft");
+        }
+    }
+
+    pub fn restart(&mut self, processes: Vec<(String, Option<u8>, Found)>, init_lives: bool) {
+        self.left = init_lives;
         self.due = Due::default();
         self.deleters.clear();
         self.starters.clear();
@@ -129,7 +144,7 @@ impl Model {
                 .say("Failed the daemon was restarted while this container was being created");
         }
         if !self.lives() {
-            return;
+            return self.kill_left();
         }
         match &mut self.still {
             Still::No | Still::Yes => {}
