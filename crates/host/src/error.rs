@@ -45,6 +45,12 @@ pub enum Error {
         source: io::Error,
     },
 
+    #[error("tell {process} that its container is gone")]
+    Dismiss {
+        process: HostProcess,
+        source: io::Error,
+    },
+
     #[error("cgroup path {path:?}: {why}")]
     CgroupPath { path: String, why: &'static str },
 
@@ -146,6 +152,7 @@ impl Classify for Error {
             Self::Path { .. }
             | Self::Watch { .. }
             | Self::Kill { .. }
+            | Self::Dismiss { .. }
             | Self::StillMounted { .. }
             | Self::MountPoint { .. }
             | Self::NotAFolder { .. }

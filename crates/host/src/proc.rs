@@ -135,7 +135,7 @@ pub fn dismiss(process: HostProcess, exit_code: u8) -> Result<(), Error> {
     match PidFd::open(process)? {
         Some(pidfd) => {
             let sent = proc::dismissal::send(pidfd.fd.as_fd(), exit_code);
-            sent.map_err(|source| Error::Kill { process, source })
+            sent.map_err(|source| Error::Dismiss { process, source })
         }
         None => Ok(()),
     }

@@ -21,6 +21,8 @@ use tokio::{io::Interest, select, sync::watch, task::yield_now};
 const BUFFER: usize = 32_768;
 /// Turns that moved something before others of the agent get theirs.
 const TURNS: u32 = 4;
+/// Turns after the container is gone: more than its pipes can hold. Whoever still writes has got them from it.
+const LAST_TURNS: u32 = 64;
 
 /// Sends a signal to the process.
 pub type Kill = Box<dyn Fn(u32) + Send>;
@@ -37,6 +39,7 @@ pub struct Carrier {
     stage: Stage,
     /// The container is gone: what can be sent without waiting is still sent, its exit above all.
     stopped: bool,
+    last_turns: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,7 @@ impl Carrier {
             buffer: vec![0; BUFFER],
             stage: Stage::Running,
             stopped: false,
+            last_turns: 0,
         }
     }
 
@@ -79,7 +83,7 @@ impl Carrier {
         let mut moved = 0;
         loop {
             self.note_exit(&mut exit);
-            if self.turn()? {
+            if self.turn()? && self.may_turn_again() {
                 moved += 1;
                 if moved % TURNS == 0 {
                     yield_now().await;
@@ -91,6 +95,11 @@ impl Carrier {
             }
             self.wait(&mut exit, &mut stop).await?;
         }
+    }
+
+    fn may_turn_again(&mut self) -> bool {
+        self.last_turns += u32::from(self.stopped);
+        self.last_turns < LAST_TURNS
     }
 
     fn is_over(&mut self) -> bool {
