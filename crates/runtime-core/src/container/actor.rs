@@ -247,8 +247,9 @@ impl Room for ContainerActor {
             }
             World::TellGuestGone { status } => self.tell_all(&process::GuestGone { status }),
             World::CloseProcesses { status } => self.tell_all(&process::Close { status }),
-            World::KillLeft => {
-                kit::complete(ctx, removal::kill_left(&*self.around.plant, self.number))
+            World::KillLeft { after } => {
+                let plant = self.around.plant.clone();
+                kit::complete(ctx, removal::kill_left(plant, self.number, after));
             }
             World::Forget { process } => {
                 self.processes.remove(&process);

@@ -12,6 +12,10 @@ use crate::{
     kit::{Batch, Machine, Waiter},
     records,
 };
+use std::time::Duration;
+
+/// Between two attempts to kill what a daemon left alive.
+const KILL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// 128 + SIGKILL: the exit code of what we killed.
 const KILLED: u32 = 137;
@@ -115,9 +119,17 @@ impl Container {
     }
 
     /// What is on record as stopped runs no longer, whoever began to delete it.
-    pub(super) fn kill_left(&self, batch: &mut Batch<Self>) {
+    pub(super) fn kill_left(&self, after: Duration, batch: &mut Batch<Self>) {
         if self.left_alive {
-            batch.world.push(World::KillLeft);
+            batch.world.push(World::KillLeft { after });
+        }
+    }
+
+    pub(super) fn left_killed(&self, outcome: Result<(), Fault>, batch: &mut Batch<Self>) {
+        match outcome.map_err(|why| why.kind()) {
+            // The guest has no such container, or nothing lives in it.
+            Ok(()) | Err(Kind::NotFound | Kind::Denied) => {}
+            Err(_) => self.kill_left(KILL_AGAIN_AFTER, batch),
         }
     }
 

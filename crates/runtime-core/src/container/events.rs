@@ -129,8 +129,10 @@ pub enum World {
     CloseProcesses {
         status: ExitStatus,
     },
-    /// Kill what lives in the guest of a container that has stopped.
-    KillLeft,
+    /// After a while, kill what lives in the guest of a container that has stopped.
+    KillLeft {
+        after: Duration,
+    },
     RunHooks {
         op: OpId,
         stage: Stage,

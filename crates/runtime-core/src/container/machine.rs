@@ -36,7 +36,7 @@ use crate::{
     records::{self, Change},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; records of
 /// exited ones stay until the container is deleted.
@@ -537,8 +537,8 @@ impl Machine for Container {
                 self.resume_freezer(batch);
                 self.resume_hooks(batch);
             }
-            (State::Stopped(_), Event::Resume) => self.kill_left(batch),
-            (State::Stopped(_), Event::LeftKilled { outcome: Err(_) }) => self.kill_left(batch),
+            (State::Stopped(_), Event::Resume) => self.kill_left(Duration::ZERO, batch),
+            (State::Stopped(_), Event::LeftKilled { outcome }) => self.left_killed(outcome, batch),
             // Stale completions, and news that changes nothing.
             (
                 _,

@@ -8,32 +8,25 @@ use crate::{
     kit::Work,
     premises::Premises,
 };
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
-/// Between two attempts to kill what a daemon left alive.
-const ATTEMPTS_APART: Duration = Duration::from_secs(1);
-
-/// Answers after a while where it could not be done.
-pub(super) fn kill_left(plant: &dyn Plant, container: ContainerNumber) -> Work<Event> {
+pub(super) async fn kill_left(
+    plant: Rc<dyn Plant>,
+    container: ContainerNumber,
+    after: Duration,
+) -> Event {
+    tokio::time::sleep(after).await;
     let killed = plant.signal(Signal {
         container,
         target: SignalTarget::All,
         signal: 9,
         once: None,
     });
-    Box::pin(async move {
-        let mut outcome = killed.await;
-        match &outcome {
-            // The guest has no such container, or nothing lives in it.
-            Err(why) if matches!(why.kind(), Kind::NotFound | Kind::Denied) => outcome = Ok(()),
-            Err(why) => {
-                tracing::warn!(%why, "what a stopped container left alive was not killed yet");
-                tokio::time::sleep(ATTEMPTS_APART).await;
-            }
-            Ok(()) => {}
-        }
-        Event::LeftKilled { outcome }
-    })
+    let outcome = killed.await;
+    if let Err(why) = &outcome {
+        tracing::warn!(%why, "what a stopped container left alive was not killed");
+    }
+    Event::LeftKilled { outcome }
 }
 
 /// A container of whose removal the guest did not hear keeps all that it had, until it is asked for again.

@@ -232,7 +232,7 @@ impl Story {
             | World::Freeze { .. }
             | World::Thaw { .. }
             | World::Update { .. }
-            | World::KillLeft
+            | World::KillLeft { .. }
             | World::Remove { .. }) => self.under_way.push((effect, self.model.turns)),
         }
     }
@@ -343,7 +343,7 @@ impl Story {
                 let outcome = done(came);
                 Event::Removed { op, outcome }
             }
-            World::KillLeft => {
+            World::KillLeft { .. } => {
                 self.model.left_killed(came);
                 let outcome = done(came);
                 Event::LeftKilled { outcome }

@@ -102,22 +102,23 @@ impl Model {
         self.say("Retired");
     }
 
-    /// The next daemon finds what is on record. Nobody waits any more; whoever wants an answer asks again. A
-    /// deletion that was under way is to be asked for again too.
     pub fn left_killed(&mut self, came: Came) {
-        if came != Came::Well {
-            self.kill_left();
+        // Refused: nothing lives there.
+        if came == Came::Badly {
+            self.kill_left("KillLeft later");
         }
     }
 
     /// As long as it is nothing but stopped.
-    fn kill_left(&mut self) {
+    fn kill_left(&mut self, what: &str) {
         let stopped = matches!(self.told, Told::Stopped(_)) && !self.broken;
         if self.left && stopped && self.ending == Ending::No {
-            self.ask_world("KillLeft");
+            self.ask_world(what);
         }
     }
 
+    /// The next daemon finds what is on record. Nobody waits any more; whoever wants an answer asks again. A
+    /// deletion that was under way is to be asked for again too.
     pub fn restart(&mut self, processes: Vec<(String, Option<u8>, Found)>, init_lives: bool) {
         self.left = init_lives;
         self.due = Due::default();
@@ -144,7 +145,7 @@ impl Model {
                 .say("Failed the daemon was restarted while this container was being created");
         }
         if !self.lives() {
-            return self.kill_left();
+            return self.kill_left("KillLeft");
         }
         match &mut self.still {
             Still::No | Still::Yes => {}
