@@ -21,7 +21,7 @@ const VALUE: usize = 44;
 const RECORDS_MAX: usize = 8;
 
 /// What a process in the guest may wait for. Not among them: what stops and continues (it stops the
-/// relay, and back-pressure its process), SIGCHLD and SIGPIPE (the relay's own), and faults.
+/// relay, and back-pressure its process), SIGCHLD, SIGPIPE and SIGURG (the relay's own), and faults.
 const FORWARDED: [i32; 11] = [
     libc::SIGHUP,
     libc::SIGINT,

@@ -1,7 +1,7 @@
 //! What tells one process of the host from every other: its pid with its start time, within one boot.
 //!
-//! Reads /proc and nothing else; it starts, watches and ends no process. Of other crates it has system
-//! calls alone, so that the relay can afford it. [`berth`] is where a program that somebody starts
+//! Reads /proc; it starts, watches and ends no process. Of other crates it has system calls alone, so that
+//! the relay can afford it. [`berth`] is where a program that somebody starts
 //! finds itself, [`memory`] is about this process itself, [`dismissal`] is what a relay is told by.
 
 pub mod berth;

@@ -203,13 +203,12 @@ impl Agent {
             state.table.removable(&id).map_err(refuse)?;
         }
         self.mark_killed(&SignalTo::All(id.clone()));
-        let removed = match self.engine.remove_bare(id.as_str()) {
-            Ok(None) => {
+        let removed = match self.engine.remove_bare(id.as_str()).transpose() {
+            Some(removed) => removed,
+            None => {
                 let (agent, gone) = (self.clone(), id.clone());
                 blocking(move || agent.engine.remove(gone.as_str())).await
             }
-            Ok(Some(kills)) => Ok(kills),
-            Err(error) => Err(error),
         };
         let kills = removed.map_err(engine_failed(|| format!("remove {name}")))?;
         self.all_ended(&id).await?;

@@ -37,9 +37,9 @@ pub struct Carrier {
     kill: Kill,
     buffer: Vec<u8>,
     stage: Stage,
-    /// The container is gone: what can be sent without waiting is still sent, its exit above all.
-    stopped: bool,
-    last_turns: u32,
+    /// Once the container is gone: so many turns more, in which what can be sent without waiting is sent, its exit
+    /// above all.
+    turns_left: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +65,7 @@ impl Carrier {
             kill,
             buffer: vec![0; BUFFER],
             stage: Stage::Running,
-            stopped: false,
-            last_turns: 0,
+            turns_left: None,
         }
     }
 
@@ -98,12 +97,13 @@ impl Carrier {
     }
 
     fn may_turn_again(&mut self) -> bool {
-        self.last_turns += u32::from(self.stopped);
-        self.last_turns < LAST_TURNS
+        self.turns_left = self.turns_left.map(|left| left.saturating_sub(1));
+        self.turns_left != Some(0)
     }
 
     fn is_over(&mut self) -> bool {
-        self.stopped || (self.end.is_exit_acknowledged() && self.end.outgoing().is_empty())
+        self.turns_left.is_some()
+            || (self.end.is_exit_acknowledged() && self.end.outgoing().is_empty())
     }
 
     fn note_exit(&mut self, exit: &mut watch::Receiver<Option<u32>>) {
@@ -125,7 +125,7 @@ impl Carrier {
     }
 
     fn stop(&mut self) {
-        self.stopped = true;
+        self.turns_left = Some(LAST_TURNS);
         self.wire.try_again();
         self.try_outputs_again();
     }

@@ -195,20 +195,18 @@ impl Bed {
 
     /// That of the only container.
     pub fn cgroup(&self) -> PathBuf {
+        self.cgroup_folders().next().unwrap()
+    }
+
+    fn cgroup_folders(&self) -> impl Iterator<Item = PathBuf> {
         let entries = fs::read_dir(&self.cgroup).unwrap().flatten();
-        let mut folders = entries
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir());
-        folders.next().unwrap()
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| path.is_dir())
     }
 
     /// Cgroups of containers that exist.
     pub fn cgroups(&self) -> usize {
-        let entries = fs::read_dir(&self.cgroup).unwrap();
-        entries
-            .flatten()
-            .filter(|entry| entry.path().is_dir())
-            .count()
+        self.cgroup_folders().count()
     }
 }
 

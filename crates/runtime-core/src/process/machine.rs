@@ -551,6 +551,10 @@ mod tests {
         ids::{EpochMs, ExecId},
     };
 
+    const RELAY: HostProcess = HostProcess {
+        pid: 4711,
+        start_time: 1,
+    };
     const PORT: u32 = 7;
 
     fn on(process: &mut Process, event: Event) -> Batch<Process> {
@@ -645,10 +649,7 @@ mod tests {
     #[test]
     fn a_relay_hears_that_its_container_goes_before_the_record_does() {
         let mut process = made(ProcessId::Init);
-        let relay = HostProcess {
-            pid: 4711,
-            start_time: 1,
-        };
+        let relay = RELAY;
         let waiter = Waiter(1);
         on(&mut process, Event::AttachRelay { waiter, relay });
         let status = status();
@@ -738,10 +739,7 @@ mod tests {
     #[test]
     fn a_process_whose_relay_is_gone_is_killed_until_it_is_gone_too() {
         let mut process = running_exec();
-        let relay = HostProcess {
-            pid: 4711,
-            start_time: 1,
-        };
+        let relay = RELAY;
         let waiter = Waiter(1);
         on(&mut process, Event::AttachRelay { waiter, relay });
         let target = SignalTarget::Process(process.id.clone());

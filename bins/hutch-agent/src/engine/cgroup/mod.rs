@@ -136,9 +136,14 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         remove_nested(self.fd(), DEPTH_MAX)
             .doing(|| format!("remove cgroups below {:?}", self.path))?;
+        self.unlink()
+            .doing(|| format!("remove cgroup {:?}", self.path))
+    }
+
+    fn unlink(&self) -> Result<(), Errno> {
         match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(errno).doing(|| format!("remove cgroup {:?}", self.path)),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -154,8 +159,8 @@ impl Cgroup {
         }
         // Without the controller nothing is killed.
         let kills = self.oom_kills().unwrap_or(0);
-        match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(Some(kills)),
+        match self.unlink() {
+            Ok(()) => Ok(Some(kills)),
             Err(Errno::BUSY) => Ok(None),
             Err(errno) => Err(errno).doing(step),
         }
