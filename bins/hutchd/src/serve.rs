@@ -5,13 +5,19 @@
 
 use crate::api::Api;
 use anyhow::{Context as _, Result, bail};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::{
+    socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as hear, socket},
+    stat::{Mode, fchmod},
+};
 use protocols::asynchronous::hutch_ttrpc::create_runtime;
 use runtime_core::host::Drain;
 use std::{
     convert::Infallible,
     fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -68,10 +74,18 @@ fn listen(root: &Path) -> Result<UnixListener> {
         Err(why) if why.kind() == io::ErrorKind::NotFound => {}
         Err(why) => return Err(why).with_context(|| format!("remove {}", path.display())),
     }
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(&path);
-    umask(before);
-    bound.with_context(|| format!("listen on {}", path.display()))
+    listen_alone(&path).with_context(|| format!("listen on {}", path.display()))
+}
+
+/// The file of a socket has the mode that the socket had when it was bound (`unix_bind` of the kernel), so it is never
+/// another's, and no thread beside us makes a file with a umask that is meant for this one.
+fn listen_alone(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let ours = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&ours, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(ours.as_raw_fd(), &UnixAddr::new(path)?)?;
+    hear(&ours, Backlog::MAXCONN)?;
+    UnixListener::from_std(ours.into())
 }
 
 /// Only root and the daemon's own user are let in, whatever the socket's mode became.

@@ -360,7 +360,16 @@ mod tests {
             .stdout(Stdio::null())
             .status()?;
         ensure!(status.success());
+        // Until it runs its program, it is another's copy, or has no words at all.
+        ensure!(wait_until(runs_what_is_left, SETTLE), "`sleep` never ran");
         Ok(())
+    }
+
+    fn runs_what_is_left() -> bool {
+        let all = process::all().unwrap();
+        process::descendants(&all, nix::unistd::Pid::this())
+            .iter()
+            .any(|process| process.command == "sleep 4711")
     }
 
     fn leaked_cgroup() -> PathBuf {
