@@ -16,7 +16,7 @@ use runtime_core::{
 };
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -24,10 +24,13 @@ use std::{
     rc::Rc,
 };
 
-const FILE: &str = "records.json";
-const FRESH: &str = "records.json.new";
+/// A line for each batch of writes; the first one is all that there was when the file was begun.
+const FILE: &str = "records.jsonl";
+const FRESH: &str = "records.jsonl.new";
 /// Hundreds of containers with their configurations; a file that is larger is not ours.
 const BYTES_MAX: u64 = 64 << 20;
+/// A file is begun anew once more than this was appended, and more than it began with.
+const APPENDED_MAX: u64 = 64 << 10;
 /// What the rooms of a sandbox keep: each key is one of these and the uid.
 const ROOMS: [&str; 6] = [
     "sandbox",
@@ -38,14 +41,28 @@ const ROOMS: [&str; 6] = [
     "network",
 ];
 
+/// A change as it stands in a file: without a value, the key is gone.
+type Line = Vec<(String, Option<String>)>;
+
 /// Records that are mirrored into the folders of their sandboxes.
 #[derive(Clone)]
 pub struct Mirrored {
     store: Rc<dyn Records>,
     /// `<root>/s`
     sandboxes: PathBuf,
-    changed: Rc<RefCell<BTreeSet<SandboxUid>>>,
+    changed: Rc<RefCell<BTreeMap<SandboxUid, Vec<Change>>>>,
+    files: Rc<RefCell<BTreeMap<SandboxUid, Mirror>>>,
     at_work: Rc<Cell<bool>>,
+}
+
+/// What is known of a sandbox's file. Of one that is not in the list, nothing is: it may have one of an earlier daemon, or
+/// one that could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mirror {
+    /// It is as the store was, so many bytes long when it was begun and now.
+    Follows { begun: u64, length: u64 },
+    /// The sandbox is being made or released: it is not adopted, and its folder may be going.
+    Rests,
 }
 
 impl Mirrored {
@@ -54,59 +71,107 @@ impl Mirrored {
             store,
             sandboxes: root.join("s"),
             changed: Rc::default(),
+            files: Rc::default(),
             at_work: Rc::default(),
         }
     }
 
     /// One at a time: what changes meanwhile is looked at once more.
-    fn follow(&self, uids: BTreeSet<SandboxUid>) {
-        self.changed.borrow_mut().extend(uids);
+    fn follow(&self, changes: Vec<(SandboxUid, Change)>) {
+        for (uid, change) in changes {
+            self.changed
+                .borrow_mut()
+                .entry(uid)
+                .or_default()
+                .push(change);
+        }
         if self.at_work.replace(true) {
             return;
         }
         let mirror = self.clone();
         kit::detach(async move {
-            while let Some(uid) = mirror.next() {
-                if let Err(why) = mirror.reflect(uid).await {
+            while let Some((uid, changes)) = mirror.next() {
+                if let Err(why) = mirror.reflect(uid, changes).await {
                     tracing::warn!(%uid, why = %format!("{why:#}"), "records of a sandbox are in the store alone");
+                    mirror.files.borrow_mut().remove(&uid);
                 }
             }
             mirror.at_work.set(false);
         });
     }
 
-    fn next(&self) -> Option<SandboxUid> {
+    fn next(&self) -> Option<(SandboxUid, Vec<Change>)> {
         self.changed.borrow_mut().pop_first()
     }
 
-    async fn reflect(&self, uid: SandboxUid) -> Result<()> {
+    async fn reflect(&self, uid: SandboxUid, changes: Vec<Change>) -> Result<()> {
+        let known = self.files.borrow().get(&uid).copied();
+        let next = match (known, fate(uid, &changes)) {
+            (_, Fate::Gone) => {
+                self.files.borrow_mut().remove(&uid);
+                return Ok(());
+            }
+            (_, Fate::Rests) | (Some(Mirror::Rests), Fate::Unchanged) => Mirror::Rests,
+            (Some(Mirror::Follows { begun, length }), Fate::Lives | Fate::Unchanged)
+                if length - begun <= begun.max(APPENDED_MAX) =>
+            {
+                let (folder, line) = (self.folder(uid), line(changes)?);
+                let added = line.len() as u64;
+                tokio::task::spawn_blocking(move || append(&folder, &line)).await??;
+                let length = length + added;
+                Mirror::Follows { begun, length }
+            }
+            (_, Fate::Lives | Fate::Unchanged) => self.begin(uid).await?,
+        };
+        self.files.borrow_mut().insert(uid, next);
+        Ok(())
+    }
+
+    /// The store has all that was changed by now, and perhaps more: what comes twice is the same.
+    async fn begin(&self, uid: SandboxUid) -> Result<Mirror> {
         let mut rows = Rows::new();
         for room in ROOMS {
             rows.extend(self.store.scan(format!("{room}/{uid}")).await?);
         }
-        let folder = self.sandboxes.join(uid.to_string());
-        if !lives(&rows, uid) {
-            return Ok(());
+        let key = SandboxRecord::key(uid);
+        let own = rows.iter().find(|(found, _)| *found == key);
+        if !own.is_some_and(|(_, bytes)| is_up(bytes)) {
+            return Ok(Mirror::Rests);
         }
-        tokio::task::spawn_blocking(move || write(&folder, &rows)).await?
+        let put = |(key, value)| Change::Put { key, value };
+        let (folder, line) = (self.folder(uid), line(rows.into_iter().map(put).collect())?);
+        let begun = line.len() as u64;
+        tokio::task::spawn_blocking(move || write(&folder, &line)).await??;
+        let length = begun;
+        Ok(Mirror::Follows { begun, length })
+    }
+
+    fn folder(&self, uid: SandboxUid) -> PathBuf {
+        self.sandboxes.join(uid.to_string())
     }
 }
 
 impl Records for Mirrored {
     fn write(&self, changes: Vec<Change>) -> Work<()> {
-        let keys = changes.iter().map(|change| match change {
-            Change::Put { key, .. } | Change::Delete { key } => key,
-        });
-        let uids = keys.filter_map(|key| uid_of(key)).collect();
+        let mirrored = changes
+            .iter()
+            .filter_map(|change| Some((uid_of(key_of(change))?, change.clone())));
+        let mirrored = mirrored.collect();
         let (written, mirror) = (self.store.write(changes), self.clone());
         Box::pin(async move {
             written.await;
-            mirror.follow(uids);
+            mirror.follow(mirrored);
         })
     }
 
     fn scan(&self, prefix: String) -> Work<Result<Rows, Fault>> {
         self.store.scan(prefix)
+    }
+}
+
+fn key_of(change: &Change) -> &str {
+    match change {
+        Change::Put { key, .. } | Change::Delete { key } => key,
     }
 }
 
@@ -117,21 +182,43 @@ fn uid_of(key: &str) -> Option<SandboxUid> {
     ROOMS.contains(&room).then(|| uid.parse().ok())?
 }
 
-/// One that is being made or released is not adopted, and its folder may be going.
-fn lives(rows: &Rows, uid: SandboxUid) -> bool {
+/// What changes do to the sandbox itself.
+enum Fate {
+    Unchanged,
+    Lives,
+    Rests,
+    Gone,
+}
+
+fn fate(uid: SandboxUid, changes: &[Change]) -> Fate {
     let key = SandboxRecord::key(uid);
-    let own = rows.iter().find(|(found, _)| *found == key);
-    let record = own.and_then(|(_, bytes)| decode::<SandboxRecord>(bytes).ok());
-    record.is_some_and(|record| record.phase.is_up())
+    let own = changes.iter().rfind(|change| key_of(change) == key);
+    match own {
+        None => Fate::Unchanged,
+        Some(Change::Put { value, .. }) if is_up(value) => Fate::Lives,
+        Some(Change::Put { .. }) => Fate::Rests,
+        Some(Change::Delete { .. }) => Fate::Gone,
+    }
+}
+
+fn is_up(record: &[u8]) -> bool {
+    decode::<SandboxRecord>(record).is_ok_and(|record| record.phase.is_up())
+}
+
+fn line(changes: Vec<Change>) -> Result<Vec<u8>> {
+    let text = |bytes| String::from_utf8(bytes).context("a record is no text");
+    let entries = changes.into_iter().map(|change| match change {
+        Change::Put { key, value } => Ok((key, Some(text(value)?))),
+        Change::Delete { key } => Ok((key, None)),
+    });
+    let entries = entries.collect::<Result<Line>>()?;
+    let mut line = serde_json::to_vec(&entries)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Whole or not at all.
-fn write(folder: &Path, rows: &Rows) -> Result<()> {
-    let texts = rows.iter().map(|(key, bytes)| {
-        let text = std::str::from_utf8(bytes).context("a record is no text")?;
-        Ok((key, text))
-    });
-    let texts = texts.collect::<Result<Vec<_>>>()?;
+fn write(folder: &Path, line: &[u8]) -> Result<()> {
     let fresh = folder.join(FRESH);
     let about = || format!("write {}", fresh.display());
     let mut file = OpenOptions::new()
@@ -141,9 +228,16 @@ fn write(folder: &Path, rows: &Rows) -> Result<()> {
         .mode(0o600)
         .open(&fresh)
         .with_context(about)?;
-    file.write_all(&serde_json::to_vec(&texts)?)
-        .with_context(about)?;
+    file.write_all(line).with_context(about)?;
     fs::rename(&fresh, folder.join(FILE)).with_context(about)
+}
+
+/// One that ends before it is whole leaves a line without its end, which is not read.
+fn append(folder: &Path, line: &[u8]) -> Result<()> {
+    let path = folder.join(FILE);
+    let file = OpenOptions::new().append(true).open(&path);
+    file.and_then(|mut file| file.write_all(line))
+        .with_context(|| format!("append to {}", path.display()))
 }
 
 fn read(claim: &PremisesSpec) -> Result<Vec<Change>> {
@@ -157,9 +251,20 @@ fn read(claim: &PremisesSpec) -> Result<Vec<Change>> {
         );
     }
     let bytes = fs::read(&path).with_context(about)?;
-    let rows: Vec<(String, String)> = serde_json::from_slice(&bytes).with_context(about)?;
-    if let Some((key, _)) = rows.iter().find(|(key, _)| uid_of(key) != Some(claim.uid)) {
-        bail!("{}: {key:?} is not of sandbox {}", about(), claim.uid);
+    let mut rows = BTreeMap::new();
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        for (key, value) in serde_json::from_slice::<Line>(line).with_context(about)? {
+            if uid_of(&key) != Some(claim.uid) {
+                bail!("{}: {key:?} is not of sandbox {}", about(), claim.uid);
+            }
+            match value {
+                Some(value) => rows.insert(key, value),
+                None => rows.remove(&key),
+            };
+        }
     }
     let put = |(key, value): (String, String)| Change::Put {
         key,
@@ -201,7 +306,6 @@ mod tests {
         records::put,
         sandbox::{Ended, Journal, Phase},
     };
-    use std::collections::BTreeMap;
     use tokio::task::LocalSet;
 
     #[derive(Clone, Default)]
@@ -268,6 +372,18 @@ mod tests {
         }
     }
 
+    fn init(uid: SandboxUid) -> String {
+        format!("process/{uid}/0/init")
+    }
+
+    /// Written, and reflected where it is to be.
+    async fn write(mirror: &Mirrored, changes: Vec<Change>) {
+        Records::write(mirror, changes).await;
+        while mirror.at_work.get() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A store in which these sandboxes were written, each with a row of another room.
     async fn written(root: &Path, records: &[SandboxRecord]) -> Memory {
         let store = Memory::default();
@@ -276,14 +392,11 @@ mod tests {
             let uid = record.spec.uid;
             fs::create_dir_all(&record.spec.premises.folder).unwrap();
             let other = Change::Put {
-                key: format!("process/{uid}/0/init"),
+                key: init(uid),
                 value: b"{}".to_vec(),
             };
             let own = put(SandboxRecord::key(uid), record);
-            mirror.write(vec![own, other]).await;
-        }
-        while mirror.at_work.get() {
-            tokio::task::yield_now().await;
+            write(&mirror, vec![own, other]).await;
         }
         store
     }
@@ -305,6 +418,65 @@ mod tests {
             assert_eq!(unknown, []);
             assert_eq!(*found.0.borrow(), *store.0.borrow());
             assert_eq!(found.0.borrow().len(), 4);
+        };
+        LocalSet::new().run_until(told).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_follows_change_by_change_and_is_begun_anew_before_it_is_long() {
+        let root = tempfile::tempdir().unwrap();
+        let record = record(root.path(), 1, Phase::Ready);
+        let (uid, claim) = (record.spec.uid, record.spec.premises.clone());
+        fs::create_dir_all(&claim.folder).unwrap();
+        let file = claim.folder.join(FILE);
+        let length = || fs::metadata(&file).unwrap().len();
+        let put = |value: &str| Change::Put {
+            key: init(uid),
+            value: value.into(),
+        };
+        let told = async {
+            let store = Memory::default();
+            let mirror = Mirrored::new(Rc::new(store.clone()), root.path());
+            let own = runtime_core::records::put(SandboxRecord::key(uid), &record);
+            write(&mirror, vec![own]).await;
+
+            let begun = length();
+            write(&mirror, vec![put("one")]).await;
+            let appended = length() - begun;
+            assert!(appended < 64, "{appended} bytes for a row of three");
+            let mut longest = 0;
+            for _ in 0..APPENDED_MAX / 500 {
+                write(&mirror, vec![put(&"x".repeat(1000))]).await;
+                longest = longest.max(length());
+            }
+            assert!(longest > APPENDED_MAX, "{longest}");
+            assert!(longest < begun + APPENDED_MAX + 4096, "{longest}");
+            write(&mirror, vec![Change::Delete { key: init(uid) }]).await;
+
+            let found = Memory::default();
+            assert_eq!(restore(vec![claim], &found).await, []);
+            assert_eq!(*found.0.borrow(), *store.0.borrow());
+            assert_eq!(found.0.borrow().len(), 1);
+        };
+        LocalSet::new().run_until(told).await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_not_written_to_its_end_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        let records = [record(root.path(), 1, Phase::Ready)];
+        let told = async {
+            let store = written(root.path(), &records).await;
+            let claim = records[0].spec.premises.clone();
+            append(&claim.folder, b"[[\"process/").unwrap();
+            let found = Memory::default();
+
+            assert_eq!(restore(vec![claim.clone()], &found).await, []);
+            assert_eq!(*found.0.borrow(), *store.0.borrow());
+
+            append(&claim.folder, b"\n").unwrap();
+            let unknown = restore(vec![claim.clone()], &Memory::default()).await;
+            assert_eq!(unknown, [claim.uid], "this one is no accident");
         };
         LocalSet::new().run_until(told).await;
     }
