@@ -399,8 +399,18 @@ mod tests {
         let why = ask(&house, RESEND_MAX).map(drop).unwrap_err().to_string();
         house.server.shutdown();
 
-        assert!(why.contains("hutchd 9.9.9 (interface 2)"), "{why}");
-        let ours = format!("hutch {} (interface 1)", env!("CARGO_PKG_VERSION"));
+        assert!(
+            why.contains(&format!(
+                "hutchd 9.9.9 (interface {})",
+                revision::REVISION + 1
+            )),
+            "{why}"
+        );
+        let ours = format!(
+            "hutch {} (interface {})",
+            env!("CARGO_PKG_VERSION"),
+            revision::REVISION
+        );
         assert!(why.contains(&ours), "{why}");
         assert!(why.contains("restart hutchd"), "{why}");
         assert!(house.keys.lock().unwrap().is_empty(), "nothing was asked");

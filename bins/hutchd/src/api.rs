@@ -188,6 +188,10 @@ impl Api {
                 key: key_of(&request.key)?,
                 exec: parsed(ExecId::new(process.exec_id.as_str()))?,
                 json: request.process_json.clone(),
+                relay: (request.relay_pid != 0).then_some(HostProcess {
+                    pid: request.relay_pid,
+                    start_time: request.relay_start_time,
+                }),
             },
         };
         let lease = asked(located.sandbox.send(exec).await)??;

@@ -239,6 +239,7 @@ impl Life<'_> {
                 key: None,
                 exec: id.clone(),
                 json: json.as_bytes().to_vec(),
+                relay: None,
             },
         };
         let lease = self.sandbox.send(exec).await.unwrap().unwrap();

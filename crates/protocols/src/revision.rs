@@ -4,9 +4,9 @@
 //! side may ignore is no new revision; what it must know is.
 
 /// The interface of this build.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 /// The oldest that this build still speaks.
-pub const OLDEST: u32 = 1;
+pub const OLDEST: u32 = 2;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,10 +22,16 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     let terminal = process["terminal"].as_bool().unwrap_or(false);
     relay::check_terminal(terminal, exec.detach, socket)?;
     let exec_id = fresh_key();
+    let relay = match exec.detach {
+        true => relay::Myself::default(),
+        false => relay::Myself::look()?,
+    };
     let request = ExecRequest {
         key: fresh_key(),
         process: Some(at.process(&exec.id, &exec_id)).into(),
         process_json: serde_json::to_vec(&process).context("process")?,
+        relay_pid: relay.pid,
+        relay_start_time: relay.start_time,
         ..Default::default()
     };
     let answer = daemon.ask(|client| client.exec(soon(), &request))?;
@@ -41,7 +47,9 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
         relay::leave(&mut daemon, stands)?;
         return Ok(0);
     }
-    relay::attach_self(&mut daemon, &stands)?;
+    if let Some(path) = pid_file {
+        relay::write_pid_file(path, relay.pid)?;
+    }
     relay::foreground(&mut daemon, stands)
 }
 

@@ -88,21 +88,34 @@ pub fn check_files(pid_file: Option<&Path>, console_socket: Option<&Path>) -> Re
     Ok(())
 }
 
-fn attach(daemon: &mut Daemon, process: &ProcessRef, pid: u32) -> Result<()> {
-    let start_time = proc::start_time(pid).context("read our start time")?;
-    let request = AttachRequest {
-        process: Some(process.clone()).into(),
-        relay_pid: pid,
-        relay_start_time: start_time.context("this process is not in /proc")?,
-        ..Default::default()
-    };
-    daemon.ask(|client| client.attach(soon(), &request))?;
-    Ok(())
+/// This program, as the daemon is told of it. The default is nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Myself {
+    pub pid: u32,
+    pub start_time: u64,
+}
+
+impl Myself {
+    /// # Errors
+    /// /proc does not show us.
+    pub fn look() -> Result<Self> {
+        let pid = process::id();
+        let start_time = proc::start_time(pid).context("read our start time")?;
+        let start_time = start_time.context("this process is not in /proc")?;
+        Ok(Self { pid, start_time })
+    }
 }
 
 /// This very program stands for the process.
 pub fn attach_self(daemon: &mut Daemon, stands: &Stands<'_>) -> Result<()> {
-    attach(daemon, &stands.process, process::id())?;
+    let Myself { pid, start_time } = Myself::look()?;
+    let request = AttachRequest {
+        process: Some(stands.process.clone()).into(),
+        relay_pid: pid,
+        relay_start_time: start_time,
+        ..Default::default()
+    };
+    daemon.ask(|client| client.attach(soon(), &request))?;
     match stands.pid_file {
         Some(path) => write_pid_file(path, process::id()),
         None => Ok(()),

@@ -169,11 +169,7 @@ impl ContainerActor {
             };
             let state = state_json(&spec, stage, stands);
             let run = hook::all(&*premises, &spec, stage, state);
-            let outcome = tokio::select! {
-                biased;
-                outcome = run => outcome,
-                _ = released => Err(Fault::new(Kind::Aborted, "its hooks were stopped")),
-            };
+            let outcome = hook::until(released, run).await;
             Event::Hooked { op, outcome }
         });
     }
@@ -233,9 +229,7 @@ impl Room for ContainerActor {
     fn touch(&mut self, effect: World, ctx: &mut Context<Self>) {
         match effect {
             World::Attach { op } => self.attach(op, ctx),
-            World::MakeProcess { process, json, key } => {
-                self.make_process(process, process::Make { json, key }, ctx);
-            }
+            World::MakeProcess { process, make } => self.make_process(process, make, ctx),
             World::TellExit {
                 process,
                 seq,
@@ -247,6 +241,11 @@ impl Room for ContainerActor {
             }
             World::TellGuestGone { status } => self.tell_all(&process::GuestGone { status }),
             World::CloseProcesses { status } => self.tell_all(&process::Close { status }),
+            World::CloseProcess { process } => {
+                if let Some(address) = self.processes.get(&process) {
+                    address.do_send(process::Forget);
+                }
+            }
             World::KillLeft { after } => {
                 let plant = self.around.plant.clone();
                 kit::complete(ctx, removal::kill_left(plant, self.number, after));

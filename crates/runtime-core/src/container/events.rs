@@ -1,9 +1,10 @@
 //! What a container hears, does and says.
 
 use super::{
+    execs::EXECS_MAX,
     freezer::Freeze,
     hooks::Stage,
-    machine::{EXECS_MAX, Force, Guest, RESENDS_MAX},
+    machine::{Force, Guest, RESENDS_MAX},
     messages::Exec,
     ooms::{OOM_WAITERS_MAX, Ooms},
 };
@@ -115,8 +116,7 @@ pub enum World {
     /// Start a process actor and tell it to come to be.
     MakeProcess {
         process: ProcessId,
-        json: Option<Vec<u8>>,
-        key: Option<RequestKey>,
+        make: process::Make,
     },
     TellExit {
         process: ProcessId,
@@ -128,6 +128,10 @@ pub enum World {
     },
     CloseProcesses {
         status: ExitStatus,
+    },
+    /// One that is over.
+    CloseProcess {
+        process: ProcessId,
     },
     /// After a while, kill what lives in the guest of a container that has stopped.
     KillLeft {
@@ -265,7 +269,7 @@ impl From<Reason> for Fault {
             ),
             Reason::TooManyExecs => Self::new(
                 Kind::Exhausted,
-                format!("a container has at most {EXECS_MAX} execs in its life"),
+                format!("a container has at most {EXECS_MAX} execs that run or that nobody read"),
             ),
             Reason::TooManyResends => Self::new(
                 Kind::Exhausted,

@@ -2,11 +2,12 @@
 
 use super::{hooks::Stage, record::ContainerSpec};
 use crate::{
-    error::Fault,
+    error::{Fault, Kind},
     ids::HostProcess,
     premises::{HookRun, Premises},
 };
 use serde_json::json;
+use tokio::sync::oneshot;
 
 /// The state of the OCI specification. `stands`: who stands for the container's init on the host.
 pub(super) fn state_json(
@@ -30,6 +31,18 @@ pub(super) fn state_json(
         state["pid"] = json!(process.pid);
     }
     state.to_string().into_bytes()
+}
+
+/// All of them, unless `released` comes first.
+pub(super) async fn until(
+    released: oneshot::Receiver<()>,
+    all: impl Future<Output = Result<(), Fault>>,
+) -> Result<(), Fault> {
+    tokio::select! {
+        biased;
+        outcome = all => outcome,
+        _ = released => Err(Fault::new(Kind::Aborted, "its hooks were stopped")),
+    }
 }
 
 /// The first failure of prestart and createRuntime is the outcome; the others are logged, and the next

@@ -19,9 +19,9 @@
 
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
 use super::{
+    execs::Member,
     freezer::{FreezeRequest, Freezer},
     hooks::{HookProgress, Poststart},
-    messages::Exec,
     ooms::{Kept, OomWaiter},
     record::{ContainerRecord, ContainerState, SharedSpec},
 };
@@ -29,18 +29,16 @@ use crate::{
     agent::ExitStatus,
     devices::Attached,
     error::{Fault, Kind},
-    hypervisor::StreamLease,
-    ids::{ContainerNumber, OpId, ProcessId, RequestKey, SandboxUid},
+    ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
     kit::{Batch, Machine, Waiter},
     process,
     records::{self, Change},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Duration};
-
-/// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; records of
-/// exited ones stay until the container is deleted.
-pub(super) const EXECS_MAX: usize = 4096;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 /// A caller that asks again has given up its earlier question, whose waiter is still there.
 pub(super) const RESENDS_MAX: usize = 64;
@@ -94,21 +92,6 @@ pub enum Force {
     Yes,
 }
 
-/// A process of the container, as far as the container must know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
-    begun_by: Option<RequestKey>,
-    progress: Progress,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Progress {
-    /// Callers of an exec wait for it to be made.
-    Making(Vec<Waiter>),
-    /// With its stream, as long as somebody may still read it.
-    Made(Option<StreamLease>),
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
     uid: SandboxUid,
@@ -125,6 +108,8 @@ pub struct Container {
     pub(super) hooks: HookProgress,
     pub(super) poststart: Poststart,
     pub(super) members: BTreeMap<ProcessId, Member>,
+    /// Execs that are over and were read, the oldest first.
+    pub(super) over: VecDeque<ProcessId>,
     /// It is on record as stopped, and its init not as exited: a daemon died while it deleted it.
     pub(super) left_alive: bool,
     ops_issued: u64,
@@ -145,6 +130,7 @@ impl Container {
             hooks: HookProgress::Untouched,
             poststart: Poststart::default(),
             members: BTreeMap::new(),
+            over: VecDeque::new(),
             left_alive: false,
             ops_issued: 0,
         }
@@ -160,16 +146,9 @@ impl Container {
             ContainerState::Running | ContainerState::Paused => State::Running,
             ContainerState::Stopped(status) => State::Stopped(status),
         };
-        let member = |p: &process::ProcessRecord| Member {
-            begun_by: p.begun_by.clone(),
-            progress: match &p.state {
-                process::ProcessState::Making => Progress::Making(Vec::new()),
-                process::ProcessState::Created
-                | process::ProcessState::Running
-                | process::ProcessState::Exited(_) => Progress::Made(p.lease.clone()),
-            },
-        };
-        let members = processes.iter().map(|p| (p.process.clone(), member(p)));
+        let members = processes
+            .iter()
+            .map(|p| (p.process.clone(), Member::rebuilt(p)));
         let left_alive = matches!(told, ContainerState::Stopped(_))
             && processes.iter().any(process::ProcessRecord::is_living_init);
         let mut container = Self {
@@ -264,52 +243,12 @@ impl Container {
 
     pub(super) fn make_init(&mut self, batch: &mut Batch<Self>) {
         self.state = State::Making;
-        let member = Member {
-            begun_by: None,
-            progress: Progress::Making(Vec::new()),
-        };
-        self.members.insert(ProcessId::Init, member);
+        self.members
+            .insert(ProcessId::Init, Member::making(None, Vec::new()));
         batch.world.push(World::MakeProcess {
             process: ProcessId::Init,
-            json: None,
-            key: None,
+            make: process::Make::default(),
         });
-    }
-
-    fn exec(
-        &mut self,
-        waiter: Waiter,
-        Exec { key, exec, json }: Exec,
-        batch: &mut Batch<Self>,
-    ) -> Result<(), Reason> {
-        let process = ProcessId::Exec(exec.clone());
-        if let Some(member) = self.members.get_mut(&process) {
-            if key.is_none() || member.begun_by != key {
-                return Err(Reason::ExecExists(exec));
-            }
-            return member.asked_again(waiter, batch);
-        }
-        if !matches!(self.state, State::Created | State::Running) {
-            let state = self.state_name();
-            return Err(Reason::CannotExec { state });
-        }
-        if self.freezer != Freezer::Thawed {
-            return Err(Reason::CannotExec { state: "paused" });
-        }
-        if self.members.len() > EXECS_MAX {
-            return Err(Reason::TooManyExecs);
-        }
-        let member = Member {
-            begun_by: key.clone(),
-            progress: Progress::Making(vec![waiter]),
-        };
-        self.members.insert(process.clone(), member);
-        batch.world.push(World::MakeProcess {
-            process,
-            json: Some(json),
-            key,
-        });
-        Ok(())
     }
 
     fn news(&mut self, process: ProcessId, notice: process::Notice, batch: &mut Batch<Self>) {
@@ -337,40 +276,11 @@ impl Container {
                     batch.announce.push(Notice::Drained);
                 }
             }
-            (process, process::Notice::Drained) => {
-                if let Some(member) = self.members.get_mut(&process) {
-                    member.progress = Progress::Made(None);
-                }
-            }
+            (process, process::Notice::Drained) => self.exec_over(process, batch),
             (process, process::Notice::Closed) => {
                 let why = "its container was deleted while it was being made";
                 self.forget(process, &Fault::new(Kind::Aborted, why), batch);
                 self.closed(batch);
-            }
-        }
-    }
-
-    fn made(&mut self, process: ProcessId, lease: StreamLease, batch: &mut Batch<Self>) {
-        let mut waiters = Vec::new();
-        if let Some(member) = self.members.get_mut(&process) {
-            let made = Progress::Made(Some(lease.clone()));
-            if let Progress::Making(waiting) = std::mem::replace(&mut member.progress, made) {
-                waiters = waiting;
-            }
-        }
-        match (process, &self.state) {
-            (ProcessId::Init, State::Making) => {
-                self.state = State::Created;
-                self.told = ContainerState::Created;
-                batch.records.push(self.record());
-                batch.announce.push(Notice::Created { lease });
-            }
-            (ProcessId::Init, _) => {}
-            (ProcessId::Exec(_), _) => {
-                for waiter in waiters {
-                    let lease = lease.clone();
-                    batch.replies.push((waiter, Answer::Exec(Ok(lease))));
-                }
             }
         }
     }
@@ -382,20 +292,6 @@ impl Container {
             self.fail(why, batch);
         }
         self.closed(batch);
-    }
-
-    /// Whoever still waits for it to be made hears why it never will be.
-    fn forget(&mut self, process: ProcessId, why: &Fault, batch: &mut Batch<Self>) {
-        if let Some(Member {
-            progress: Progress::Making(waiters),
-            ..
-        }) = self.members.remove(&process)
-        {
-            let answers = waiters.into_iter();
-            let answers = answers.map(|waiter| (waiter, Answer::Exec(Err(why.clone()))));
-            batch.replies.extend(answers);
-        }
-        batch.world.push(World::Forget { process });
     }
 
     /// The first exit stands: one that comes while it is being deleted, or was, changes nothing that is told.
@@ -410,25 +306,6 @@ impl Container {
         batch.records.push(self.record());
         batch.announce.push(Notice::Stopped { status });
         self.tell_ooms(batch);
-    }
-}
-
-impl Member {
-    /// The answer that the same request got, or will get.
-    fn asked_again(&mut self, waiter: Waiter, batch: &mut Batch<Container>) -> Result<(), Reason> {
-        match &mut self.progress {
-            Progress::Making(waiters) if waiters.len() == RESENDS_MAX => {
-                return Err(Reason::TooManyResends);
-            }
-            Progress::Making(waiters) => waiters.push(waiter),
-            Progress::Made(lease) => {
-                let read = "it has exited, and its output was read";
-                let lease = lease.clone();
-                let lease = lease.ok_or_else(|| Fault::new(Kind::NotFound, read));
-                batch.replies.push((waiter, Answer::Exec(lease)));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Exec {
     pub key: Option<RequestKey>,
     pub exec: ExecId,
     pub json: Vec<u8>,
+    /// Who stands for it from the start.
+    pub relay: Option<HostProcess>,
 }
 
 /// A command for one of the container's processes, passed on to it.

@@ -3,6 +3,7 @@
 mod actor;
 mod ending;
 mod events;
+mod execs;
 mod freezer;
 mod hook;
 mod hooks;

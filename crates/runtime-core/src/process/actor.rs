@@ -5,7 +5,7 @@ use super::{
     events::{Answer, Event, Notice, World},
     machine::{Process, State},
     messages::{
-        AgentRebuilt, AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make,
+        AgentRebuilt, AttachRelay, Begin, Close, Exited, Forget, GetProcess, GuestGone, Kill, Make,
         ProcessNotice, ProcessView, RelayDone, Wait,
     },
     record::ProcessRecord,
@@ -234,8 +234,8 @@ fn done(answer: Result<Answer, Fault>) -> Result<(), Fault> {
 impl Handler<Make> for ProcessActor {
     type Result = ();
 
-    fn handle(&mut self, Make { json, key }: Make, ctx: &mut Context<Self>) {
-        kit::apply(self, Event::Make { json, key }, ctx);
+    fn handle(&mut self, make: Make, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Make(make), ctx);
     }
 }
 
@@ -320,6 +320,14 @@ impl Handler<Close> for ProcessActor {
 
     fn handle(&mut self, Close { status }: Close, ctx: &mut Context<Self>) {
         kit::apply(self, Event::Close { status }, ctx);
+    }
+}
+
+impl Handler<Forget> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Forget, ctx: &mut Context<Self>) {
+        kit::apply(self, Event::Forget, ctx);
     }
 }
 

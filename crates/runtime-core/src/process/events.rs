@@ -1,6 +1,9 @@
 //! What a process hears, does and says.
 
-use super::{machine::WAITERS_MAX, messages::Kill};
+use super::{
+    machine::WAITERS_MAX,
+    messages::{Kill, Make},
+};
 use crate::{
     agent::{ExitStatus, GuestProcessState, Once, SignalTarget},
     error::{Fault, Kind},
@@ -11,11 +14,7 @@ use crate::{
 
 #[derive(Debug)]
 pub enum Event {
-    /// For an exec: its process object.
-    Make {
-        json: Option<Vec<u8>>,
-        key: Option<RequestKey>,
-    },
+    Make(Make),
     Leased {
         op: OpId,
         outcome: Result<StreamLease, Fault>,
@@ -73,6 +72,8 @@ pub enum Event {
     Close {
         status: ExitStatus,
     },
+    /// It is over, and its container has no more use for it.
+    Forget,
     /// After a rebuild: take up what the record says.
     Resume,
 }

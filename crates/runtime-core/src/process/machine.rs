@@ -21,6 +21,7 @@
 //!   would; with its sandbox's bytes drained, the stream is given back.
 
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
+use super::messages::Make;
 use super::record::{ProcessRecord, ProcessState};
 use crate::{
     agent::{ExitStatus, GuestProcessState, SignalTarget},
@@ -196,9 +197,17 @@ impl Process {
             ProcessId::Exec(_) => State::Running,
         };
         batch.records.push(self.record());
+        self.is_made(batch);
+    }
+
+    /// Whoever stands for it from the start may be gone already.
+    fn is_made(&self, batch: &mut Batch<Self>) {
         let lease = self.lease.clone();
         let lease = lease.expect("a process is made with its lease");
         batch.announce.push(Notice::Made { lease });
+        if let Relay::Attached(relay) = self.relay {
+            batch.world.push(World::WatchRelay { relay });
+        }
     }
 
     pub(super) fn failed(&mut self, why: Fault, batch: &mut Batch<Self>) {
@@ -214,9 +223,7 @@ impl Process {
         match &self.state {
             State::Making { .. } => {
                 // The guest is faster than its own answer: it was made, and is over.
-                let lease = self.lease.clone();
-                let lease = lease.expect("a process is made with its lease");
-                batch.announce.push(Notice::Made { lease });
+                self.is_made(batch);
             }
             State::Starting { .. } => self.running(batch),
             State::New | State::Leasing { .. } | State::Created | State::Running => {}
@@ -267,8 +274,8 @@ impl Process {
         self.relay = Relay::Done;
         if matches!(self.state, State::Exited(_)) {
             self.drained(batch);
+            batch.records.push(self.record());
         }
-        batch.records.push(self.record());
     }
 
     /// The relay stays on record until the process is gone too: a signal can fail, or be lost with us.
@@ -404,6 +411,8 @@ impl Process {
             | State::Closed(_) => {}
         }
         match (self.relay, &self.state) {
+            // Watched once it is made.
+            (Relay::Attached(_), State::Making { .. } | State::Failed(_)) => {}
             (Relay::Attached(relay), _) => batch.world.push(World::WatchRelay { relay }),
             // Done before the rebuild, or never there: nobody is left to read its streams.
             (Relay::None | Relay::Done, State::Exited(_)) => {
@@ -431,22 +440,30 @@ impl Machine for Process {
                 self.closed(status, batch);
             }
             // Answered, but nothing is recorded any more.
-            (State::Closing(_) | State::Closed(_), Event::AttachRelay { .. }) => {
+            (
+                State::Failed(_) | State::Closing(_) | State::Closed(_),
+                Event::AttachRelay { .. },
+            ) => {
                 let state = self.state_name();
                 return Err(Denied::Command(Reason::NotRunning { state }));
             }
             (
+                State::Failed(_) | State::Closing(_) | State::Closed(_),
+                Event::RelayEnded { .. } | Event::RelayDone,
+            ) => {}
+            (
                 State::Closing(_) | State::Closed(_),
-                Event::RelayEnded { .. }
-                | Event::RelayDone
-                | Event::GuestGone { .. }
-                | Event::Close { .. }
-                | Event::Resume,
+                Event::GuestGone { .. } | Event::Close { .. } | Event::Resume,
             ) => {}
             (_, Event::Close { status }) => self.close(status, batch),
-            (State::New, Event::Make { json, key }) => {
+            (State::Exited(status), Event::Forget) => {
+                let status = status.clone();
+                self.close(status, batch);
+            }
+            (State::New, Event::Make(Make { json, key, relay })) => {
                 let op = self.next_op();
                 self.begun_by = key;
+                self.relay = relay.map_or(Relay::None, Relay::Attached);
                 self.state = State::Leasing { op, json };
                 batch.world.push(World::Lease { op });
             }
@@ -508,6 +525,7 @@ impl Machine for Process {
             (
                 _,
                 Event::Make { .. }
+                | Event::Forget
                 | Event::Leased { .. }
                 | Event::Made { .. }
                 | Event::Begun { .. }
@@ -570,11 +588,22 @@ mod tests {
     }
 
     fn made(id: ProcessId) -> Process {
+        let mut process = being_made(id, None);
+        let (op, outcome) = (OpId(2), Ok(()));
+        on(&mut process, Event::Made { op, outcome });
+        process
+    }
+
+    fn being_made(id: ProcessId, relay: Option<HostProcess>) -> Process {
         let uid = SandboxUid::from_random(1);
         let mut process = Process::new(uid, ContainerNumber(0), id);
         let json = matches!(process.id(), ProcessId::Exec(_)).then(Vec::new);
-        let key = None;
-        on(&mut process, Event::Make { json, key });
+        let make = Make {
+            json,
+            key: None,
+            relay,
+        };
+        on(&mut process, Event::Make(make));
         let lease = StreamLease {
             number: PORT,
             guest: GuestEndpoint::SerialPort("hutch.stream.7".into()),
@@ -582,8 +611,6 @@ mod tests {
         };
         let (op, outcome) = (OpId(1), Ok(lease));
         on(&mut process, Event::Leased { op, outcome });
-        let (op, outcome) = (OpId(2), Ok(()));
-        on(&mut process, Event::Made { op, outcome });
         process
     }
 
@@ -755,5 +782,72 @@ mod tests {
 
         assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
         assert!(batch.announce.contains(&Notice::Drained));
+    }
+
+    fn exec_id() -> ProcessId {
+        ProcessId::Exec(ExecId::new("e").unwrap())
+    }
+
+    /// Who asked for an exec may die before it hears of it: its stream would be lent for ever.
+    #[test]
+    fn an_exec_that_was_asked_for_by_its_relay_is_killed_when_that_is_gone() {
+        let relay = RELAY;
+        let mut process = being_made(exec_id(), Some(relay));
+
+        let made = on(
+            &mut process,
+            Event::Made {
+                op: OpId(2),
+                outcome: Ok(()),
+            },
+        );
+        assert_eq!(made.world, [World::WatchRelay { relay }]);
+        let gone = on(&mut process, Event::RelayEnded { relay });
+        let target = SignalTarget::Process(exec_id());
+        assert_eq!(gone.world, [World::KillOrphan { relay, target }]);
+        on(&mut process, exited());
+        let over = on(&mut process, Event::RelayEnded { relay });
+        assert_eq!(over.world, [World::GiveBack { number: PORT }]);
+    }
+
+    #[test]
+    fn an_exec_that_is_over_before_it_is_said_to_be_made_has_its_relay_watched_too() {
+        let mut process = being_made(exec_id(), Some(RELAY));
+
+        let batch = on(&mut process, exited());
+
+        assert_eq!(batch.world, [World::WatchRelay { relay: RELAY }]);
+    }
+
+    #[test]
+    fn what_its_relay_says_of_a_process_that_was_never_made_leaves_no_record() {
+        let mut process = being_made(exec_id(), Some(RELAY));
+        let why = Fault::new(Kind::Invalid, "no such program");
+        on(
+            &mut process,
+            Event::Made {
+                op: OpId(2),
+                outcome: Err(why),
+            },
+        );
+
+        for event in [Event::RelayDone, Event::RelayEnded { relay: RELAY }] {
+            assert!(on(&mut process, event).records.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_what_is_over_is_forgotten() {
+        let mut process = running_exec();
+        let early = on(&mut process, Event::Forget);
+        assert!(early.records.is_empty() && early.announce.is_empty());
+        on(&mut process, exited());
+        on(&mut process, Event::RelayDone);
+
+        let forgotten = on(&mut process, Event::Forget);
+
+        let key = ProcessRecord::key(SandboxUid::from_random(1), ContainerNumber(0), &exec_id());
+        assert_eq!(forgotten.records, [records::delete(key)]);
+        assert_eq!(forgotten.announce, [Notice::Closed]);
     }
 }

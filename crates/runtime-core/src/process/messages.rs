@@ -11,12 +11,14 @@ use crate::{
 use actix::prelude::*;
 
 /// Command, told by the container: come to be. What becomes of it is told as a notice.
-#[derive(Message, Debug)]
+#[derive(Message, Debug, Clone, Default, PartialEq, Eq)]
 #[rtype(result = "()")]
 pub struct Make {
     /// For an exec: its OCI process object.
     pub json: Option<Vec<u8>>,
     pub key: Option<RequestKey>,
+    /// Who stands for it from the start.
+    pub relay: Option<HostProcess>,
 }
 
 /// Command: let a created init run its program. Asked again under the same key, it is answered again.
@@ -76,6 +78,11 @@ pub struct GuestGone {
 pub struct Close {
     pub status: ExitStatus,
 }
+
+/// Command, told by the container: it is over; forget it; told back as a notice.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct Forget;
 
 /// Query: the confirmed state.
 #[derive(Message, Debug)]

@@ -11,7 +11,7 @@ pub use actor::{ProcessActor, Surroundings};
 pub use events::{Answer, Denied, Event, Notice, Reason, World};
 pub use machine::{Process, State};
 pub use messages::{
-    AgentRebuilt, AttachRelay, Begin, Close, Exited, GetProcess, GuestGone, Kill, Make,
+    AgentRebuilt, AttachRelay, Begin, Close, Exited, Forget, GetProcess, GuestGone, Kill, Make,
     ProcessNotice, ProcessView, RelayDone, Wait,
 };
 pub use record::{ProcessRecord, ProcessState};

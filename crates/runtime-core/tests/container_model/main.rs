@@ -217,7 +217,7 @@ impl Story {
 
     fn begins(&mut self, effect: World) {
         match effect {
-            World::MakeProcess { process, key, .. } => self.plays.make(process, key),
+            World::MakeProcess { process, make } => self.plays.make(process, make.key),
             World::TellExit {
                 process,
                 seq,
@@ -225,6 +225,7 @@ impl Story {
             } => self.plays.tell(&process, Play::Exit(status, seq)),
             World::TellGuestGone { status } => self.plays.tell_all(&Play::GuestGone(status)),
             World::CloseProcesses { .. } => self.plays.tell_all(&Play::Close),
+            World::CloseProcess { process } => self.plays.tell(&process, Play::Close),
             World::Forget { process } => self.plays.forget(&process),
             World::StopHooks => {}
             effect @ (World::Attach { .. }
@@ -258,6 +259,7 @@ impl Story {
             key: key.map(request_key),
             exec: ExecId::new(id.as_str()).unwrap(),
             json: Vec::new(),
+            relay: None,
         };
         self.asks(
             |model, waiter| model.exec(waiter, &id, key),

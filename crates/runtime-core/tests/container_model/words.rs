@@ -139,6 +139,7 @@ pub fn asked(effect: &World) -> String {
         World::TellExit { process, seq, .. } => format!("TellExit {process} {seq}"),
         World::TellGuestGone { .. } => "TellGuestGone".to_owned(),
         World::CloseProcesses { .. } => "CloseProcesses".to_owned(),
+        World::CloseProcess { process } => format!("CloseProcess {process}"),
         World::KillLeft { after } if after.is_zero() => "KillLeft".to_owned(),
         World::KillLeft { .. } => "KillLeft later".to_owned(),
         World::RunHooks { stage, .. } => format!("RunHooks {stage:?}"),

@@ -428,6 +428,7 @@ impl House {
             key: Some(RequestKey::new(key).unwrap()),
             exec: ExecId::new(exec).unwrap(),
             json: Vec::new(),
+            relay: None,
         };
         let container = located.place.number;
         let exec = ExecIn { container, exec };

@@ -270,6 +270,7 @@ impl Client {
                     key: request_key(&key),
                     exec: ExecId::new(exec).expect("an id"),
                     json: process_json(command).to_string().into_bytes(),
+                    relay: None,
                 },
             };
             lost(located.sandbox.send(exec).await)?.map(drop)

@@ -1,0 +1,165 @@
+//! The part of [`Container`] that has processes: its execs are made, answered again, and forgotten when they are over.
+
+use super::{
+    events::{Answer, Notice, Reason, World},
+    freezer::Freezer,
+    machine::{Container, RESENDS_MAX, State},
+    messages::Exec,
+    record::ContainerState,
+};
+use crate::{
+    error::{Fault, Kind},
+    hypervisor::StreamLease,
+    ids::{ProcessId, RequestKey},
+    kit::{Batch, Machine, Waiter},
+    process,
+};
+
+/// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; those that exited and that
+/// nobody read are kept.
+pub(super) const EXECS_MAX: usize = 4096;
+
+/// Execs that are over, and whose relay has their output and exit: for as many more a waiter that comes late hears of
+/// the exit, and a caller that asks again is not taken for a new one.
+pub(super) const EXECS_KEPT: usize = 16;
+
+/// A process of the container, as far as the container must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    begun_by: Option<RequestKey>,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Progress {
+    /// Callers of an exec wait for it to be made.
+    Making(Vec<Waiter>),
+    /// With its stream, as long as somebody may still read it.
+    Made(Option<StreamLease>),
+}
+
+impl Container {
+    pub(super) fn exec(
+        &mut self,
+        waiter: Waiter,
+        exec: Exec,
+        batch: &mut Batch<Self>,
+    ) -> Result<(), Reason> {
+        let Exec {
+            key,
+            exec,
+            json,
+            relay,
+        } = exec;
+        let process = ProcessId::Exec(exec.clone());
+        if let Some(member) = self.members.get_mut(&process) {
+            if key.is_none() || member.begun_by != key {
+                return Err(Reason::ExecExists(exec));
+            }
+            return member.asked_again(waiter, batch);
+        }
+        if !matches!(self.state, State::Created | State::Running) {
+            let state = self.state_name();
+            return Err(Reason::CannotExec { state });
+        }
+        if self.freezer != Freezer::Thawed {
+            return Err(Reason::CannotExec { state: "paused" });
+        }
+        if self.members.len() > EXECS_MAX {
+            return Err(Reason::TooManyExecs);
+        }
+        let member = Member::making(key.clone(), vec![waiter]);
+        self.members.insert(process.clone(), member);
+        let json = Some(json);
+        let make = process::Make { json, key, relay };
+        batch.world.push(World::MakeProcess { process, make });
+        Ok(())
+    }
+
+    pub(super) fn made(&mut self, process: ProcessId, lease: StreamLease, batch: &mut Batch<Self>) {
+        let mut waiters = Vec::new();
+        if let Some(member) = self.members.get_mut(&process) {
+            let made = Progress::Made(Some(lease.clone()));
+            if let Progress::Making(waiting) = std::mem::replace(&mut member.progress, made) {
+                waiters = waiting;
+            }
+        }
+        match (process, &self.state) {
+            (ProcessId::Init, State::Making) => {
+                self.state = State::Created;
+                self.told = ContainerState::Created;
+                batch.records.push(self.record());
+                batch.announce.push(Notice::Created { lease });
+            }
+            (ProcessId::Init, _) => {}
+            (ProcessId::Exec(_), _) => {
+                for waiter in waiters {
+                    let lease = lease.clone();
+                    batch.replies.push((waiter, Answer::Exec(Ok(lease))));
+                }
+            }
+        }
+    }
+
+    /// A container lives for months, and is looked at every ten seconds by an exec.
+    pub(super) fn exec_over(&mut self, process: ProcessId, batch: &mut Batch<Self>) {
+        if let Some(member) = self.members.get_mut(&process) {
+            member.progress = Progress::Made(None);
+            self.over.push_back(process);
+        }
+        if self.over.len() > EXECS_KEPT
+            && let Some(process) = self.over.pop_front()
+        {
+            batch.world.push(World::CloseProcess { process });
+        }
+    }
+
+    /// Whoever still waits for it to be made hears why it never will be.
+    pub(super) fn forget(&mut self, process: ProcessId, why: &Fault, batch: &mut Batch<Self>) {
+        if let Some(Member {
+            progress: Progress::Making(waiters),
+            ..
+        }) = self.members.remove(&process)
+        {
+            let answers = waiters.into_iter();
+            let answers = answers.map(|waiter| (waiter, Answer::Exec(Err(why.clone()))));
+            batch.replies.extend(answers);
+        }
+        batch.world.push(World::Forget { process });
+    }
+}
+
+impl Member {
+    pub(super) fn making(begun_by: Option<RequestKey>, waiters: Vec<Waiter>) -> Self {
+        let progress = Progress::Making(waiters);
+        Self { begun_by, progress }
+    }
+
+    pub(super) fn rebuilt(record: &process::ProcessRecord) -> Self {
+        let progress = match &record.state {
+            process::ProcessState::Making => Progress::Making(Vec::new()),
+            process::ProcessState::Created
+            | process::ProcessState::Running
+            | process::ProcessState::Exited(_) => Progress::Made(record.lease.clone()),
+        };
+        let begun_by = record.begun_by.clone();
+        Self { begun_by, progress }
+    }
+
+    /// The answer that the same request got, or will get.
+    fn asked_again(&mut self, waiter: Waiter, batch: &mut Batch<Container>) -> Result<(), Reason> {
+        match &mut self.progress {
+            Progress::Making(waiters) if waiters.len() == RESENDS_MAX => {
+                return Err(Reason::TooManyResends);
+            }
+            Progress::Making(waiters) => waiters.push(waiter),
+            Progress::Made(lease) => {
+                let read = "it has exited, and its output was read";
+                let lease = lease.clone();
+                let lease = lease.ok_or_else(|| Fault::new(Kind::NotFound, read));
+                batch.replies.push((waiter, Answer::Exec(lease)));
+            }
+        }
+        Ok(())
+    }
+}
