@@ -23,8 +23,6 @@ pub struct Args {
     /// A successor knows what its predecessor had written out, and how much of stdin it had read.
     pub resume: Resume,
     pub stdin_from: StdinFrom,
-    /// Nobody has written to this stream before.
-    pub fresh: bool,
     pub answer_limit: Duration,
     /// A file that is made if the process was killed for want of memory, before its exit is seen.
     pub oom_note: Option<PathBuf>,
@@ -76,7 +74,6 @@ impl Args {
             console_socket: None,
             resume: Resume::Acked,
             stdin_from: StdinFrom::Next,
-            fresh: false,
             answer_limit: ANSWER_LIMIT,
             oom_note: None,
             ready_fd: None,
@@ -85,7 +82,6 @@ impl Args {
             let name = arg.map_err(WrongArgs::Unknown)?;
             match name.as_str() {
                 "--terminal" => parsed.terminal = true,
-                "--fresh" => parsed.fresh = true,
                 _ => {
                     let value = match args.next() {
                         Some(Ok(value)) => value,
@@ -148,7 +144,7 @@ mod tests {
     fn every_argument_has_its_place() {
         let args = parse(
             "--stream /s/p1.sock --connect-port 1025 --hutchd /s/hutchd.sock --namespace k8s.io \
-             --container web --exec e1 --terminal --console-socket /c.sock --fresh \
+             --container web --exec e1 --terminal --console-socket /c.sock \
              --answer-ms 1500 --oom-note /b/oom --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
         );
 
@@ -168,7 +164,6 @@ mod tests {
                     stderr: 3
                 },
                 stdin_from: StdinFrom::At(1),
-                fresh: true,
                 answer_limit: Duration::from_millis(1500),
                 oom_note: Some("/b/oom".into()),
                 ready_fd: Some(5),

@@ -27,6 +27,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Link {
     address: StreamAddress,
+    /// Before the next HELLO.
     padding: Padding,
     state: State,
     attempts: u32,
@@ -67,10 +68,11 @@ pub(crate) enum Change {
 }
 
 impl Link {
-    pub fn new(address: StreamAddress, padding: Padding, now: Instant) -> Self {
+    pub fn new(address: StreamAddress, now: Instant) -> Self {
         Self {
             address,
-            padding,
+            // Who was here before has most often said all that it began: whoever joins sees whether that is so.
+            padding: Padding::None,
             state: State::Waiting { at: now },
             attempts: 0,
         }

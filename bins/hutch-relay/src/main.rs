@@ -13,7 +13,6 @@ use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::exit;
 use std::time::Duration;
-use stream::Padding;
 
 /// A daemon that is being restarted may take so long until it knows us.
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);
@@ -98,11 +97,6 @@ fn stand(
         terminal: args.terminal,
         resume: args.resume,
         stdin_from: args.stdin_from,
-        padding: if args.fresh {
-            Padding::None
-        } else {
-            Padding::Full
-        },
         ..Session::new(stream, stdio, args.answer_limit)
     })?;
     daemon.attach(ATTACH_LIMIT)?.enter()?;

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
-use stream::{Channel, Fault, Nonce, Reader};
+use stream::{Channel, Fault, Nonce, Padding, Reader};
 
 const SIGHUP: u32 = libc::SIGHUP as u32;
 
@@ -29,6 +29,10 @@ const BUFFER_LEN: usize = 64 * 1024;
 
 /// A guest that breaks the protocol is greeted anew so many times in all: it may have lost its place.
 const FAULTS_MAX: u32 = 5;
+
+/// A guest that does not answer the first HELLO for so long may have taken it for a part of what one before us began and
+/// did not end, as it was killed: it is greeted again, behind enough to end anything.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// A stream that was silent for so long gives its buffers back.
 const IDLE: Duration = Duration::from_secs(1);
@@ -103,7 +107,6 @@ impl Relay {
             stream,
             stdio,
             terminal,
-            padding,
             resume,
             stdin_from,
             answer_limit,
@@ -119,7 +122,7 @@ impl Relay {
         };
         let mut relay = Self {
             reader: Reader::new(resume, stdin_from),
-            link: Link::new(stream, padding, now),
+            link: Link::new(stream, now),
             stdin: None,
             outputs: [Channel::Stdout, Channel::Stderr].map(|channel| Output {
                 channel,
@@ -141,6 +144,7 @@ impl Relay {
     }
 
     fn join(&mut self, until: Instant, limit: Duration) -> Result<(), RelayError> {
+        let mut greet_again = Some(Instant::now() + DOUBT);
         while !self.reader.is_established() {
             if let Some(source) = self.link.lost() {
                 return Err(RelayError::Connect {
@@ -154,7 +158,13 @@ impl Relay {
                     limit,
                 });
             }
-            self.step(Some(until))?;
+            self.step(greet_again.or(Some(until)))?;
+            if greet_again.is_some_and(|at| at <= Instant::now()) {
+                greet_again = None;
+                if self.link.socket().is_some() && !self.reader.is_established() {
+                    self.greet(Change::Up(Padding::Full))?;
+                }
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
-use stream::{Channel, Padding, Resume, StdinFrom};
+use stream::{Channel, Resume, StdinFrom};
 
 /// The exit code of a process whose VM is gone.
 pub const VM_LOST: u8 = 255;
@@ -85,8 +85,6 @@ pub struct Session {
     /// The process has a terminal in the guest: ours passes everything through, and its size goes
     /// there.
     pub terminal: bool,
-    /// What the first connection sends first; the next ones know for themselves.
-    pub padding: Padding,
     pub resume: Resume,
     pub stdin_from: StdinFrom,
     /// How long the guest may take to answer at first.
@@ -100,7 +98,6 @@ impl Session {
             stream,
             stdio,
             terminal: false,
-            padding: Padding::Full,
             resume: Resume::Acked,
             stdin_from: StdinFrom::Next,
             answer_limit,

@@ -9,9 +9,10 @@ use hutch_relay::{Outcome, Relay, RelayError, Report, Session, Stdio, StreamAddr
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
-use stream::{Outputs, Padding, Request};
+use stream::{Channel, Encoder, Frame, Hello, Nonce, Outputs, Request, Resume, VERSION};
 
 /// The other ends of a relay's files.
 struct Ends {
@@ -40,11 +41,7 @@ fn pipes() -> (Stdio, Ends) {
 }
 
 fn session(guest: &FakeGuest, stdio: Stdio) -> Session {
-    let address = StreamAddress::Socket(guest.socket());
-    Session {
-        padding: Padding::None,
-        ..Session::new(address, stdio, LIMIT)
-    }
+    Session::new(StreamAddress::Socket(guest.socket()), stdio, LIMIT)
 }
 
 fn relay(guest: &FakeGuest, stdio: Stdio) -> thread::JoinHandle<Report> {
@@ -102,6 +99,38 @@ fn the_end_of_stdin_reaches_the_process() {
     drop(ends.stdin);
 
     assert_eq!(read_all(ends.stdout).join().unwrap(), b"12\n");
+    assert_eq!(report.join().unwrap().outcome, Outcome::Exited(0));
+}
+
+/// It is greeted twice: the first HELLO is swallowed by the frame that was begun.
+#[test]
+fn what_one_before_left_half_said_as_it_was_killed_is_no_part_of_what_is_said_now() {
+    let guest = FakeGuest::run(Outputs::StdoutAndStderr, &["cat"]);
+    let nonce = Nonce([7; 16]);
+    let hello = Hello {
+        nonce,
+        version: VERSION,
+        resume: Resume::Acked,
+    };
+    let half = Frame::Data {
+        channel: Channel::Stdin,
+        offset: 0,
+        bytes: &[b'x'; 1000],
+    };
+    let (mut said, encoder) = (Vec::new(), Encoder::new(nonce));
+    encoder.encode(&Frame::Hello(hello), &mut said);
+    encoder.encode(&half, &mut said);
+    let mut killed = UnixStream::connect(guest.socket()).unwrap();
+    killed.write_all(&said[..said.len() - 500]).unwrap();
+    killed.read_exact(&mut [0; 16]).unwrap();
+    drop(killed);
+
+    let (stdio, mut ends) = pipes();
+    let report = relay(&guest, stdio);
+    ends.stdin.write_all(b"all of it").unwrap();
+    drop(ends.stdin);
+
+    assert_eq!(read_all(ends.stdout).join().unwrap(), b"all of it");
     assert_eq!(report.join().unwrap().outcome, Outcome::Exited(0));
 }
 

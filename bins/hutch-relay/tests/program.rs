@@ -195,8 +195,7 @@ fn a_daemon_that_is_gone_does_not_hold_up_the_exit_code() {
 #[test]
 fn without_a_daemon_it_is_not_ready_until_one_is_back() {
     let guest = guest("exit 8");
-    let mut command = relay(&guest);
-    command.arg("--fresh");
+    let command = relay(&guest);
     let socket = guest.path("hutchd.sock");
     let late = thread::spawn(move || {
         // tidy: late on purpose, and not waited for: the relay has to look more than once

@@ -126,10 +126,10 @@ impl fmt::Display for Channel {
 /// What a host end has to send before its HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
-    /// Nobody has written to this connection before: a new vsock connection, a port never used.
+    /// Nobody has written to this connection before: a new vsock connection, a port never used. Or most often whoever did
+    /// was not killed in the middle of a frame; a guest that does not answer is greeted again, behind [`Self::Full`].
     None,
-    /// As many zero bytes as the longest frame: they complete a frame that a predecessor left
-    /// half sent. Every later connection to a serial port needs them.
+    /// As many zero bytes as the longest frame: they complete a frame that a predecessor left half sent.
     Full,
 }
 
