@@ -43,6 +43,7 @@ pub fn run(options: Options, entered: Duration) -> Result<(), Error> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_MAX)
+        .on_thread_start(come_last)
         .thread_stack_size(BLOCKING_STACK)
         .build()
         .doing(|| "start the runtime".to_owned())?;
@@ -60,6 +61,18 @@ fn come_first() -> io::Result<()> {
         ..SchedAttr::default()
     };
     Ok(set_scheduler(first)?)
+}
+
+/// Threads that parse and wait take nobody's turn when they wake up, least of all that of the process that they have just
+/// set up. Who waits for one that never rests waits for the kernel's next tick (SCHED_BATCH of sched(7)).
+fn come_last() {
+    let last = SchedAttr {
+        policy: libc::SCHED_BATCH.cast_unsigned(),
+        ..SchedAttr::default()
+    };
+    if let Err(error) = set_scheduler(last).doing(|| "let others go first".to_owned()) {
+        crate::error!("{}", error.chain());
+    }
 }
 
 async fn serve(options: Options, engine: Engine, entered: Duration) -> Result<(), Error> {
