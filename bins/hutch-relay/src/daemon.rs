@@ -8,8 +8,10 @@ use protobuf::MessageField;
 use protocols::blocking::hutch::{AttachRequest, ExitedRequest, ProcessRef, WaitRequest};
 use protocols::blocking::hutch_ttrpc::RuntimeClient;
 use std::io;
+use std::num::ParseIntError;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// Between two looks whether a daemon listens again.
@@ -34,6 +36,27 @@ pub struct Daemon {
     pub process: Process,
 }
 
+/// One process of this host for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostProcess {
+    pub pid: u32,
+    /// Field 22 of /proc/PID/stat.
+    pub start_time: u64,
+}
+
+impl FromStr for HostProcess {
+    type Err = ParseIntError;
+
+    /// `PID:START-TIME`
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (pid, start_time) = text.split_once(':').unwrap_or((text, ""));
+        Ok(Self {
+            pid: pid.parse()?,
+            start_time: start_time.parse()?,
+        })
+    }
+}
+
 /// How a process ended, as far as a relay needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
@@ -43,17 +66,24 @@ pub struct Exit {
 }
 
 impl Daemon {
-    /// Says that this very process stands for the process in the guest, and hears where it belongs.
+    /// Says that this very process stands for the process in the guest, perhaps instead of another one, and hears where it
+    /// belongs.
     ///
     /// # Errors
     /// When the daemon does not take it in time.
-    pub fn attach(&self, limit: Duration) -> Result<Place, RelayError> {
+    pub fn attach(
+        &self,
+        instead_of: Option<HostProcess>,
+        limit: Duration,
+    ) -> Result<Place, RelayError> {
         // Without /proc nobody could watch us either.
         let start_time = proc::start_time(std::process::id()).ok().flatten();
         let request = AttachRequest {
             process: self.process(),
             relay_pid: std::process::id(),
             relay_start_time: start_time.unwrap_or(0),
+            instead_of_pid: instead_of.map_or(0, |one| one.pid),
+            instead_of_start_time: instead_of.map_or(0, |one| one.start_time),
             ..AttachRequest::default()
         };
         self.call("attach", limit, |client, context| {

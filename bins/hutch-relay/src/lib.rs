@@ -24,6 +24,7 @@ mod terminal;
 mod vsock;
 
 pub use console::open_console;
+pub use daemon::HostProcess;
 pub use error::RelayError;
 pub use relay::Relay;
 pub use session::{BrokenOutput, Outcome, Report, Session, Stdio, StreamAddress, VM_LOST};

@@ -99,7 +99,7 @@ fn stand(
         stdin_from: args.stdin_from,
         ..Session::new(stream, stdio, args.answer_limit)
     })?;
-    daemon.attach(ATTACH_LIMIT)?.enter()?;
+    daemon.attach(args.instead_of, ATTACH_LIMIT)?.enter()?;
     tell(caller, "ready");
     Ok(relay.run()?.outcome)
 }

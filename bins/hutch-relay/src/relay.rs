@@ -88,6 +88,14 @@ enum Activity {
     Trimmed,
 }
 
+/// Whether the first HELLO was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    Unspoken,
+    Due(Instant),
+    Spoken,
+}
+
 /// What a descriptor in the poll set belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slot {
@@ -144,7 +152,7 @@ impl Relay {
     }
 
     fn join(&mut self, until: Instant, limit: Duration) -> Result<(), RelayError> {
-        let mut greet_again = Some(Instant::now() + DOUBT);
+        let mut doubt = Doubt::Unspoken;
         while !self.reader.is_established() {
             if let Some(source) = self.link.lost() {
                 return Err(RelayError::Connect {
@@ -158,9 +166,21 @@ impl Relay {
                     limit,
                 });
             }
-            self.step(greet_again.or(Some(until)))?;
-            if greet_again.is_some_and(|at| at <= Instant::now()) {
-                greet_again = None;
+            let next = match (doubt, self.link.socket()) {
+                (Doubt::Unspoken, Some(_)) => {
+                    let at = Instant::now() + DOUBT;
+                    doubt = Doubt::Due(at);
+                    at.min(until)
+                }
+                (Doubt::Due(at), _) => at.min(until),
+                (Doubt::Unspoken | Doubt::Spoken, _) => until,
+            };
+            self.step(Some(next))?;
+            if let Doubt::Due(at) = doubt
+                && at <= Instant::now()
+            {
+                doubt = Doubt::Spoken;
+                // A connection that broke meanwhile was followed by one that brought padding.
                 if self.link.socket().is_some() && !self.reader.is_established() {
                     self.greet(Change::Up(Padding::Full))?;
                 }

@@ -37,7 +37,7 @@ use runtime_core::{
         ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
     },
     premises::Cgroup,
-    process::{Begin, Kill},
+    process::{AttachRelay, Begin, Kill},
     sandbox::{ExecIn, GetPidsOf, GetSandbox, ProcessIn, Verb, ViewContainer, ViewProcess, WaitIn},
 };
 use std::{sync::Arc, time::SystemTime};
@@ -89,6 +89,11 @@ pub(crate) fn key_of(key: &str) -> Result<Option<RequestKey>, Fault> {
         "" => Ok(None),
         key => Ok(Some(parsed(RequestKey::new(key))?)),
     }
+}
+
+/// A process of this host that a caller may name; pid 0 names nobody.
+fn somebody(pid: u32, start_time: u64) -> Option<HostProcess> {
+    (pid != 0).then_some(HostProcess { pid, start_time })
 }
 
 /// A process that a caller named.
@@ -188,10 +193,7 @@ impl Api {
                 key: key_of(&request.key)?,
                 exec: parsed(ExecId::new(process.exec_id.as_str()))?,
                 json: request.process_json.clone(),
-                relay: (request.relay_pid != 0).then_some(HostProcess {
-                    pid: request.relay_pid,
-                    start_time: request.relay_start_time,
-                }),
+                relay: somebody(request.relay_pid, request.relay_start_time),
             },
         };
         let lease = asked(located.sandbox.send(exec).await)??;
@@ -256,9 +258,12 @@ impl Api {
     /// After a restart a relay attaches again to a process that has exited: it needs no watch.
     async fn attach_relay(&self, request: &AttachRequest) -> Result<AttachResponse, Fault> {
         let target = self.target(request.process.get_or_default()).await?;
-        let relay = HostProcess {
-            pid: request.relay_pid,
-            start_time: request.relay_start_time,
+        let relay = AttachRelay {
+            relay: HostProcess {
+                pid: request.relay_pid,
+                start_time: request.relay_start_time,
+            },
+            instead_of: somebody(request.instead_of_pid, request.instead_of_start_time),
         };
         let view = ViewProcess {
             container: target.located.place.number,

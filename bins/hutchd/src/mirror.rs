@@ -27,8 +27,8 @@ use std::{
 /// A line for each batch of writes; the first one is all that there was when the file was begun.
 const FILE: &str = "records.jsonl";
 const FRESH: &str = "records.jsonl.new";
-/// Hundreds of containers with their configurations; a file that is larger is not ours.
-const BYTES_MAX: u64 = 64 << 20;
+/// Hundreds of containers with their configurations, twice; a file that is larger is not ours.
+const BYTES_MAX: u64 = 256 << 20;
 /// A file is begun anew once more than this was appended, and more than it began with.
 const APPENDED_MAX: u64 = 64 << 10;
 /// What the rooms of a sandbox keep: each key is one of these and the uid.

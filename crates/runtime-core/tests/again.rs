@@ -21,7 +21,7 @@ use tokio::time::Instant;
 async fn created() -> House {
     let house = House::open().await;
     house.create("web").await.unwrap();
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     house
 }

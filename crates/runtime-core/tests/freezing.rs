@@ -30,7 +30,7 @@ async fn freeze(house: &House, wish: Freeze) -> Result<(), Fault> {
 async fn created() -> House {
     let house = House::open().await;
     house.create("web").await.unwrap();
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     house
 }

@@ -43,7 +43,7 @@ fn states(house: &House) -> Vec<Value> {
 }
 
 async fn start(house: &House) {
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     let begin = ProcessCommand::Begin(Begin { key: None });
     house.command("web", begin).await.unwrap();

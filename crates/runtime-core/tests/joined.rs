@@ -31,7 +31,7 @@ async fn running(with_disk: bool) -> House {
     wish.spec.cgroup = Some(Cgroup("/caller".to_owned()));
     let create = CreateContainer { key: None, wish };
     house.host.send(create).await.unwrap().unwrap();
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     house.start("web").await.unwrap();
     house

@@ -20,7 +20,7 @@ async fn running() -> House {
     let house = House::open().await;
     house.create_sandbox("pod", None).await.unwrap();
     house.join("pod", "web").await.unwrap();
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     house.start("web").await.unwrap();
     house

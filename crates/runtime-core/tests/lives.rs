@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 async fn running() -> House {
     let house = House::open().await;
     house.create("web").await.unwrap();
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     house
         .command("web", ProcessCommand::Begin(Begin { key: None }))
@@ -41,7 +41,10 @@ async fn a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing(
         let created = house.create("web").await.unwrap();
         assert_eq!(house.state("web").await.unwrap(), ContainerState::Created);
         house
-            .command("web", ProcessCommand::AttachRelay(ProcessId::Init, RELAY))
+            .command(
+                "web",
+                ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into()),
+            )
             .await
             .unwrap();
         house

@@ -35,7 +35,7 @@ async fn with_sandbox() -> House {
 
 async fn running(house: &House, id: &str) {
     house.join("pod", id).await.unwrap();
-    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY);
+    let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command(id, attach).await.unwrap();
     house.start(id).await.unwrap();
 }

@@ -15,8 +15,9 @@
 //!            └────────► Hunting ────────────┘
 //! ```
 //!
-//! A serial port that passes from one process to another must be plugged anew in between: what the
-//! last host end left in its socket would otherwise be taken for the new one's.
+//! A serial port that passes from one process to another is opened anew by the guest: what the last host end had sent by
+//! then is thrown away with the decoder. Whoever leaves a half frame after that has the next HELLO swallowed, and must be
+//! followed by padding.
 
 use crate::{
     fault::Fault,

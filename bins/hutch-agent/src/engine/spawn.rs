@@ -117,11 +117,12 @@ fn follow(
     unborn: &mut Unborn,
 ) -> Result<bool> {
     if matches!(plan, Plan::Exec(_)) && !comes_to_an_end(socket, birth.limit())? {
-        // Told long ago, by the spawner; it is to be killed.
-        if let Ok(Some((Report::Forked { pid }, Some(pidfd)))) =
-            wire::receive_report(socket.as_fd())
-        {
-            unborn.process = Some((pid, pidfd));
+        // What was told is in the socket: the process is known by it, and is to be killed.
+        let _ = set_socket_timeout(socket, Timeout::Recv, Some(Duration::from_millis(1)));
+        while let Ok(Some((report, fd))) = wire::receive_report(socket.as_fd()) {
+            if let (Report::Forked { pid }, Some(pidfd)) = (report, fd) {
+                unborn.process = Some((pid, pidfd));
+            }
         }
         return Err(too_long(birth.limit()));
     }

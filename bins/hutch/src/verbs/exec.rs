@@ -22,10 +22,8 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     let terminal = process["terminal"].as_bool().unwrap_or(false);
     relay::check_terminal(terminal, exec.detach, socket)?;
     let exec_id = fresh_key();
-    let relay = match exec.detach {
-        true => relay::Myself::default(),
-        false => relay::Myself::look()?,
-    };
+    // In the background too, until a relay does instead.
+    let relay = relay::myself()?;
     let request = ExecRequest {
         key: fresh_key(),
         process: Some(at.process(&exec.id, &exec_id)).into(),
@@ -42,6 +40,7 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
         console_socket: socket,
         pid_file,
         oom_note: None,
+        instead_of: Some(relay),
     };
     if exec.detach {
         relay::leave(&mut daemon, stands)?;

@@ -62,6 +62,7 @@ pub fn create(at: &Place, create: args::Create) -> Result<u8> {
         console_socket: creation.console_socket.as_deref(),
         pid_file: creation.pid_file.as_deref(),
         oom_note: Some(bundle.folder.join(OOM_NOTE)),
+        instead_of: None,
     };
     undone(at, &creation.id, relay::leave(&mut daemon, stands))?;
     Ok(0)
@@ -105,6 +106,7 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
         console_socket: creation.console_socket.as_deref(),
         pid_file: creation.pid_file.as_deref(),
         oom_note: Some(bundle.folder.join(OOM_NOTE)),
+        instead_of: None,
     };
     if run.detach {
         undone(

@@ -5,7 +5,7 @@ use crate::{
     run::one_line,
 };
 use anyhow::{Context as _, Result, bail};
-use hutch_relay::{Outcome, Relay, Session, VM_LOST};
+use hutch_relay::{HostProcess, Outcome, Relay, Session, VM_LOST};
 use nix::fcntl::{FcntlArg, FdFlag};
 use protocols::blocking::hutch::{
     AttachRequest, ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
@@ -37,6 +37,8 @@ pub struct Stands<'a> {
     pub pid_file: Option<&'a Path>,
     /// Made when the process was killed for want of memory.
     pub oom_note: Option<PathBuf>,
+    /// Who stands for it until a relay does.
+    pub instead_of: Option<HostProcess>,
 }
 
 impl Stands<'_> {
@@ -88,27 +90,20 @@ pub fn check_files(pid_file: Option<&Path>, console_socket: Option<&Path>) -> Re
     Ok(())
 }
 
-/// This program, as the daemon is told of it. The default is nobody.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Myself {
-    pub pid: u32,
-    pub start_time: u64,
-}
-
-impl Myself {
-    /// # Errors
-    /// /proc does not show us.
-    pub fn look() -> Result<Self> {
-        let pid = process::id();
-        let start_time = proc::start_time(pid).context("read our start time")?;
-        let start_time = start_time.context("this process is not in /proc")?;
-        Ok(Self { pid, start_time })
-    }
+/// This program, as the daemon is told of it.
+///
+/// # Errors
+/// /proc does not show us.
+pub fn myself() -> Result<HostProcess> {
+    let pid = process::id();
+    let start_time = proc::start_time(pid).context("read our start time")?;
+    let start_time = start_time.context("this process is not in /proc")?;
+    Ok(HostProcess { pid, start_time })
 }
 
 /// This very program stands for the process.
 pub fn attach_self(daemon: &mut Daemon, stands: &Stands<'_>) -> Result<()> {
-    let Myself { pid, start_time } = Myself::look()?;
+    let HostProcess { pid, start_time } = myself()?;
     let request = AttachRequest {
         process: Some(stands.process.clone()).into(),
         relay_pid: pid,
@@ -213,6 +208,9 @@ pub fn leave(daemon: &mut Daemon, stands: Stands<'_>) -> Result<()> {
     }
     if !stands.process.exec_id.is_empty() {
         command.args(["--exec", &stands.process.exec_id]);
+    }
+    if let Some(HostProcess { pid, start_time }) = stands.instead_of {
+        command.args(["--instead-of", &format!("{pid}:{start_time}")]);
     }
     if stands.terminal {
         command.arg("--terminal");

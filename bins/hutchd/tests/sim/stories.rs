@@ -205,10 +205,11 @@ impl Teller {
         let mut last = Ok(());
         for number in 0..=self.dice.below(4) {
             let exec = format!("e{number}");
-            client.exec(id, &exec, "sh -c exit 5").await?;
+            client
+                .stood_for_exec(id, place, &exec, "sh -c exit 5")
+                .await?;
             let process =
                 ProcessId::Exec(runtime_core::ids::ExecId::new(exec.as_str()).expect("an id"));
-            client.relay(id, place, process.clone()).await;
             let exit = client.wait(id, &process).await;
             if let Ok(exit) = &exit {
                 self.expect_code(exit, 5);

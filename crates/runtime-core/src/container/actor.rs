@@ -512,9 +512,7 @@ impl Handler<ProcessCommand> for ContainerActor {
                     sent(me.send(Settle::Start)).await
                 }
                 ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,
-                ProcessCommand::AttachRelay(_, relay) => {
-                    sent(room.send(process::AttachRelay(relay))).await
-                }
+                ProcessCommand::AttachRelay(_, relay) => sent(room.send(relay)).await,
                 ProcessCommand::RelayDone(_) => {
                     room.do_send(process::RelayDone);
                     Ok(())

@@ -105,7 +105,9 @@ impl Container {
     pub(super) fn exec_over(&mut self, process: ProcessId, batch: &mut Batch<Self>) {
         if let Some(member) = self.members.get_mut(&process) {
             member.progress = Progress::Made(None);
-            self.over.push_back(process);
+            if !self.over.contains(&process) {
+                self.over.push_back(process);
+            }
         }
         if self.over.len() > EXECS_KEPT
             && let Some(process) = self.over.pop_front()
@@ -125,6 +127,7 @@ impl Container {
             let answers = answers.map(|waiter| (waiter, Answer::Exec(Err(why.clone()))));
             batch.replies.extend(answers);
         }
+        self.over.retain(|over| *over != process);
         batch.world.push(World::Forget { process });
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     hypervisor::StreamLease,
     ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId, RequestKey},
     kit::Gone,
-    process::{Begin, Kill, ProcessView},
+    process::{AttachRelay, Begin, Kill, ProcessView},
 };
 use actix::prelude::*;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub enum ProcessCommand {
     /// For the init only.
     Begin(Begin),
     Kill(ProcessId, Kill),
-    AttachRelay(ProcessId, HostProcess),
+    AttachRelay(ProcessId, AttachRelay),
     RelayDone(ProcessId),
 }
 

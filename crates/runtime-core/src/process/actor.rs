@@ -260,7 +260,7 @@ impl Handler<Kill> for ProcessActor {
 impl Handler<AttachRelay> for ProcessActor {
     type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, AttachRelay(relay): AttachRelay, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, relay: AttachRelay, ctx: &mut Context<Self>) -> Self::Result {
         let answer = kit::command(self, |waiter| Event::AttachRelay { waiter, relay }, ctx);
         Box::pin(async move { done(answer.await) })
     }

@@ -2,7 +2,7 @@
 
 use super::{
     machine::WAITERS_MAX,
-    messages::{Kill, Make},
+    messages::{AttachRelay, Kill, Make},
 };
 use crate::{
     agent::{ExitStatus, GuestProcessState, Once, SignalTarget},
@@ -45,7 +45,7 @@ pub enum Event {
     },
     AttachRelay {
         waiter: Waiter,
-        relay: HostProcess,
+        relay: AttachRelay,
     },
     RelayEnded {
         relay: HostProcess,

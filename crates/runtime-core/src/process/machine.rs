@@ -21,7 +21,7 @@
 //!   would; with its sandbox's bytes drained, the stream is given back.
 
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
-use super::messages::Make;
+use super::messages::{AttachRelay, Make};
 use super::record::{ProcessRecord, ProcessState};
 use crate::{
     agent::{ExitStatus, GuestProcessState, SignalTarget},
@@ -322,13 +322,15 @@ impl Process {
     fn attach_relay(
         &mut self,
         waiter: Waiter,
-        relay: HostProcess,
+        AttachRelay { relay, instead_of }: AttachRelay,
         batch: &mut Batch<Self>,
     ) -> Result<(), Reason> {
         match self.relay {
-            Relay::Attached(known) if known != relay => return Err(Reason::RelayAttached(known)),
-            Relay::Attached(_) => {}
-            Relay::None | Relay::Done => {
+            Relay::Attached(known) if known == relay => {}
+            Relay::Attached(known) if instead_of != Some(known) => {
+                return Err(Reason::RelayAttached(known));
+            }
+            Relay::Attached(_) | Relay::None | Relay::Done => {
                 self.relay = Relay::Attached(relay);
                 batch.records.push(self.record());
                 batch.world.push(World::WatchRelay { relay });
@@ -677,8 +679,7 @@ mod tests {
     fn a_relay_hears_that_its_container_goes_before_the_record_does() {
         let mut process = made(ProcessId::Init);
         let relay = RELAY;
-        let waiter = Waiter(1);
-        on(&mut process, Event::AttachRelay { waiter, relay });
+        attach(&mut process, relay, None);
         let status = status();
 
         let closing = on(
@@ -767,8 +768,7 @@ mod tests {
     fn a_process_whose_relay_is_gone_is_killed_until_it_is_gone_too() {
         let mut process = running_exec();
         let relay = RELAY;
-        let waiter = Waiter(1);
-        on(&mut process, Event::AttachRelay { waiter, relay });
+        attach(&mut process, relay, None);
         let target = SignalTarget::Process(process.id.clone());
 
         for _ in 0..2 {
@@ -782,6 +782,62 @@ mod tests {
 
         assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
         assert!(batch.announce.contains(&Notice::Drained));
+    }
+
+    fn attach(
+        process: &mut Process,
+        relay: HostProcess,
+        instead_of: Option<HostProcess>,
+    ) -> Batch<Process> {
+        let relay = AttachRelay { relay, instead_of };
+        let waiter = Waiter(1);
+        on(process, Event::AttachRelay { waiter, relay })
+    }
+
+    /// Who asked for it in the background hands over to the relay that it leaves behind.
+    #[test]
+    fn a_relay_stands_instead_of_another_only_where_it_names_that_one() {
+        let mut process = running_exec();
+        attach(&mut process, RELAY, None);
+        let next = HostProcess {
+            pid: RELAY.pid + 1,
+            ..RELAY
+        };
+        let mut batch = Batch::default();
+        let relay = next.into();
+        let waiter = Waiter(2);
+        let uninvited = process.on(Event::AttachRelay { waiter, relay }, &mut batch);
+        assert_eq!(
+            uninvited,
+            Err(Denied::Command(Reason::RelayAttached(RELAY)))
+        );
+
+        let handed_over = attach(&mut process, next, Some(RELAY));
+
+        assert_eq!(handed_over.world, [World::WatchRelay { relay: next }]);
+        assert_eq!(process.relay(), Some(next));
+        let first_gone = on(&mut process, Event::RelayEnded { relay: RELAY });
+        assert!(first_gone.world.is_empty(), "it does so no longer");
+    }
+
+    #[test]
+    fn an_exec_that_was_being_made_before_a_restart_has_its_relay_watched_once_it_is_known_to_be() {
+        let before = being_made(exec_id(), Some(RELAY));
+        let record = ProcessRecord {
+            relay: Some(RELAY),
+            begun_by: Some(RequestKey::new("k").unwrap()),
+            ..record_of(before, ProcessState::Making)
+        };
+        let mut process = Process::rebuilt(record);
+
+        let resumed = on(&mut process, Event::Resume);
+        let [World::Look { op }] = resumed.world[..] else {
+            panic!("{:?}", resumed.world);
+        };
+        let outcome = Ok(Some(GuestProcessState::Running));
+        let found = on(&mut process, Event::Looked { op, outcome });
+
+        assert_eq!(found.world, [World::WatchRelay { relay: RELAY }]);
     }
 
     fn exec_id() -> ProcessId {

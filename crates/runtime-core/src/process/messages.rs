@@ -43,9 +43,20 @@ pub struct Kill {
 pub struct Wait;
 
 /// Command: this host process stands for the process from now on.
-#[derive(Message, Debug, Clone)]
+#[derive(Message, Debug, Clone, Copy, PartialEq, Eq)]
 #[rtype(result = "Result<(), Fault>")]
-pub struct AttachRelay(pub HostProcess);
+pub struct AttachRelay {
+    pub relay: HostProcess,
+    /// Who did until now, and knows that it no longer does.
+    pub instead_of: Option<HostProcess>,
+}
+
+impl From<HostProcess> for AttachRelay {
+    fn from(relay: HostProcess) -> Self {
+        let instead_of = None;
+        Self { relay, instead_of }
+    }
+}
 
 /// Event, told by the relay: it has all output and the exit.
 #[derive(Message, Debug)]

@@ -214,9 +214,10 @@ impl Teller {
         let place = client.find(member).await?;
         let execs = (0..EXECS).map(|number| async move {
             let exec = format!("e{number}");
-            client.exec(member, &exec, "sh -c exit 5").await?;
+            client
+                .stood_for_exec(member, place, &exec, "sh -c exit 5")
+                .await?;
             let process = ProcessId::Exec(ExecId::new(exec).expect("an id"));
-            client.relay(member, place, process.clone()).await;
             let exit = client.wait(member, &process).await?;
             self.expect_code(&exit, 5);
             Ok(())

@@ -14,7 +14,7 @@ use runtime_core::{
     },
     error::{Fault, Kind},
     host::{CreateContainer, Delete, Find, List, Listed, Located, Place},
-    ids::{ContainerId, ExecId, Namespace, ProcessId, RequestKey, SandboxUid},
+    ids::{ContainerId, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid},
     process::{Begin, Kill},
     sandbox::{ExecIn, FreezeIn, NextOomsIn, ProcessIn, UpdateIn, ViewContainer, WaitIn},
 };
@@ -261,6 +261,39 @@ impl Client {
     }
 
     pub async fn exec(&self, id: &str, exec: &str, command: &str) -> Result<(), Fault> {
+        self.exec_for(id, exec, command, None).await
+    }
+
+    /// Its relay is told with it, or comes later.
+    pub async fn stood_for_exec(
+        &self,
+        id: &str,
+        place: Place,
+        exec: &str,
+        command: &str,
+    ) -> Result<(), Fault> {
+        let process = ProcessId::Exec(ExecId::new(exec).expect("an id"));
+        if self.world.dice.below(2) == 0 {
+            self.exec(id, exec, command).await?;
+            self.relay(id, place, process).await;
+            return Ok(());
+        }
+        let relay = Rc::new(Relay::spawn(&self.world));
+        let asked = self.exec_for(id, exec, command, Some(relay.process)).await;
+        match &asked {
+            Ok(()) => self.stand(id, place, process, &relay),
+            Err(_) => relay.exit(),
+        }
+        asked
+    }
+
+    async fn exec_for(
+        &self,
+        id: &str,
+        exec: &str,
+        command: &str,
+        relay: Option<HostProcess>,
+    ) -> Result<(), Fault> {
         let key = self.fresh_key();
         self.ask(format!("exec {id} {exec} ({command})"), async || {
             let located = self.find_now(id).await?;
@@ -270,7 +303,7 @@ impl Client {
                     key: request_key(&key),
                     exec: ExecId::new(exec).expect("an id"),
                     json: process_json(command).to_string().into_bytes(),
-                    relay: None,
+                    relay,
                 },
             };
             lost(located.sandbox.send(exec).await)?.map(drop)
@@ -384,12 +417,17 @@ impl Client {
     /// A relay stands for the process from now on; it goes when the process does.
     pub async fn relay(&self, id: &str, place: Place, process: ProcessId) -> Option<Rc<Relay>> {
         let relay = Rc::new(Relay::spawn(&self.world));
-        let attach = || ProcessCommand::AttachRelay(process.clone(), relay.process);
+        let attach = || ProcessCommand::AttachRelay(process.clone(), relay.process.into());
         let what = format!("attach relay {} to {id} {process}", relay.process);
         if self.command(what, id, attach).await.is_err() {
             relay.exit();
             return None;
         }
+        self.stand(id, place, process, &relay);
+        Some(relay)
+    }
+
+    fn stand(&self, id: &str, place: Place, process: ProcessId, relay: &Rc<Relay>) {
         let (me, id, standing) = (self.clone(), id.to_owned(), relay.clone());
         spawn_local(async move {
             let guest = me.world.guest(place.uid);
@@ -402,6 +440,5 @@ impl Client {
                 standing.exit();
             }
         });
-        Some(relay)
     }
 }
