@@ -64,7 +64,7 @@ fn come_first() -> io::Result<()> {
 }
 
 /// Threads that parse and wait take nobody's turn when they wake up, least of all that of the process that they have just
-/// set up. Who waits for one that never rests waits for the kernel's next tick (SCHED_BATCH of sched(7)).
+/// set up (SCHED_BATCH of sched(7)). Who waits for one that never rests waits until the scheduler shares the processor.
 fn come_last() {
     let last = SchedAttr {
         policy: libc::SCHED_BATCH.cast_unsigned(),

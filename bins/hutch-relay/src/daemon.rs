@@ -44,6 +44,18 @@ pub struct HostProcess {
     pub start_time: u64,
 }
 
+impl HostProcess {
+    /// This very process. `None`: /proc does not show it.
+    ///
+    /// # Errors
+    /// What reading /proc says.
+    pub fn myself() -> io::Result<Option<Self>> {
+        let pid = std::process::id();
+        let start_time = proc::start_time(pid)?;
+        Ok(start_time.map(|start_time| Self { pid, start_time }))
+    }
+}
+
 impl FromStr for HostProcess {
     type Err = ParseIntError;
 
@@ -77,11 +89,11 @@ impl Daemon {
         limit: Duration,
     ) -> Result<Place, RelayError> {
         // Without /proc nobody could watch us either.
-        let start_time = proc::start_time(std::process::id()).ok().flatten();
+        let myself = HostProcess::myself().ok().flatten();
         let request = AttachRequest {
             process: self.process(),
             relay_pid: std::process::id(),
-            relay_start_time: start_time.unwrap_or(0),
+            relay_start_time: myself.map_or(0, |myself| myself.start_time),
             instead_of_pid: instead_of.map_or(0, |one| one.pid),
             instead_of_start_time: instead_of.map_or(0, |one| one.start_time),
             ..AttachRequest::default()

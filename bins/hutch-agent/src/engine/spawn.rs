@@ -9,7 +9,7 @@ use super::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, BorrowedFd, OwnedFd},
-    io::Errno,
+    io::{Errno, ioctl_fionbio},
     net::sockopt::{Timeout, set_socket_timeout, socket_timeout},
 };
 use std::time::Duration;
@@ -118,7 +118,7 @@ fn follow(
 ) -> Result<bool> {
     if matches!(plan, Plan::Exec(_)) && !comes_to_an_end(socket, birth.limit())? {
         // What was told is in the socket: the process is known by it, and is to be killed.
-        let _ = set_socket_timeout(socket, Timeout::Recv, Some(Duration::from_millis(1)));
+        let _ = ioctl_fionbio(socket, true);
         while let Ok(Some((report, fd))) = wire::receive_report(socket.as_fd()) {
             if let (Report::Forked { pid }, Some(pidfd)) = (report, fd) {
                 unborn.process = Some((pid, pidfd));
@@ -172,7 +172,7 @@ pub fn open_gate(socket: &OwnedFd) -> Result<()> {
 }
 
 /// Of an exec nothing needs to be heard before its program runs, or never will. Whoever wakes up for less takes the
-/// processor from it twice, which costs more than its set-up where each switch empties the processor's caches.
+/// processor from it, and each switch to and fro empties the caches of an emulated one.
 fn comes_to_an_end(socket: &OwnedFd, limit: Duration) -> Result<bool> {
     let mut ends = [PollFd::new(socket, PollFlags::RDHUP)];
     let until = Timespec::try_from(limit).ok();

@@ -95,10 +95,8 @@ pub fn check_files(pid_file: Option<&Path>, console_socket: Option<&Path>) -> Re
 /// # Errors
 /// /proc does not show us.
 pub fn myself() -> Result<HostProcess> {
-    let pid = process::id();
-    let start_time = proc::start_time(pid).context("read our start time")?;
-    let start_time = start_time.context("this process is not in /proc")?;
-    Ok(HostProcess { pid, start_time })
+    let myself = HostProcess::myself().context("read our start time")?;
+    myself.context("this process is not in /proc")
 }
 
 /// This very program stands for the process.
