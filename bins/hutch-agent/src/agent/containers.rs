@@ -14,6 +14,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -177,9 +178,12 @@ impl Agent {
             ProcessState::Making => return Err(denied(&name, Denied::Making)),
             ProcessState::Exited { .. } => return Err(denied(&name, Denied::NotRunning)),
         }
-        let (agent, id) = (self.clone(), name.container.clone());
-        let started = blocking(move || agent.engine.start(id.as_str())).await;
-        started.map_err(engine_failed(|| format!("start {name}")))?;
+        let failed = || format!("start {name}");
+        let starting = self.engine.begin_start(name.container.as_str());
+        let starting = starting.map_err(engine_failed(failed))?;
+        let closed = self.closed(starting.as_fd(), starting.limit()).await;
+        let started = starting.conclude().map_err(engine_failed(failed));
+        closed.and(started)?;
         self.state().table.started(&name.container);
         self.changed();
         Ok(())

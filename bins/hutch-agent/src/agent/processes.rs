@@ -6,15 +6,27 @@ use super::{
 };
 use crate::{
     engine::{self, Created, ExecPlan, ProcessIo},
-    error::Error,
+    error::{Doing, Error},
     exits::Entry,
     id::{Id, Name, Which},
     stdio::{self, Carrier, Endpoint, Kill, Output, Prepared, Pulled, Terminal, Wire},
     table::{Denied, State as ProcessState},
 };
-use std::{fs, io::Read, os::fd::OwnedFd, sync::Arc, time::Duration};
-use tokio::{select, sync::watch, time::sleep};
+use std::{
+    fs,
+    io::Read,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    select,
+    sync::watch,
+    time::{sleep, timeout},
+};
 
+/// So many bytes of a process object are parsed in less time than another thread takes to wake up, under emulation too.
+const SHORT_PROCESS: usize = 8 * 1024;
 /// What is read at once of a terminal that nobody looks at.
 const DRAIN: usize = 4096;
 /// As much of a command as a line of `ps` is good for.
@@ -66,18 +78,38 @@ impl Agent {
         let terminal = terminal_of_process(&plan.process_json)?;
         let (far, near) = self.prepare(io, terminal).await?;
         let (agent, id) = (self.clone(), name.container.clone());
-        let created = blocking(move || agent.engine.exec(id.as_str(), plan, far)).await;
-        let created = created.map_err(engine_failed(|| format!("start {name}")))?;
+        let is_short = plan.process_json.len() <= SHORT_PROCESS;
+        let begin = move || agent.engine.begin_exec(id.as_str(), plan, far);
+        let execing = match is_short {
+            true => begin(),
+            false => blocking(begin).await,
+        };
+        let failed = || format!("start {name}");
+        let execing = execing.map_err(engine_failed(failed))?;
+        let closed = self.closed(execing.as_fd(), execing.limit()).await;
+        let created = execing.conclude().map_err(engine_failed(failed))?;
         let (pid, warnings) = (created.pid, created.warnings.clone());
         for warning in &warnings {
             crate::note!("{name}: {warning}");
         }
-        if let Err(error) = self.settle(name, near, created) {
+        if let Err(error) = closed.and_then(|()| self.settle(name, near, created)) {
             // It may have ended of itself.
             let _ = self.kill(name, libc::SIGKILL.cast_unsigned());
             return Err(error);
         }
         Ok(Made { pid, warnings })
+    }
+
+    /// Returns when nobody is left at the other end, or after so long.
+    pub(super) async fn closed(
+        &self,
+        socket: BorrowedFd<'_>,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let closed = timeout(limit, self.reactor.closed(socket)).await;
+        closed
+            .unwrap_or(Ok(()))
+            .doing(|| "wait for a process".to_owned())
     }
 
     /// The ends of a new process's stdio.

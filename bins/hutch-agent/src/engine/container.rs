@@ -4,6 +4,7 @@ use super::{
     cgroup::Cgroup,
     error::{Error, Result},
     lower::{ExecDefaults, Lowered},
+    spawn::Unheard,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -38,8 +39,7 @@ struct State {
 /// What keeps the init from its program.
 #[derive(Debug)]
 enum Gate {
-    /// The socket on which it waits for a word.
-    Held(OwnedFd),
+    Held(Unheard),
     Opened,
 }
 
@@ -68,7 +68,7 @@ impl Container {
         id: String,
         cgroup: Cgroup,
         init: OwnedFd,
-        gate: OwnedFd,
+        gate: Unheard,
         lowered: &Lowered,
     ) -> Self {
         let namespaces = &lowered.namespaces;
@@ -92,7 +92,7 @@ impl Container {
     ///
     /// # Errors
     /// When it was taken before, or the init is dead.
-    pub fn take_gate(&self) -> Result<OwnedFd> {
+    pub fn take_gate(&self) -> Result<Unheard> {
         if !self.init_lives() {
             return self.refuse("stopped");
         }
@@ -101,7 +101,7 @@ impl Container {
             return self.refuse("paused");
         }
         match std::mem::replace(&mut state.gate, Gate::Opened) {
-            Gate::Held(socket) => Ok(socket),
+            Gate::Held(gate) => Ok(gate),
             Gate::Opened => self.refuse("running"),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{
     api::{CreatePlan, Created, ExecPlan, ProcessIo, Roots, Target},
+    begun::{Execing, Starting, created, open_pipes},
     bpf,
     cgroup::{self, Before, Cgroup, Rule},
     container::{self, Container},
@@ -9,14 +10,13 @@ use super::{
     error::{Doing, Error, Result},
     idmap, lacking,
     lower::{self, Lowered},
-    plan::{ExecSteps, Plan},
-    spawn::{self, Birth, Spawned},
+    plan::Plan,
+    spawn::{self, Birth, Spawned, Unheard},
     spawner, spec, sys,
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{CWD, Mode, OFlags, openat},
     io::Errno,
 };
 use std::{
@@ -94,39 +94,22 @@ impl Engine {
         }
     }
 
-    /// Lets the init run its program; returns once it does.
+    /// Lets the init go on to its program, and waits for nothing.
     ///
     /// # Errors
-    /// When it is not waiting for this, or its program cannot be run.
-    pub fn start(&self, id: &str) -> Result<()> {
-        spawn::open_gate(&self.find(id)?.take_gate()?)
+    /// When it is not waiting for this.
+    pub fn begin_start(&self, id: &str) -> Result<Starting> {
+        Starting::open(self.find(id)?.take_gate()?)
     }
 
-    /// Starts a further process; returns once its program runs.
+    /// Has a further process made, and waits for nothing.
     ///
     /// # Errors
-    /// Whatever the process could not be given; nothing of it is left then.
-    pub fn exec(&self, id: &str, asked: ExecPlan, io: ProcessIo) -> Result<Created> {
+    /// Whatever can be known to be refused before there is a process.
+    pub fn begin_exec(&self, id: &str, asked: ExecPlan, io: ProcessIo) -> Result<Execing> {
         let container = self.find(id)?;
         container.reserve_exec(&asked.exec_id)?;
-        match run(self.spawner.as_fd(), &container, &asked, io) {
-            Ok(created) => {
-                let ours = created.pidfd.try_clone().map_err(|source| Error::Io {
-                    step: "keep the process's pidfd".to_owned(),
-                    source: source.into(),
-                })?;
-                container.keep_exec(&asked.exec_id, ours);
-                Ok(created)
-            }
-            Err(error) => {
-                container.forget_exec(&asked.exec_id)?;
-                if container.init_lives() {
-                    Err(error)
-                } else {
-                    container.refuse("stopped")
-                }
-            }
-        }
+        Execing::order(self.spawner.as_fd(), container, asked, io)
     }
 
     /// Forgets an exec whose exit is known, so that its name is free again.
@@ -298,7 +281,7 @@ impl Engine {
         mut trees: Vec<(usize, OwnedFd)>,
         cgroup: &Cgroup,
         io: ProcessIo,
-    ) -> Result<(Spawned, OwnedFd)> {
+    ) -> Result<(Spawned, Unheard)> {
         let namespaces = &lowered.namespaces;
         let pid_of = namespaces
             .pid_of
@@ -328,9 +311,7 @@ impl Engine {
             hooks_limit: lowered.plan.hooks.limit(),
         };
         let plan = Plan::Init(Box::new(lowered.plan.clone()));
-        let mut spawned = spawn::spawn(self.spawner.as_fd(), &birth, &plan, &plan_fds)?;
-        let gate = spawned.gate.take().ok_or(Error::Died { oom: false })?;
-        Ok((spawned, gate))
+        spawn::spawn(self.spawner.as_fd(), &birth, &plan, &plan_fds)
     }
 
     /// None: the rules allow everything.
@@ -357,69 +338,6 @@ impl Engine {
     fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
         lock(&self.containers)
     }
-}
-
-fn run(
-    spawner: BorrowedFd<'_>,
-    container: &Container,
-    asked: &ExecPlan,
-    io: ProcessIo,
-) -> Result<Created> {
-    let mut warnings = Vec::new();
-    let process = spec::parse_process(&asked.process_json, &mut warnings)?;
-    let terminal = matches!(io, ProcessIo::Terminal);
-    let process =
-        lower::lower_process(&process, terminal, &container.exec_defaults, &mut warnings)?;
-    let plan = Plan::Exec(Box::new(ExecSteps {
-        namespaces: container.namespaces,
-        user_namespace: container.namespaces & libc::CLONE_NEWUSER != 0,
-        process,
-    }));
-    let pipes = open_pipes(io)?;
-    let init = container.init.as_fd();
-    let plan_fds: Vec<BorrowedFd<'_>> = pipes.iter().map(AsFd::as_fd).chain([init]).collect();
-    let birth = Birth {
-        namespaces: 0,
-        pid_namespace_of: container.enters_pid_namespace.then_some(init),
-        cgroup: Some(container.cgroup.fd()),
-        id_maps: None,
-        time_offsets: None,
-        hooks_limit: Duration::ZERO,
-    };
-    let spawned = spawn::spawn(spawner, &birth, &plan, &plan_fds)?;
-    Ok(created(spawned, warnings))
-}
-
-fn created(spawned: Spawned, warnings: Vec<String>) -> Created {
-    Created {
-        pid: spawned.pid,
-        pidfd: spawned.pidfd,
-        console: spawned.console,
-        warnings,
-    }
-}
-
-/// Three streams, or none for a terminal.
-fn open_pipes(io: ProcessIo) -> Result<Vec<OwnedFd>> {
-    let ProcessIo::Pipes {
-        stdin,
-        stdout,
-        stderr,
-    } = io
-    else {
-        return Ok(Vec::new());
-    };
-    [stdin, stdout, stderr]
-        .into_iter()
-        .map(|stream| match stream {
-            Some(stream) => Ok(stream),
-            None => {
-                let flags = OFlags::RDWR | OFlags::CLOEXEC;
-                openat(CWD, c"/dev/null", flags, Mode::empty())
-                    .doing(|| "open /dev/null".to_owned())
-            }
-        })
-        .collect()
 }
 
 /// Gives how often the kernel killed for want of memory: once it is empty, that is the last word.

@@ -94,7 +94,7 @@ fn user_namespace(spawner: BorrowedFd<'_>, ids: &MappedIds) -> Result<OwnedFd> {
         id_maps: Some(&(ids.uids.clone(), ids.gids.clone())),
         hooks_limit: Duration::ZERO,
     };
-    let held = spawn::spawn(spawner, &birth, &Plan::Hold, &[])?;
+    let (held, _gate) = spawn::spawn(spawner, &birth, &Plan::Hold, &[])?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let path = format!("/proc/{}/ns/user", held.pid);
     openat(CWD, path, flags, Mode::empty()).doing(|| "open a user namespace".to_owned())

@@ -11,6 +11,7 @@
 //! container lives or dies, speak with the host, or reap: that is the agent's.
 
 mod api;
+mod begun;
 mod bpf;
 mod cgroup;
 mod child;
@@ -35,6 +36,7 @@ pub use api::{
     CreatePlan, Created, Disk, DiskPurpose, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo,
     Roots, Target,
 };
+pub use begun::{Execing, Starting};
 pub use cgroup::Stats;
 pub use engine::Engine;
 pub use error::{Cause, Error, HookFault, Kind, ProgramFault, Result};

@@ -7,10 +7,9 @@ use super::{
     wire::{self, ForkOrder},
 };
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{Errno, ioctl_fionbio},
-    net::sockopt::{Timeout, set_socket_timeout, socket_timeout},
+    net::sockopt::{Timeout, set_socket_timeout},
 };
 use std::time::Duration;
 
@@ -46,8 +45,6 @@ pub struct Spawned {
     pub pid: u32,
     pub pidfd: OwnedFd,
     pub console: Option<OwnedFd>,
-    /// The socket to a process that waits to be told to go on; None: it runs its program.
-    pub gate: Option<OwnedFd>,
 }
 
 /// What is known of a process that is not set up yet.
@@ -57,19 +54,27 @@ struct Unborn {
     console: Option<OwnedFd>,
 }
 
-/// Comes back when the process waits at its gate or runs its program.
+/// The socket of a process that is not known to run its program. Once its other end is closed the process does, or never
+/// will, and what there is to hear is in the socket.
+#[derive(Debug)]
+pub struct Unheard {
+    socket: OwnedFd,
+    limit: Duration,
+}
+
+/// Has a process forked, and tells it what it is to do.
 ///
 /// # Errors
-/// The step that failed; the process is dead or about to be.
-pub fn spawn(
+/// The spawner cannot be asked.
+pub fn order(
     spawner: BorrowedFd<'_>,
     birth: &Birth<'_>,
     plan: &Plan,
     plan_fds: &[BorrowedFd<'_>],
-) -> Result<Spawned> {
+) -> Result<Unheard> {
     let step = || "ask the spawner".to_owned();
     let (socket, theirs) = wire::pair().doing(step)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(birth.limit())).doing(step)?;
+    let limit = birth.limit();
     let order = ForkOrder {
         namespaces: birth.namespaces,
         time_offsets: birth.time_offsets.map(str::to_owned),
@@ -87,121 +92,167 @@ pub fn spawn(
     if birth.id_maps.is_none() {
         send_plan(&socket, plan, plan_fds)?;
     }
+    Ok(Unheard { socket, limit })
+}
+
+/// Comes back when an init waits at its gate: to be told to go on.
+///
+/// # Errors
+/// The step that failed; the process is dead or about to be.
+pub fn spawn(
+    spawner: BorrowedFd<'_>,
+    birth: &Birth<'_>,
+    plan: &Plan,
+    plan_fds: &[BorrowedFd<'_>],
+) -> Result<(Spawned, Unheard)> {
+    let gate = order(spawner, birth, plan, plan_fds)?;
+    set_socket_timeout(&gate.socket, Timeout::Recv, Some(gate.limit)).doing(hearing)?;
     let mut unborn = Unborn::default();
-    match follow(&socket, birth, plan, plan_fds, &mut unborn) {
-        Ok(at_gate) => {
-            let (pid, pidfd) = unborn.process.ok_or(Error::Died { oom: false })?;
-            Ok(Spawned {
-                pid,
-                pidfd,
-                console: unborn.console,
-                gate: at_gate.then_some(socket),
-            })
-        }
-        Err(error) => {
-            if let Some((_, pidfd)) = unborn.process {
-                // Most often it is dead already.
-                let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-            }
-            Err(error)
-        }
+    match follow(&gate, birth, plan, plan_fds, &mut unborn) {
+        Ok(()) => Ok((unborn.born()?, gate)),
+        Err(error) => Err(unborn.given_up(error)),
     }
 }
 
-/// True when the process waits at its gate, false when it runs its program.
+/// The spawner and the process write to the same socket, and the process may be the faster.
 fn follow(
-    socket: &OwnedFd,
+    gate: &Unheard,
     birth: &Birth<'_>,
     plan: &Plan,
     plan_fds: &[BorrowedFd<'_>],
     unborn: &mut Unborn,
-) -> Result<bool> {
-    if matches!(plan, Plan::Exec(_)) && !comes_to_an_end(socket, birth.limit())? {
-        // What was told is in the socket: the process is known by it, and is to be killed.
-        let _ = ioctl_fionbio(socket, true);
-        while let Ok(Some((report, fd))) = wire::receive_report(socket.as_fd()) {
-            if let (Report::Forked { pid }, Some(pidfd)) = (report, fd) {
-                unborn.process = Some((pid, pidfd));
-            }
-        }
-        return Err(too_long(birth.limit()));
-    }
-    // The spawner and the process write to the same socket, and the process may be the faster.
+) -> Result<()> {
     let mut at_gate = false;
     while !(at_gate && unborn.process.is_some()) {
-        match next_report(socket)? {
-            Some((Report::Forked { pid }, Some(pidfd))) => {
-                unborn.process = Some((pid, pidfd));
-                if let Some(maps) = birth.id_maps {
-                    map_ids(pid, maps)?;
-                    send_plan(socket, plan, plan_fds)?;
+        match next_report(gate)? {
+            Some((Report::Ready, _)) => at_gate = true,
+            Some(report) => {
+                let was_known = unborn.process.is_some();
+                unborn.hear(report)?;
+                if let (false, Some((pid, _)), Some(maps)) =
+                    (was_known, &unborn.process, birth.id_maps)
+                {
+                    map_ids(*pid, maps)?;
+                    send_plan(&gate.socket, plan, plan_fds)?;
                 }
             }
-            Some((Report::NotForked { step, errno }, _)) => {
-                return Err(Errno::from_raw_os_error(errno)).doing(|| step);
-            }
-            Some((Report::Console, Some(console))) => unborn.console = Some(console),
-            Some((Report::Forked { .. } | Report::Console, None)) => {
-                return Err(Errno::BADMSG).doing(|| "hear from the spawner".to_owned());
-            }
-            Some((Report::Ready, _)) => at_gate = true,
-            Some((Report::Failed(failure), _)) => return Err(failure.into()),
-            // Its socket closed without a word of failure: an exec runs its program.
-            None if matches!(plan, Plan::Exec(_)) => return Ok(false),
             None => return Err(Error::Died { oom: false }),
         }
     }
-    Ok(true)
+    Ok(())
 }
 
-/// Lets an init go on from its gate, and comes back when it runs its program.
-///
-/// # Errors
-/// Why it does not.
-pub fn open_gate(socket: &OwnedFd) -> Result<()> {
-    match wire::send_go(socket.as_fd()) {
-        // It is gone; what it had to say can still be heard.
-        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
-        Err(errno) => return Err(errno).doing(|| "tell the init to go on".to_owned()),
+impl Unborn {
+    fn hear(&mut self, report: (Report, Option<OwnedFd>)) -> Result<()> {
+        match report {
+            (Report::Forked { pid }, Some(pidfd)) => self.process = Some((pid, pidfd)),
+            (Report::Console, Some(console)) => self.console = Some(console),
+            (Report::Forked { .. } | Report::Console, None) => {
+                return Err(Errno::BADMSG).doing(|| "hear from the spawner".to_owned());
+            }
+            (Report::NotForked { step, errno }, _) => {
+                return Err(Errno::from_raw_os_error(errno)).doing(|| step);
+            }
+            (Report::Failed(failure), _) => return Err(failure.into()),
+            // Of no more use to an exec, which has no gate.
+            (Report::Ready, _) => {}
+        }
+        Ok(())
     }
-    match next_report(socket)? {
-        None => Ok(()),
-        Some((Report::Failed(failure), _)) => Err(failure.into()),
-        Some(_) => Err(Errno::BADMSG).doing(|| "hear from the init".to_owned()),
+
+    fn born(self) -> Result<Spawned> {
+        let (pid, pidfd) = self.process.ok_or(Error::Died { oom: false })?;
+        Ok(Spawned {
+            pid,
+            pidfd,
+            console: self.console,
+        })
+    }
+
+    /// Most often the process is dead already.
+    fn given_up(self, error: Error) -> Error {
+        if let Some((_, pidfd)) = self.process {
+            let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+        error
     }
 }
 
-/// Of an exec nothing needs to be heard before its program runs, or never will. Whoever wakes up for less takes the
-/// processor from it, and each switch to and fro empties the caches of an emulated one.
-fn comes_to_an_end(socket: &OwnedFd, limit: Duration) -> Result<bool> {
-    let mut ends = [PollFd::new(socket, PollFlags::RDHUP)];
-    let until = Timespec::try_from(limit).ok();
-    loop {
-        match poll(&mut ends, until.as_ref()) {
-            Ok(ended) => return Ok(ended > 0),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno).doing(|| "wait for the process".to_owned()),
+impl Unheard {
+    /// How long it may take.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Of an exec, when its end of the socket is closed. Nothing needs to be heard of it before: whoever wakes up for less
+    /// takes the processor from it, and each switch to and fro empties the caches of an emulated one.
+    ///
+    /// # Errors
+    /// The step that failed, or that it has not come so far; the process is dead or about to be.
+    pub fn conclude_exec(self) -> Result<Spawned> {
+        let mut unborn = Unborn::default();
+        let mut hear_all = || {
+            ioctl_fionbio(&self.socket, true).doing(hearing)?;
+            while let Some(report) = next_report(&self)? {
+                unborn.hear(report)?;
+            }
+            Ok(())
+        };
+        match hear_all() {
+            // Closed without a word of failure.
+            Ok(()) => unborn.born(),
+            Err(error) => Err(unborn.given_up(error)),
+        }
+    }
+
+    /// Lets an init go on from its gate.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn open_gate(&self) -> Result<()> {
+        match wire::send_go(self.socket.as_fd()) {
+            // It is gone; what it had to say can still be heard.
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(errno).doing(|| "tell the init to go on".to_owned()),
+        }
+    }
+
+    /// Of an init whose gate was opened, when its end of the socket is closed.
+    ///
+    /// # Errors
+    /// Why it does not run its program, or that it has not come so far.
+    pub fn conclude_start(self) -> Result<()> {
+        ioctl_fionbio(&self.socket, true).doing(hearing)?;
+        match next_report(&self)? {
+            None => Ok(()),
+            Some((Report::Failed(failure), _)) => Err(failure.into()),
+            Some(_) => Err(Errno::BADMSG).doing(hearing),
         }
     }
 }
 
-fn too_long(limit: Duration) -> Error {
-    Error::Timeout {
-        step: "set up the process".to_owned(),
-        seconds: limit.as_secs(),
+impl AsFd for Unheard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
-fn next_report(socket: &OwnedFd) -> Result<Option<(Report, Option<OwnedFd>)>> {
+fn hearing() -> String {
+    "hear from the process".to_owned()
+}
+
+fn next_report(from: &Unheard) -> Result<Option<(Report, Option<OwnedFd>)>> {
     loop {
-        match wire::receive_report(socket.as_fd()) {
+        match wire::receive_report(from.as_fd()) {
             // Told once, when the other end closed without reading all; what it sent comes after.
             Err(Errno::CONNRESET) => {}
             Err(Errno::AGAIN) => {
-                let limit = socket_timeout(socket, Timeout::Recv).ok().flatten();
-                return Err(too_long(limit.unwrap_or(SETUP_LIMIT)));
+                return Err(Error::Timeout {
+                    step: "set up the process".to_owned(),
+                    seconds: from.limit.as_secs(),
+                });
             }
-            heard => return heard.doing(|| "hear from the process".to_owned()),
+            heard => return heard.doing(hearing),
         }
     }
 }

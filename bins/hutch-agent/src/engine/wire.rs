@@ -21,6 +21,10 @@ use std::{
 
 /// Far below what a socket takes in one message by default (about 200 KiB).
 const PIECE_BYTES: usize = 64 * 1024;
+/// The first piece: most plans, and no more memory than two pages of a process that has just been forked.
+const FIRST_BYTES: usize = 8 * 1024 - LENGTH_BYTES;
+/// The length of a plan, before its first piece.
+const LENGTH_BYTES: usize = 8;
 /// Twice the argument limit of the kernel (a quarter of an 8 MiB stack) and a filter beside it.
 const PLAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The longest report is an error with a path in it.
@@ -89,7 +93,7 @@ pub fn send_plan(socket: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) ->
         return Err(Errno::MSGSIZE);
     }
     let length = (bytes.len() as u64).to_ne_bytes();
-    let first = bytes.len().min(PIECE_BYTES);
+    let first = bytes.len().min(FIRST_BYTES);
     send(socket, &[&length, &bytes[..first]], fds)?;
     for piece in bytes[first..].chunks(PIECE_BYTES) {
         send(socket, &[piece], &[])?;
@@ -102,26 +106,28 @@ pub fn send_plan(socket: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) ->
 /// # Errors
 /// What the socket says; EBADMSG for what is no plan.
 pub fn receive_plan(socket: BorrowedFd<'_>) -> Result<Option<(Plan, Vec<OwnedFd>)>, Errno> {
-    let mut bytes = vec![0; 8 + PIECE_BYTES];
+    let mut bytes = vec![0; LENGTH_BYTES + FIRST_BYTES];
     let (length, fds) = receive(socket, &mut bytes)?;
     if length == 0 {
         return Ok(None);
     }
-    let head = bytes.first_chunk::<8>().ok_or(Errno::BADMSG)?;
+    let head = bytes.first_chunk().ok_or(Errno::BADMSG)?;
     let total = usize::try_from(u64::from_ne_bytes(*head)).map_err(|_| Errno::BADMSG)?;
     if total > PLAN_BYTES_MAX {
         return Err(Errno::BADMSG);
     }
+    let whole = LENGTH_BYTES + total;
     let mut filled = length;
-    bytes.resize(8 + total.max(PIECE_BYTES), 0);
-    while filled < 8 + total {
+    bytes.resize(whole, 0);
+    while filled < whole {
         let (piece, _) = receive(socket, &mut bytes[filled..])?;
         if piece == 0 {
             return Ok(None);
         }
         filled += piece;
     }
-    let plan = postcard::from_bytes(&bytes[8..8 + total]).map_err(|_| Errno::BADMSG)?;
+    let plan = bytes.get(LENGTH_BYTES..whole).ok_or(Errno::BADMSG)?;
+    let plan = postcard::from_bytes(plan).map_err(|_| Errno::BADMSG)?;
     Ok(Some((plan, fds)))
 }
 
@@ -212,4 +218,48 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<Owne
         .flatten()
         .collect();
     Ok((message.bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{
+        lower::{self, ExecDefaults},
+        plan::ExecSteps,
+        spec,
+    };
+    use serde_json::json;
+    use std::thread;
+
+    /// An exec with so much in its environment.
+    fn plan_of(bytes: usize) -> Plan {
+        let process = json!({
+            "cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0},
+            "env": [format!("A={}", "x".repeat(bytes))],
+        });
+        let mut warnings = Vec::new();
+        let process = spec::parse_process(process.to_string().as_bytes(), &mut warnings).unwrap();
+        let defaults = ExecDefaults::default();
+        let process = lower::lower_process(&process, false, &defaults, &mut warnings).unwrap();
+        Plan::Exec(Box::new(ExecSteps {
+            namespaces: 0,
+            user_namespace: false,
+            process,
+        }))
+    }
+
+    #[test]
+    fn a_plan_of_any_size_arrives_as_it_was_sent() {
+        for bytes in [0, 100, FIRST_BYTES, PIECE_BYTES, 5 * PIECE_BYTES] {
+            let plan = plan_of(bytes);
+            let (near, far) = pair().unwrap();
+            let sent = plan.clone();
+            let sending = thread::spawn(move || send_plan(near.as_fd(), &sent, &[]));
+
+            let received = receive_plan(far.as_fd()).unwrap();
+
+            assert_eq!(received.map(|(plan, _)| plan), Some(plan), "{bytes} bytes");
+            sending.join().unwrap().unwrap();
+        }
+    }
 }

@@ -4,10 +4,9 @@ use super::{Port, Reactor, uevents};
 use crate::error::{Doing, Error};
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::{self, File, OpenOptions},
-    io::Read as _,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -20,7 +19,13 @@ const PLUG_LIMIT: Duration = Duration::from_secs(10);
 const NAME_MAX: usize = 64;
 
 /// Under which device a name was found before: ports stay, and a search of many costs more than an exec's fork.
-type Known = BTreeMap<String, OsString>;
+type Known = BTreeMap<String, Found>;
+
+struct Found {
+    device: OsString,
+    /// The kernel's file with the name of this port; of one that was unplugged it cannot be read any more.
+    name: File,
+}
 
 static KNOWN: Mutex<Known> = Mutex::new(Known::new());
 
@@ -61,27 +66,28 @@ fn open_device(device: &Path) -> std::io::Result<File> {
 /// it appears.
 fn find(ports: &Path, name: &str, known: &mut Known) -> Option<PathBuf> {
     // It may have been unplugged since, and another one be in its place.
-    let remembered = known.get(name).filter(|at| is_named(ports, at, name));
-    let device = remembered.cloned().or_else(|| search(ports, name))?;
-    known.insert(name.to_owned(), device.clone());
+    if !known.get(name).is_some_and(|found| says(&found.name, name)) {
+        known.insert(name.to_owned(), search(ports, name)?);
+    }
+    let device = &known.get(name)?.device;
     Some(Path::new("/dev").join(device))
 }
 
-fn search(ports: &Path, name: &str) -> Option<OsString> {
+fn search(ports: &Path, name: &str) -> Option<Found> {
     let entries = fs::read_dir(ports).ok()?.flatten();
     let mut devices: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     // The newest first: that is whom the host most likely means, and each look costs.
     devices.sort_by_key(|device| std::cmp::Reverse((device.len(), device.clone())));
-    devices
-        .into_iter()
-        .find(|device| is_named(ports, device, name))
+    devices.into_iter().find_map(|device| {
+        let file = File::open(ports.join(&device).join("name")).ok()?;
+        says(&file, name).then_some(Found { device, name: file })
+    })
 }
 
 /// One read: the kernel gives an attribute whole.
-fn is_named(ports: &Path, device: &OsStr, name: &str) -> bool {
+fn says(file: &File, name: &str) -> bool {
     let mut text = [0; NAME_MAX + 1];
-    let read =
-        File::open(ports.join(device).join("name")).and_then(|mut file| file.read(&mut text));
+    let read = file.read_at(&mut text, 0);
     read.is_ok_and(|length| text[..length].trim_ascii_end() == name.as_bytes())
 }
 

@@ -1,15 +1,16 @@
-//! Readiness of ports, with an epoll of our own inside the runtime's.
+//! Readiness of ports, and the end of connections, with an epoll of our own inside the runtime's.
 //!
 //! While the host is away a port reports a hang-up that ends when the host returns. The
 //! runtime takes every hang-up for final and would spin on it; here each edge of a port merely
-//! wakes who waits, and reading or writing again shows what is true.
+//! wakes who waits, and reading or writing again shows what is true. And the runtime cannot wait for the
+//! end of a connection without waking up for each of its bytes.
 
 use super::watch;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 use tokio::{
@@ -57,7 +58,26 @@ impl Reactor {
         Ok(reactor)
     }
 
+    /// Returns once the other end of a connection is closed. What it sends before wakes nobody.
+    ///
+    /// # Errors
+    /// A descriptor that cannot be waited for.
+    pub async fn closed(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let (token, ready) = self.list(socket, EpollFlags::EPOLLRDHUP)?;
+        let _listed = Listed {
+            reactor: self,
+            socket,
+            token,
+        };
+        ready.read.notified().await;
+        Ok(())
+    }
+
     pub(super) fn add(&self, file: impl AsFd) -> io::Result<(u64, Arc<Ready>)> {
+        self.list(file, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT)
+    }
+
+    fn list(&self, file: impl AsFd, news: EpollFlags) -> io::Result<(u64, Arc<Ready>)> {
         let ready = Arc::new(Ready::default());
         let token = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,8 +86,8 @@ impl Reactor {
             waiting.ready.insert(token, ready.clone());
             token
         };
-        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        let added = self.epoll.add(file, EpollEvent::new(edges, token));
+        let edges = EpollEvent::new(news | EpollFlags::EPOLLET, token);
+        let added = self.epoll.add(file, edges);
         if let Err(error) = added {
             self.forget(token);
             return Err(error.into());
@@ -106,6 +126,19 @@ impl Reactor {
     }
 }
 
+/// A connection whose end is waited for.
+struct Listed<'w> {
+    reactor: &'w Reactor,
+    socket: BorrowedFd<'w>,
+    token: u64,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.reactor.remove(self.token, self.socket);
+    }
+}
+
 async fn pass_on(reactor: Weak<Reactor>) {
     while let Some(reactor) = reactor.upgrade() {
         let turned = match reactor.watched.readable().await {
@@ -121,5 +154,51 @@ async fn pass_on(reactor: Weak<Reactor>) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => panic!("the readiness of ports is lost: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::{pin::pin, time::Duration};
+    use tokio::time::timeout;
+
+    /// Nothing that should come may take longer, even on a loaded machine.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_wakes_and_what_is_sent_on_it_does_not() {
+        let reactor = Reactor::start().unwrap();
+        let flags = SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (near, far) = pair.unwrap();
+        let mut closed = pin!(reactor.closed(near.as_fd()));
+        assert!(poll!(&mut closed).is_pending());
+        rustix::io::write(&far, b"news").unwrap();
+        // Whoever is woken by the news would be woken by now: this one was, which listens for them.
+        let file = near.try_clone().unwrap();
+        let (_, ready) = reactor.add(&file).unwrap();
+        timeout(LIMIT, ready.read.notified()).await.unwrap();
+        assert!(poll!(&mut closed).is_pending());
+
+        drop(far);
+
+        timeout(LIMIT, closed).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_already_wakes_at_once_and_leaves_nothing_listed() {
+        let reactor = Reactor::start().unwrap();
+        let flags = SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (near, far) = pair.unwrap();
+        drop(far);
+
+        let closed = timeout(LIMIT, reactor.closed(near.as_fd())).await;
+
+        closed.unwrap().unwrap();
+        assert!(reactor.waiting.lock().unwrap().ready.is_empty());
     }
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::ports::Attempt;
 use nix::sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr};
 use std::{
+    cell::RefCell,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -19,6 +20,11 @@ use tokio::{io::Interest, select, sync::watch, task::yield_now};
 
 /// One attempt at a pipe, and at the wire.
 const BUFFER: usize = 32_768;
+
+thread_local! {
+    /// What is read goes on at once, so all carriers of a thread read into one buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+}
 /// Turns that moved something before others of the agent get theirs.
 const TURNS: u32 = 4;
 /// Turns after the container is gone: more than its pipes can hold. Whoever still writes has got them from it.
@@ -35,7 +41,6 @@ pub struct Carrier {
     stderr: Option<Pipe>,
     console: Option<OwnedFd>,
     kill: Kill,
-    buffer: Vec<u8>,
     stage: Stage,
     /// Once the container is gone: so many turns more, in which what can be sent without waiting is sent, its exit
     /// above all.
@@ -63,7 +68,6 @@ impl Carrier {
             stderr: near.stderr,
             console: near.console,
             kill,
-            buffer: vec![0; BUFFER],
             stage: Stage::Running,
             turns_left: None,
         }
@@ -142,11 +146,13 @@ impl Carrier {
     }
 
     fn receive(&mut self) -> io::Result<bool> {
-        let count = self.wire.read(&mut self.buffer)?;
-        if let Err(fault) = self.end.feed(&self.buffer[..count]) {
-            crate::note!("stdio stream: {fault}");
-        }
-        Ok(count > 0)
+        SCRATCH.with_borrow_mut(|buffer| {
+            let count = self.wire.read(buffer)?;
+            if let Err(fault) = self.end.feed(&buffer[..count]) {
+                crate::note!("stdio stream: {fault}");
+            }
+            Ok(count > 0)
+        })
     }
 
     fn send(&mut self) -> io::Result<bool> {
@@ -186,12 +192,16 @@ impl Carrier {
         let Some(open) = pipe.as_mut().filter(|pipe| room > 0 && pipe.is_ready()) else {
             return Ok(false);
         };
-        match open.read(&mut self.buffer[..room])? {
-            Attempt::Moved(count) => {
-                let taken = self.end.output(channel, &self.buffer[..count]);
+        let attempt = SCRATCH.with_borrow_mut(|buffer| {
+            let attempt = open.read(&mut buffer[..room])?;
+            if let Attempt::Moved(count) = attempt {
+                let taken = self.end.output(channel, &buffer[..count]);
                 assert_eq!(taken, count, "no more is read than there is room for");
-                Ok(true)
             }
+            io::Result::Ok(attempt)
+        });
+        match attempt? {
+            Attempt::Moved(_) => Ok(true),
             Attempt::Blocked => {
                 self.end.output_dry(channel);
                 Ok(false)

@@ -4,8 +4,11 @@ use crate::{CASE, STAGE};
 use hutch_agent::engine::{CreatePlan, Created, Engine, Error, ExecPlan, ProcessIo, Result, Roots};
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::AsFd,
+    io::Errno,
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    process::{Signal, WaitOptions, set_parent_process_death_signal},
+    process::{Pid, Signal, WaitOptions, set_parent_process_death_signal},
 };
 use serde_json::{Value, json};
 use std::{
@@ -17,6 +20,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
+    time::Duration,
 };
 
 pub const BUSYBOX: &str = "/usr/bin/busybox";
@@ -164,13 +168,38 @@ impl Bed {
 
     pub fn exec(&self, id: &str, exec_id: &str, process: &Value) -> Result<Running> {
         let (io, ends) = pipes();
-        Ok(ends.of(self.engine.exec(id, exec_plan(exec_id, process), io)?))
+        Ok(ends.of(self.exec_with(id, exec_plan(exec_id, process), io)?))
+    }
+
+    /// Comes back when its program runs.
+    pub fn exec_with(&self, id: &str, plan: ExecPlan, io: ProcessIo) -> Result<Created> {
+        let execing = self.engine.begin_exec(id, plan, io)?;
+        wait_for_end(&execing, execing.limit());
+        execing.conclude()
+    }
+
+    /// Who forks for the engine: a child of this process by that name.
+    pub fn spawner(&self) -> Pid {
+        let named = |pid: &i32| {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+            comm.is_ok_and(|comm| comm.trim_end() == "hutch-spawner")
+        };
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Pid::from_raw(pids.find(named).unwrap()).unwrap()
+    }
+
+    /// Comes back when its program runs.
+    pub fn start(&self, id: &str) -> Result<()> {
+        let starting = self.engine.begin_start(id)?;
+        wait_for_end(&starting, starting.limit());
+        starting.conclude()
     }
 
     /// Creates, starts, waits and removes.
     pub fn run(&self, config: &Value) -> Outcome {
         let running = self.create("c", config).unwrap();
-        self.engine.start("c").unwrap();
+        self.start("c").unwrap();
         let outcome = running.finish();
         self.engine.remove("c").unwrap();
         outcome
@@ -299,6 +328,13 @@ impl Said {
         self.reader.join().unwrap();
         std::mem::take(&mut *self.text.0.lock().unwrap())
     }
+}
+
+/// Until nobody is left at the other end of a connection, or so long.
+pub fn wait_for_end(socket: impl AsFd, limit: Duration) {
+    let limit = Timespec::try_from(limit).unwrap();
+    let mut ends = [PollFd::new(&socket, PollFlags::RDHUP)];
+    while poll(&mut ends, Some(&limit)) == Err(Errno::INTR) {}
 }
 
 /// Exit codes by pid, as the agent's reaper would keep them: nobody else reaps. A process that is

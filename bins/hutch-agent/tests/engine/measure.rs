@@ -29,7 +29,7 @@ pub fn run_apart() -> ExitCode {
 pub fn run() {
     let bed = Bed::make();
     let running = bed.create("init", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("init").unwrap();
+    bed.start("init").unwrap();
     let mut floor = Floor::start();
     let mut names = Vec::new();
     let mut rounds = Vec::new();
@@ -57,7 +57,7 @@ fn container(bed: &Bed) -> [(&'static str, Duration); 4] {
     let begin = Instant::now();
     let created = bed.engine.create(plan, no_streams()).unwrap();
     let made = begin.elapsed();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let started = begin.elapsed();
     wait(&created);
     let ended = begin.elapsed();
@@ -73,7 +73,7 @@ fn container(bed: &Bed) -> [(&'static str, Duration); 4] {
 fn exec(bed: &Bed, number: usize) -> [(&'static str, Duration); 2] {
     let plan = exec_plan(&format!("e{number}"), &process(&["/bin/true"]));
     let begin = Instant::now();
-    let created = bed.engine.exec("init", plan, no_streams()).unwrap();
+    let created = bed.exec_with("init", plan, no_streams()).unwrap();
     let runs = begin.elapsed();
     wait(&created);
     [("exec", runs), ("exec+exit", begin.elapsed())]

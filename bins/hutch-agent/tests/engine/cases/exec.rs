@@ -1,7 +1,8 @@
 //! Further processes of a container.
 
-use crate::bed::{Bed, Running, config, process, with};
+use crate::bed::{Bed, Running, config, exec_plan, pipes, process, wait_for_end, with};
 use hutch_agent::engine::{Error, Kind, Target};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, io::Write, thread};
 
@@ -11,6 +12,7 @@ super::cases![
     an_exec_takes_capabilities_and_limits_of_its_container,
     an_exec_has_a_user_of_its_own,
     fifty_execs_at_once_all_run,
+    execs_are_begun_though_none_before_them_goes_on,
     an_exec_can_be_signalled_and_forgotten,
     an_exec_that_cannot_run_says_why,
     an_exec_after_the_end_is_refused,
@@ -20,7 +22,7 @@ super::cases![
 /// A container whose init reads its stdin.
 fn up(bed: &Bed) -> Running {
     let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     running
 }
 
@@ -73,7 +75,7 @@ fn an_exec_takes_capabilities_and_limits_of_its_container() {
     let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 66}]);
     let config = with(config(&["/bin/cat"]), "/process/rlimits", limits);
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let line = "grep CapEff /proc/1/status /proc/self/status | cut -f 2; ulimit -Sn; ulimit -Hn";
     let mut silent = sh(line);
     silent.as_object_mut().unwrap().remove("capabilities");
@@ -100,6 +102,31 @@ fn an_exec_has_a_user_of_its_own() {
         .finish();
 
     assert_eq!(outcome.out, "1000\n1000 5\n/tmp\n/home/user\n");
+    down(&bed, running);
+}
+
+/// What hangs is who forks; nobody who begins waits for it.
+fn execs_are_begun_though_none_before_them_goes_on() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let spawner = bed.spawner();
+    kill_process(spawner, Signal::STOP).unwrap();
+
+    let begun: Vec<_> = (0..50)
+        .map(|number| {
+            let (io, ends) = pipes();
+            let line = sh(&format!("exit {number}"));
+            let plan = exec_plan(&format!("e{number}"), &line);
+            (bed.engine.begin_exec("c", plan, io).unwrap(), ends)
+        })
+        .collect();
+
+    kill_process(spawner, Signal::CONT).unwrap();
+    for (number, (execing, ends)) in (0..).zip(begun) {
+        wait_for_end(&execing, execing.limit());
+        let outcome = ends.of(execing.conclude().unwrap()).finish();
+        assert_eq!(outcome.code, number);
+    }
     down(&bed, running);
 }
 

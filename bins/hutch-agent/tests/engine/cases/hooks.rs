@@ -57,7 +57,7 @@ fn hooks_run_in_order_each_in_its_place() {
     let running = bed.create("c", &config).unwrap();
     let created = fs::read_to_string(&log).unwrap();
     let started_early = bed.rootfs().join("tmp/log").exists();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let outcome = running.finish();
 
     let root = format!("{ROOTFS}/proc/1");
@@ -149,9 +149,9 @@ fn a_hook_before_the_program_that_fails_ends_the_container() {
     );
 
     let running = bed.create("c", &config).unwrap();
-    let failed = bed.engine.start("c").unwrap_err();
+    let failed = bed.start("c").unwrap_err();
     let outcome = running.finish();
-    let again = bed.engine.start("c").unwrap_err();
+    let again = bed.start("c").unwrap_err();
 
     assert_eq!(
         chain(&failed),

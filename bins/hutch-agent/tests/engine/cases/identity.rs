@@ -215,7 +215,7 @@ fn a_user_can_open_its_streams_anew() {
 fn a_program_has_no_descriptors_but_its_streams() {
     let bed = Bed::make();
     let mut neighbour = bed.create("n", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("n").unwrap();
+    bed.start("n").unwrap();
 
     let init = bed.run(&config(&["/bin/ls", "/proc/self/fd"]));
     let exec = bed
@@ -287,7 +287,7 @@ fn an_exec_runs_on_the_processors_that_it_names_and_an_init_on_all() {
     );
 
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let exec = with(process(&status), "/execCPUAffinity", affinity);
     let exec = bed.exec("c", "e", &exec).unwrap().finish();
     let plain = bed.exec("c", "p", &process(&status)).unwrap().finish();
@@ -313,7 +313,7 @@ fn capabilities_that_cannot_be_granted_are_told_and_do_not_fail() {
     );
 
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     assert_eq!(
         running.created.warnings.len(),

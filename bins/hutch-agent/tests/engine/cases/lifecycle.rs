@@ -46,7 +46,7 @@ fn a_program_runs_and_its_exit_code_is_its_own() {
 fn stdin_reaches_the_program_and_ends() {
     let bed = Bed::make();
     let mut running = bed.create("c", &config(&["/bin/wc", "-c"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     running.stdin.write_all(&[b'x'; 300_000]).unwrap();
     let outcome = running.finish();
@@ -76,7 +76,7 @@ fn nothing_runs_before_start() {
     assert_eq!(exec.finish().code, 0);
 
     assert!(!outside.join("ran").exists());
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     assert_eq!(running.finish().code, 0);
     assert!(outside.join("ran").exists());
     bed.engine.remove("c").unwrap();
@@ -88,7 +88,7 @@ fn a_container_without_streams_reads_and_writes_nothing() {
     let plan = bed.plan("c", &config(&["/bin/sh", "-c", line]));
 
     let created = bed.engine.create(plan, no_streams()).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     assert_eq!(wait(&created), 0);
     bed.engine.remove("c").unwrap();
@@ -120,7 +120,7 @@ fn a_second_container_of_the_same_name_is_refused() {
     let second = bed.create("c", &config(&["/bin/true"]));
 
     assert!(matches!(second.err(), Some(Error::ContainerExists { id }) if id == "c"));
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     assert_eq!(first.finish().code, 0);
     bed.engine.remove("c").unwrap();
     assert_eq!(bed.run(&config(&["/bin/true"])).code, 0);
@@ -130,7 +130,7 @@ fn what_is_not_there_is_not_found() {
     let bed = Bed::make();
     let engine = &bed.engine;
     let answers = [
-        engine.start("x").err(),
+        engine.begin_start("x").err(),
         engine.remove("x").err(),
         engine.signal("x", &Target::Init, 15).err(),
         engine.pause("x").err(),
@@ -155,12 +155,12 @@ fn what_is_not_there_is_not_found() {
 fn a_container_starts_once() {
     let bed = Bed::make();
     let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
-    let again = bed.engine.start("c").unwrap_err();
+    let again = bed.start("c").unwrap_err();
     assert_eq!(again.to_string(), r#"container "c" is running"#);
     assert_eq!(running.finish().code, 0);
-    let later = bed.engine.start("c").unwrap_err();
+    let later = bed.start("c").unwrap_err();
 
     assert_eq!(later.to_string(), r#"container "c" is stopped"#);
     assert_eq!(later.kind(), Kind::Denied);
@@ -171,7 +171,7 @@ fn remove_kills_what_is_left() {
     let bed = Bed::make();
     let line = "(sleep 1000 &) ; sh -c 'sleep 1000' & sleep 1000 & echo up; cat";
     let running = bed.create("c", &config(&["/bin/sh", "-c", line])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     while bed.engine.pids("c").unwrap().len() < 4 {
         thread::yield_now();
     }
@@ -190,7 +190,7 @@ fn what_is_at_rest_is_removed_without_a_wait() {
     let bed = Bed::make();
     for below in [None, Some("made/below")] {
         let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
-        bed.engine.start("c").unwrap();
+        bed.start("c").unwrap();
         assert_eq!(bed.engine.remove_bare("c").unwrap(), None, "it runs");
         if let Some(below) = below {
             fs::create_dir_all(bed.cgroup().join(below)).unwrap();
@@ -243,7 +243,7 @@ fn a_deadly_signal_ends_what_waits_for_its_start() {
                 (outcome.code, outcome.out.as_str()),
                 (128 + number.cast_signed(), "")
             );
-            let started = bed.engine.start("c").unwrap_err();
+            let started = bed.start("c").unwrap_err();
             assert_eq!(started.to_string(), r#"container "c" is stopped"#);
             bed.engine.remove("c").unwrap();
         }
@@ -257,7 +257,7 @@ fn a_program_meets_signals_as_if_nothing_had_waited_for_it() {
 
     // Harmless before the start: nobody has given it a meaning yet.
     bed.engine.signal("c", &Target::Init, 10).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let outcome = running.finish();
 
     let none = "0000000000000000";
@@ -271,7 +271,7 @@ fn signals_reach_the_init_and_all() {
     let line = "trap 'echo term; exit 3' TERM; trap 'echo usr' USR1; echo up; \
                 while :; do read x || :; done";
     let mut running = bed.create("c", &config(&["/bin/sh", "-c", line])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let child = bed
         .exec("c", "e", &process(&["/bin/sleep", "1000"]))
         .unwrap();
@@ -323,7 +323,7 @@ fn settle(pid: u32) {
 fn a_paused_container_stands_still() {
     let bed = Bed::make();
     let mut running = bed.create("c", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     bed.engine.pause("c").unwrap();
     bed.engine.pause("c").unwrap();
@@ -341,7 +341,7 @@ fn a_paused_container_stands_still() {
     assert_eq!(ended.to_string(), r#"container "c" is stopped"#);
     bed.engine.remove("c").unwrap();
     let running = bed.create("d", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("d").unwrap();
+    bed.start("d").unwrap();
     bed.engine.pause("d").unwrap();
     bed.engine.remove("d").unwrap();
     assert_eq!(wait(&running.created), 137);
@@ -357,7 +357,7 @@ fn containers_are_made_side_by_side() {
                 let id = format!("c{number}");
                 let line = format!("echo {number}; exit {number}");
                 let running = bed.create(&id, &config(&["/bin/sh", "-c", &line])).unwrap();
-                bed.engine.start(&id).unwrap();
+                bed.start(&id).unwrap();
                 let outcome = running.finish();
                 bed.engine.remove(&id).unwrap();
                 outcome
@@ -391,7 +391,7 @@ fn a_hundred_rounds_leave_nothing_behind() {
             return;
         };
         if number % 8 != 1 {
-            bed.engine.start("c").unwrap();
+            bed.start("c").unwrap();
             let exec = bed.exec("c", "e", &process(&["/bin/true"]));
             if let Ok(exec) = exec {
                 assert!(matches!(exec.finish().code, 0 | 137));
@@ -441,7 +441,7 @@ fn a_plan_longer_than_one_message_arrives_whole() {
 
     let (io, ends) = pipes();
     let running = ends.of(bed.engine.create(bed.plan("c", &config), io).unwrap());
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     assert_eq!(running.finish().out, "120000 120000\n");
     bed.engine.remove("c").unwrap();

@@ -88,7 +88,7 @@ fn limits_can_be_changed() {
     }
     let bed = Bed::make();
     let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     let warnings = bed
         .engine
@@ -142,7 +142,7 @@ fn what_an_update_leaves_out_stays() {
         "pids": {"limit": 99},
     });
     let running = bed.create("c", &limited("read x", resources)).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let before = settings(&bed);
 
     bed.engine.update("c", b"{}").unwrap();
@@ -177,7 +177,7 @@ fn an_update_that_fails_changes_nothing() {
     let bed = Bed::make();
     let resources = json!({"memory": {"limit": 67_108_864}, "cpu": {"quota": 50_000}});
     let running = bed.create("c", &limited("read x", resources)).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let before = settings(&bed);
     let wishes = |last: Value| {
         json!({
@@ -222,7 +222,7 @@ fn a_limit_below_what_is_in_use_is_refused_and_kills_nobody() {
         json!({"bounding": list, "effective": list, "permitted": list}),
     );
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     running.expect("up\n");
 
     let refused = bed
@@ -263,7 +263,7 @@ fn what_can_be_given_back_is_no_obstacle_to_a_lower_limit() {
         json!({"destination": "/disk", "source": disk, "options": ["bind", "ro"]}),
     );
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     running.expect("8388608\n");
     let used = || -> u64 {
         let text = bed.engine.cgroup_file("c", "memory.current").unwrap();
@@ -288,7 +288,7 @@ fn what_a_container_uses_can_be_read() {
     }
     let bed = Bed::make();
     let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     let stats = bed.engine.stats("c").unwrap();
 
@@ -335,7 +335,7 @@ fn a_process_that_takes_too_much_memory_is_known() {
     let bed = Bed::make();
     let resources = json!({"memory": {"limit": 8_388_608, "swap": 8_388_608}});
     let running = bed.create("c", &limited("read x", resources)).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     assert_eq!(bed.engine.oom_kills("c").unwrap(), 0);
     let watch = bed.engine.oom_watch("c").unwrap();
 

@@ -89,7 +89,7 @@ fn a_source_of_the_guest_takes_the_place_of_the_hosts() {
     plan.bind_sources.insert(7, outside);
 
     let running = bed.create_as_planned(plan).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     assert_eq!(running.finish().out, "guest");
     bed.engine.remove("c").unwrap();
@@ -241,7 +241,7 @@ fn a_destination_that_is_not_absolute_is_taken_from_the_root() {
     let mount = json!({"destination": "data", "type": "tmpfs", "source": "tmpfs"});
 
     let running = bed.create("c", &with(config, "/mounts/-", mount)).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     assert_eq!(
         running.created.warnings,

@@ -66,7 +66,7 @@ fn a_container_has_its_own_but_the_network() {
 fn a_neighbours_namespaces_are_shared() {
     let bed = Bed::make();
     let pod = bed.create("pod", &config(&["/bin/cat"])).unwrap();
-    bed.engine.start("pod").unwrap();
+    bed.start("pod").unwrap();
     let of_pod = bed
         .exec("pod", "e", &prints_namespaces()["process"])
         .unwrap()
@@ -78,7 +78,7 @@ fn a_neighbours_namespaces_are_shared() {
     }
 
     let running = bed.create_as_planned(plan).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let outcome = running.finish();
     let hostname = bed
         .exec("pod", "h", &process(&["/bin/hostname"]))
@@ -107,7 +107,7 @@ fn the_guests_namespaces_can_be_kept() {
 
     let running = bed.create_as_planned(plan).unwrap();
     let exec = bed.exec("c", "e", &config["process"]).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     let (init, exec) = (running.finish().out, exec.finish().out);
     assert_eq!(init.lines().take(3).collect::<Vec<_>>(), ours()[..3]);
@@ -156,7 +156,7 @@ fn a_user_namespace_maps_its_ids() {
 
     let running = bed.create("c", &config).unwrap();
     let exec = bed.exec("c", "e", &process(&["/bin/id", "-u"])).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let outcome = running.finish();
 
     assert_eq!(exec.finish().out, "0\n");
@@ -195,7 +195,7 @@ fn a_time_namespace_has_its_own_clocks() {
     );
 
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let exec = bed
         .exec("c", "e", &process(&["/bin/cat", "/proc/uptime"]))
         .unwrap()
@@ -212,7 +212,7 @@ fn a_time_namespace_has_its_own_clocks() {
 /// Seconds of the monotonic clock and of that since boot, of an init and of an exec.
 fn clocks_in(bed: &Bed, config: &serde_json::Value) -> [Vec<i64>; 2] {
     let running = bed.create("c", config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     running.expect("started");
     let mut again = config["process"].clone();
     again["args"] = json!(["/bin/clocks"]);

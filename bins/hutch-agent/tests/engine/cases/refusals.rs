@@ -27,7 +27,7 @@ fn programs_that_cannot_run_are_told_at_create() {
     let no_path = bed.refusal(&with(config(&["true"]), "/process/env", json!(["A=b"])));
     // Only the kernel knows that a file is no program.
     let _running = bed.create("c", &config(&["/bin/text"])).unwrap();
-    let text = chain(&bed.engine.start("c").unwrap_err());
+    let text = chain(&bed.start("c").unwrap_err());
     bed.engine.remove("c").unwrap();
 
     assert_eq!(
@@ -220,7 +220,7 @@ fn a_device_that_the_kernel_has_not_is_made_and_named_in_a_warning() {
 
     let running = bed.create("c", &config).unwrap();
     let warnings = running.created.warnings.clone();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let outcome = running.finish();
     bed.engine.remove("c").unwrap();
 
@@ -277,7 +277,7 @@ fn what_a_guest_cannot_give_is_one_warning_with_its_reason() {
     }
 
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     let mut warnings = running.created.warnings.clone();
     warnings.sort();

@@ -191,7 +191,7 @@ fn an_exec_is_filtered_as_its_container() {
     let rules = json!([{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 122}]);
     let config = filtered("read x", profile("SCMP_ACT_ALLOW", rules));
     let running = bed.create("c", &config).unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
 
     let outcome = bed
         .exec("c", "e", &process(&["/bin/mkdir", "/x"]))

@@ -34,7 +34,7 @@ fn start(bed: &Bed, config: &Value) -> (Created, OwnedFd) {
         .engine
         .create(bed.plan("c", config), ProcessIo::Terminal)
         .unwrap();
-    bed.engine.start("c").unwrap();
+    bed.start("c").unwrap();
     let console = created.console.take().unwrap();
     (created, console)
 }
@@ -113,7 +113,7 @@ fn an_exec_has_a_terminal_of_its_own() {
     );
 
     let plan = exec_plan("e", &exec);
-    let created = bed.engine.exec("c", plan, ProcessIo::Terminal).unwrap();
+    let created = bed.exec_with("c", plan, ProcessIo::Terminal).unwrap();
     let theirs = created.console.as_ref().unwrap();
 
     assert_eq!(read_until(theirs, "\0"), "/dev/pts/1\r\n");
