@@ -1,6 +1,6 @@
 //! The arguments of `hutch-relay`. It is started by programs, not by people.
 
-use hutch_relay::HostProcess;
+use hutch_relay::{HostProcess, StreamAddress};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,10 +10,17 @@ use stream::{Resume, StdinFrom};
 /// busy host is slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where the stream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stream {
+    Known(StreamAddress),
+    /// This descriptor of the caller's says it, once the process is made; nothing, if it was not.
+    ToldBy(i32),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Args {
-    pub stream: PathBuf,
-    pub connect_port: u32,
+    pub stream: Stream,
     pub hutchd: PathBuf,
     pub namespace: String,
     pub container: String,
@@ -48,6 +55,8 @@ pub enum WrongArgs {
 #[derive(Default)]
 struct Found {
     stream: Option<PathBuf>,
+    connect_port: u32,
+    stream_fd: Option<i32>,
     hutchd: Option<PathBuf>,
     container: Option<String>,
     answer_ms: Option<u64>,
@@ -67,8 +76,7 @@ impl Args {
         });
         let mut found = Found::default();
         let mut parsed = Self {
-            stream: PathBuf::new(),
-            connect_port: 0,
+            stream: Stream::ToldBy(-1),
             hutchd: PathBuf::new(),
             namespace: "default".to_owned(),
             container: String::new(),
@@ -96,7 +104,11 @@ impl Args {
                 }
             }
         }
-        parsed.stream = found.stream.ok_or(WrongArgs::Missing("--stream"))?;
+        parsed.stream = match (found.stream, found.stream_fd) {
+            (Some(socket), _) => Stream::Known(StreamAddress::read(socket, found.connect_port)),
+            (None, Some(number)) => Stream::ToldBy(number),
+            (None, None) => return Err(WrongArgs::Missing("--stream")),
+        };
         parsed.hutchd = found.hutchd.ok_or(WrongArgs::Missing("--hutchd"))?;
         parsed.container = found.container.ok_or(WrongArgs::Missing("--container"))?;
         if found.stdout_from.is_some() || found.stderr_from.is_some() {
@@ -112,7 +124,8 @@ impl Args {
     fn set(&mut self, found: &mut Found, name: String, value: String) -> Result<(), WrongArgs> {
         match name.as_str() {
             "--stream" => found.stream = Some(value.into()),
-            "--connect-port" => self.connect_port = number(name, value)?,
+            "--connect-port" => found.connect_port = number(name, value)?,
+            "--stream-fd" => found.stream_fd = Some(number(name, value)?),
             "--hutchd" => found.hutchd = Some(value.into()),
             "--namespace" => self.namespace = value,
             "--container" => found.container = Some(value),
@@ -156,8 +169,10 @@ mod tests {
         assert_eq!(
             args,
             Ok(Args {
-                stream: "/s/p1.sock".into(),
-                connect_port: 1025,
+                stream: Stream::Known(StreamAddress::Hybrid {
+                    socket: "/s/p1.sock".into(),
+                    port: 1025
+                }),
                 hutchd: "/s/hutchd.sock".into(),
                 namespace: "k8s.io".to_owned(),
                 container: "web".to_owned(),
@@ -178,6 +193,13 @@ mod tests {
                 ready_fd: Some(5),
             })
         );
+    }
+
+    #[test]
+    fn an_address_may_come_later() {
+        let args = parse("--stream-fd 7 --hutchd /s/hutchd.sock --container web").unwrap();
+
+        assert_eq!(args.stream, Stream::ToldBy(7));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod args;
 
-use args::Args;
+use args::{Args, Stream};
 use hutch_relay::daemon::{Daemon, Process};
 use hutch_relay::{Outcome, Relay, Session, Stdio, StreamAddress, VM_LOST};
 use std::error::Error;
@@ -46,11 +46,12 @@ fn main() {
         },
     };
     let code = match stand(&args, &daemon, &mut caller) {
-        Ok(Outcome::Exited(code)) => {
+        Ok(None) => exit(i32::from(VM_LOST)),
+        Ok(Some(Outcome::Exited(code))) => {
             note_oom(&args, &daemon, code);
             code
         }
-        Ok(Outcome::Lost) => {
+        Ok(Some(Outcome::Lost)) => {
             let exit = daemon.exit_of(LOST_LIMIT);
             exit.map_or(VM_LOST, |exit| exit.code)
         }
@@ -79,12 +80,20 @@ fn note_oom(args: &Args, daemon: &Daemon, code: u8) {
     }
 }
 
+/// `None`: there is no process to stand for.
 fn stand(
     args: &Args,
     daemon: &Daemon,
     caller: &mut Option<File>,
-) -> Result<Outcome, Box<dyn Error>> {
+) -> Result<Option<Outcome>, Box<dyn Error>> {
     let inherited = hutch_relay::take_stdio()?;
+    let stream = match &args.stream {
+        Stream::Known(address) => address.clone(),
+        Stream::ToldBy(number) => match told(*number)? {
+            Some(address) => address,
+            None => return Ok(None),
+        },
+    };
     let stdio = match &args.console_socket {
         Some(path) => {
             drop(inherited);
@@ -92,16 +101,30 @@ fn stand(
         }
         None => inherited,
     };
-    let stream = StreamAddress::read(args.stream.clone(), args.connect_port);
-    let relay = Relay::open(Session {
+    let mut relay = Relay::greeting(Session {
         terminal: args.terminal,
         resume: args.resume,
         stdin_from: args.stdin_from,
         ..Session::new(stream, stdio, args.answer_limit)
     })?;
+    // The guest answers meanwhile.
     daemon.attach(args.instead_of, ATTACH_LIMIT)?.enter()?;
+    relay.join()?;
     tell(caller, "ready");
-    Ok(relay.run()?.outcome)
+    Ok(Some(relay.run()?.outcome))
+}
+
+/// What the caller says once it knows where the stream is. `None`: it says nothing, since it failed or is gone.
+fn told(number: i32) -> Result<Option<StreamAddress>, Box<dyn Error>> {
+    let from = inherited(number).ok_or_else(|| format!("--stream-fd {number} is not open"))?;
+    let text = std::io::read_to_string(File::from(from))?;
+    match text.as_str() {
+        "" => Ok(None),
+        text => match StreamAddress::understood(text) {
+            Some(address) => Ok(Some(address)),
+            None => Err(format!("the stream's address is not understood: {text:?}").into()),
+        },
+    }
 }
 
 /// Says it once, and closes: a caller reads to the end.

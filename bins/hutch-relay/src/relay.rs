@@ -57,6 +57,9 @@ pub struct Relay {
     faults: u32,
     broken: Vec<BrokenOutput>,
     dismissed: Option<Dismissed>,
+    /// Nothing of them is touched before the guest has answered.
+    unused: Option<Stdio>,
+    answer_limit: Duration,
 }
 
 /// The container is gone, and perhaps the guest says how the process ended.
@@ -106,11 +109,21 @@ enum Slot {
 }
 
 impl Relay {
-    /// Connects, greets the guest and waits for its answer. Signals wait for the guest from here on.
+    /// Connects, greets the guest and waits for its answer.
     ///
     /// # Errors
-    /// When nothing answers there in time.
+    /// As [`Self::greeting`] and [`Self::join`].
     pub fn open(session: Session) -> Result<Self, RelayError> {
+        let mut relay = Self::greeting(session)?;
+        relay.join()?;
+        Ok(relay)
+    }
+
+    /// Connects and greets the guest, and does not wait for its answer. Signals wait for the guest from here on.
+    ///
+    /// # Errors
+    /// When nobody will ever listen there, or there are no file descriptors left.
+    pub fn greeting(session: Session) -> Result<Self, RelayError> {
         let Session {
             stream,
             stdio,
@@ -144,22 +157,37 @@ impl Relay {
             faults: 0,
             broken: Vec::new(),
             dismissed: None,
+            unused: Some(stdio),
+            answer_limit,
         };
         relay.resize();
-        relay.join(now + answer_limit, answer_limit)?;
-        relay.take_files(stdio)?;
+        let change = relay.link.advance(now);
+        relay.greet(change)?;
+        relay.write_link();
+        relay.expect_link()?;
         Ok(relay)
     }
 
-    fn join(&mut self, until: Instant, limit: Duration) -> Result<(), RelayError> {
+    fn expect_link(&self) -> Result<(), RelayError> {
+        match self.link.lost() {
+            Some(source) => Err(RelayError::Connect {
+                address: self.link.address().clone(),
+                source,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the guest's answer.
+    ///
+    /// # Errors
+    /// When nothing answers there in time.
+    pub fn join(&mut self) -> Result<(), RelayError> {
+        let limit = self.answer_limit;
+        let until = Instant::now() + limit;
         let mut doubt = Doubt::Unspoken;
         while !self.reader.is_established() {
-            if let Some(source) = self.link.lost() {
-                return Err(RelayError::Connect {
-                    address: self.link.address().clone(),
-                    source,
-                });
-            }
+            self.expect_link()?;
             if until <= Instant::now() {
                 return Err(RelayError::NoAnswer {
                     address: self.link.address().clone(),
@@ -186,7 +214,10 @@ impl Relay {
                 }
             }
         }
-        Ok(())
+        match self.unused.take() {
+            Some(stdio) => self.take_files(stdio),
+            None => Ok(()),
+        }
     }
 
     fn take_files(&mut self, stdio: Stdio) -> Result<(), RelayError> {
@@ -262,7 +293,7 @@ impl Relay {
         let waits = [until, idle, self.link.due(), self.due_dismissal()];
         let until = waits.into_iter().flatten().min();
         let ready = self.wait(until).map_err(doing("poll files"))?;
-        if ready.is_empty() {
+        if ready.is_empty() && idle.is_some_and(|idle| idle <= Instant::now()) {
             self.rest();
         }
         self.close_ended();

@@ -45,6 +45,19 @@ impl StreamAddress {
     }
 }
 
+impl StreamAddress {
+    /// What a caller writes who learns the address when its relay runs already: the port, a space, and the socket.
+    pub fn spelled(socket: &str, port: u32) -> String {
+        format!("{port} {socket}")
+    }
+
+    /// What was spelled so; `None`: it was not.
+    pub fn understood(text: &str) -> Option<Self> {
+        let (port, socket) = text.split_once(' ')?;
+        Some(Self::read(socket.into(), port.parse().ok()?))
+    }
+}
+
 /// For errors.
 impl fmt::Display for StreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,4 +137,22 @@ pub struct Report {
     pub outcome: Outcome,
     /// Empty when all is well. EPIPE among them is nobody's fault: the reader had enough.
     pub broken: Vec<BrokenOutput>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_was_spelled_is_understood_whatever_is_in_its_path() {
+        for (socket, port) in [("/s/a b\n/p1.sock", 0), ("/s/v.sock", 1025), ("vsock:3", 7)] {
+            let spelled = StreamAddress::spelled(socket, port);
+
+            let read = StreamAddress::read(socket.into(), port);
+            assert_eq!(StreamAddress::understood(&spelled), Some(read));
+        }
+        for wrong in ["", "7", "x /s"] {
+            assert_eq!(StreamAddress::understood(wrong), None, "{wrong:?}");
+        }
+    }
 }

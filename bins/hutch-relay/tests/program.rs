@@ -6,6 +6,7 @@ mod fakes;
 
 use fakes::daemon::FakeDaemon;
 use fakes::{FakeGuest, STARTING, wait_until};
+use hutch_relay::StreamAddress;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::fs::{self, File};
@@ -238,6 +239,33 @@ fn without_a_guest_it_says_why_it_is_not_ready() {
     );
     assert_eq!(said, wanted);
     assert_eq!(wait(&mut child).code(), Some(255));
+}
+
+#[test]
+fn a_relay_that_is_told_nothing_ends_and_one_that_is_told_later_stands() {
+    for (spelled, wanted) in [(true, ("ready", 7)), (false, ("", 255))] {
+        let guest = guest("exit 7");
+        let _daemon = daemon(&guest);
+        let (reader, mut tell) = std::io::pipe().unwrap();
+        // Without close-on-exec. Whoever else gets this end, too, keeps nobody waiting.
+        let inherited = rustix::io::dup(&reader).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hutch-relay"));
+        command.args(["--stream-fd", &inherited.as_raw_fd().to_string()]);
+        command.arg("--hutchd").arg(guest.path("hutchd.sock"));
+        command.args(["--container", "web"]);
+        if spelled {
+            let address = StreamAddress::spelled(guest.socket().to_str().unwrap(), 0);
+            tell.write_all(address.as_bytes()).unwrap();
+        }
+        drop(tell);
+
+        let (mut child, said) = started(command);
+
+        assert_eq!(
+            (&*said, wait(&mut child).code()),
+            (wanted.0, Some(wanted.1))
+        );
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
     verbs::{fresh_key, relay},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
-use protocols::blocking::hutch::{ExecRequest, StateRequest};
+use protocols::blocking::hutch::{ExecRequest, StateRequest, StreamAddress};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -23,33 +23,38 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     relay::check_terminal(terminal, exec.detach, socket)?;
     let exec_id = fresh_key();
     // In the background too, until a relay does instead.
-    let relay = relay::myself()?;
+    let myself = relay::myself()?;
     let request = ExecRequest {
         key: fresh_key(),
         process: Some(at.process(&exec.id, &exec_id)).into(),
         process_json: serde_json::to_vec(&process).context("process")?,
-        relay_pid: relay.pid,
-        relay_start_time: relay.start_time,
+        relay_pid: myself.pid,
+        relay_start_time: myself.start_time,
         ..Default::default()
     };
-    let answer = daemon.ask(|client| client.exec(soon(), &request))?;
     let stands = relay::Stands {
         process: at.process(&exec.id, &exec_id),
-        stream: answer.stream.unwrap_or_default(),
         terminal,
         console_socket: socket,
         pid_file,
         oom_note: None,
-        instead_of: Some(relay),
+        instead_of: Some(myself),
     };
     if exec.detach {
-        relay::leave(&mut daemon, stands)?;
+        let waiting = relay::prepare(&daemon, stands)?;
+        waiting.stand(&begin(&mut daemon, &request)?)?;
         return Ok(0);
     }
+    let stream = begin(&mut daemon, &request)?;
     if let Some(path) = pid_file {
-        relay::write_pid_file(path, relay.pid)?;
+        relay::write_pid_file(path, myself.pid)?;
     }
-    relay::foreground(&mut daemon, stands)
+    relay::foreground(&mut daemon, stands, &stream)
+}
+
+fn begin(daemon: &mut Daemon, request: &ExecRequest) -> Result<StreamAddress> {
+    let begun = daemon.ask(|client| client.exec(soon(), request))?;
+    Ok(begun.stream.unwrap_or_default())
 }
 
 /// The process object: from --process, or the init's with what the flags change.

@@ -54,18 +54,21 @@ pub fn create(at: &Place, create: args::Create) -> Result<u8> {
     let bundle = Bundle::read(&creation.bundle)?;
     check(&creation, &bundle, true)?;
     let mut daemon = at.daemon()?;
+    let waiting = relay::prepare(&daemon, stands(at, &creation, &bundle))?;
     let stream = create_container(at, &mut daemon, &creation, &bundle)?;
-    let stands = relay::Stands {
+    undone(at, &creation.id, waiting.stand(&stream))?;
+    Ok(0)
+}
+
+fn stands<'a>(at: &Place, creation: &'a args::Creation, bundle: &Bundle) -> relay::Stands<'a> {
+    relay::Stands {
         process: at.process(&creation.id, ""),
-        stream,
         terminal: bundle.terminal(),
         console_socket: creation.console_socket.as_deref(),
         pid_file: creation.pid_file.as_deref(),
         oom_note: Some(bundle.folder.join(OOM_NOTE)),
         instead_of: None,
-    };
-    undone(at, &creation.id, relay::leave(&mut daemon, stands))?;
-    Ok(0)
+    }
 }
 
 /// A creation whose relay cannot be left behind is taken back.
@@ -97,29 +100,24 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let bundle = Bundle::read(&creation.bundle)?;
     check(creation, &bundle, run.detach)?;
     let mut daemon = at.daemon()?;
-    let stream = create_container(at, &mut daemon, creation, &bundle)?;
     let id = &creation.id;
-    let stands = relay::Stands {
-        process: at.process(id, ""),
-        stream,
-        terminal: bundle.terminal(),
-        console_socket: creation.console_socket.as_deref(),
-        pid_file: creation.pid_file.as_deref(),
-        oom_note: Some(bundle.folder.join(OOM_NOTE)),
-        instead_of: None,
-    };
+    let stands = stands(at, creation, &bundle);
     if run.detach {
+        let waiting = relay::prepare(&daemon, stands)?;
+        let stream = create_container(at, &mut daemon, creation, &bundle)?;
+        let standing = waiting.stand(&stream);
         undone(
             at,
             id,
-            relay::leave(&mut daemon, stands).and_then(|()| start_in(at, &mut daemon, id)),
+            standing.and_then(|()| start_in(at, &mut daemon, id)),
         )?;
         return Ok(0);
     }
+    let stream = create_container(at, &mut daemon, creation, &bundle)?;
     let started = relay::attach_self(&mut daemon, &stands);
     let started = started.and_then(|()| start_in(at, &mut daemon, id));
     undone(at, id, started)?;
-    let code = relay::foreground(&mut daemon, stands)?;
+    let code = relay::foreground(&mut daemon, stands, &stream)?;
     match run.keep {
         false => delete_in(at, &mut daemon, id, true)?,
         // Its output tells of the end sooner than the guest tells the daemon.

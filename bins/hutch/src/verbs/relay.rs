@@ -12,13 +12,13 @@ use protocols::blocking::hutch::{
 };
 use std::{
     env, fs,
-    io::{self, Read as _, Write as _},
+    io::{self, PipeReader, PipeWriter, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::FileTypeExt as _,
     },
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Child, Command},
     time::Duration,
 };
 
@@ -31,7 +31,6 @@ const EXIT_MAX: Duration = Duration::from_secs(30);
 /// A process, and how it is to be stood for.
 pub struct Stands<'a> {
     pub process: ProcessRef,
-    pub stream: StreamAddress,
     pub terminal: bool,
     pub console_socket: Option<&'a Path>,
     pub pid_file: Option<&'a Path>,
@@ -41,11 +40,12 @@ pub struct Stands<'a> {
     pub instead_of: Option<HostProcess>,
 }
 
-impl Stands<'_> {
-    fn address(&self) -> hutch_relay::StreamAddress {
-        let socket = PathBuf::from(&self.stream.socket);
-        hutch_relay::StreamAddress::read(socket, self.stream.connect_port)
-    }
+/// A relay that has been started, and waits to be told where the stream is: what it stands for is made meanwhile.
+pub struct Waiting<'a> {
+    child: Child,
+    ready: PipeReader,
+    tell: Option<PipeWriter>,
+    pid_file: Option<&'a Path>,
 }
 
 /// # Errors
@@ -131,19 +131,20 @@ pub fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
 }
 
 /// Relays until the process has exited; its exit code.
-pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>) -> Result<u8> {
+pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>, stream: &StreamAddress) -> Result<u8> {
     let stderr = nix::unistd::dup(io::stderr()).context("keep standard error")?;
     let stdio = hutch_relay::take_stdio().context("take standard input and output")?;
-    let mut session = Session::new(stands.address(), stdio, ANSWER_MAX);
+    let socket = PathBuf::from(&stream.socket);
+    let address = hutch_relay::StreamAddress::read(socket, stream.connect_port);
+    let mut session = Session::new(address, stdio, ANSWER_MAX);
     session.terminal = stands.terminal;
     let report = Relay::open(session).and_then(Relay::run);
     // The process is done with it; what is to be said now is ours.
     nix::unistd::dup2_stderr(stderr).context("take standard error back")?;
-    let report = report?;
-    match report.outcome {
+    match report?.outcome {
         Outcome::Exited(code) => {
             let request = ExitedRequest {
-                process: Some(stands.process.clone()).into(),
+                process: Some(stands.process).into(),
                 code: u32::from(code),
                 ..Default::default()
             };
@@ -185,25 +186,21 @@ fn program() -> PathBuf {
         .unwrap_or_else(|| "hutch-relay".into())
 }
 
-/// Leaves a relay behind that stands for the process, with our standard files, and writes the pid
-/// file once it does.
+/// Starts a relay that is to stand for the process with our standard files.
 ///
 /// # Errors
-/// It could not be started, or says why it cannot stand for the process.
-pub fn leave(daemon: &mut Daemon, stands: Stands<'_>) -> Result<()> {
-    let (mut ready, said) = io::pipe().context("make pipe to relay")?;
+/// It could not be started.
+pub fn prepare<'a>(daemon: &Daemon, stands: Stands<'a>) -> Result<Waiting<'a>> {
+    let about = "make pipes to relay";
+    let (ready, said) = io::pipe().context(about)?;
+    let (told, tell) = io::pipe().context(about)?;
     let program = program();
     let mut command = Command::new(&program);
     command
-        .arg("--stream")
-        .arg(&stands.stream.socket)
         .arg("--hutchd")
         .arg(socket_path(daemon.root()))
         .args(["--namespace", &stands.process.namespace])
         .args(["--container", &stands.process.container_id]);
-    if stands.stream.connect_port != 0 {
-        command.args(["--connect-port", &stands.stream.connect_port.to_string()]);
-    }
     if !stands.process.exec_id.is_empty() {
         command.args(["--exec", &stands.process.exec_id]);
     }
@@ -219,27 +216,57 @@ pub fn leave(daemon: &mut Daemon, stands: Stands<'_>) -> Result<()> {
     if let Some(path) = &stands.oom_note {
         command.arg("--oom-note").arg(path);
     }
-    // The descriptor is the relay's alone: nobody else must keep the pipe open.
-    let said = OwnedFd::from(said);
-    let number = keep_open(&said)?;
-    command.args(["--ready-fd", &number.to_string()]);
-    let mut child = command
+    // These ends are the relay's alone: nobody else must keep the pipes open.
+    let (said, told) = (OwnedFd::from(said), OwnedFd::from(told));
+    command.args(["--ready-fd", &keep_open(&said)?.to_string()]);
+    command.args(["--stream-fd", &keep_open(&told)?.to_string()]);
+    let child = command
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
-    drop(said);
-    let mut text = String::new();
-    ready.read_to_string(&mut text).context("hear from relay")?;
-    if text != "ready" {
-        // It has said why, or died; either way it ends.
-        let status = child.wait().context("wait for relay")?;
-        match text.is_empty() {
-            true => bail!("relay ended before it stood for the process ({status})"),
-            false => bail!("relay: {text}"),
+    Ok(Waiting {
+        child,
+        ready,
+        tell: Some(tell),
+        pid_file: stands.pid_file,
+    })
+}
+
+impl Waiting<'_> {
+    /// Leaves it behind; writes the pid file once it stands for the process.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn stand(mut self, stream: &StreamAddress) -> Result<()> {
+        let spelled = hutch_relay::StreamAddress::spelled(&stream.socket, stream.connect_port);
+        if let Some(mut tell) = self.tell.take() {
+            // One that has ended says why.
+            let _ = tell.write_all(spelled.as_bytes());
+        }
+        let mut text = String::new();
+        let heard = self.ready.read_to_string(&mut text);
+        heard.context("hear from relay")?;
+        if text != "ready" {
+            // It has said why, or died; either way it ends.
+            let status = self.child.wait().context("wait for relay")?;
+            match text.is_empty() {
+                true => bail!("relay ended before it stood for the process ({status})"),
+                false => bail!("relay: {text}"),
+            }
+        }
+        match self.pid_file {
+            Some(path) => write_pid_file(path, self.child.id()),
+            None => Ok(()),
         }
     }
-    match stands.pid_file {
-        Some(path) => write_pid_file(path, child.id()),
-        None => Ok(()),
+}
+
+impl Drop for Waiting<'_> {
+    /// One that has nothing to stand for ends, and is not left to others.
+    fn drop(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            drop(tell);
+            let _ = self.child.wait();
+        }
     }
 }
 
