@@ -1,7 +1,7 @@
 //! What a verb has to say, on standard output.
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde::Serialize;
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write as _},
@@ -34,8 +34,8 @@ pub fn print_line(line: impl Display) -> Result<()> {
 ///
 /// # Errors
 /// As of [`print`].
-pub fn print_json(value: &Value) -> Result<()> {
-    print_line(format_args!("{value:#}"))
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    print_line(serde_json::to_string_pretty(value).context("write JSON")?)
 }
 
 /// Columns as wide as their widest cell, two blanks apart; the last one is not padded.

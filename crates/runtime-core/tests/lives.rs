@@ -378,6 +378,34 @@ async fn a_share_that_goes_alone_takes_its_vm_along_and_is_the_reason() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn who_stands_for_a_container_is_shown_from_its_word_on_and_until_it_has_gone() {
+    told(async {
+        let house = House::open().await;
+        let created = house.create("web").await.unwrap();
+        assert_eq!(house.view_container("web").await.unwrap().relay, None);
+
+        let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
+        house.command("web", attach).await.unwrap();
+        let shown = house.view_container("web").await.unwrap().relay;
+        assert_eq!(shown, Some(RELAY));
+
+        let house = house.restart().await;
+        settle().await;
+        let shown = house.view_container("web").await.unwrap().relay;
+        assert_eq!(shown, Some(RELAY), "also by the next daemon");
+
+        let begin = ProcessCommand::Begin(Begin { key: None });
+        house.command("web", begin).await.unwrap();
+        house.world.exit(created.place.uid, ProcessId::Init, 7);
+        house.wait("web").await.unwrap();
+        house.world.relay_dies(RELAY.pid);
+        settle().await;
+        assert_eq!(house.view_container("web").await.unwrap().relay, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_relay_that_dies_takes_its_process_with_it() {
     told(async {
         let house = running().await;

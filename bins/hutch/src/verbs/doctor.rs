@@ -315,7 +315,7 @@ pub fn doctor(at: &Place, doctor: &args::Doctor) -> Result<u8> {
     ];
     if doctor.json {
         let entry = |found: &Finding| json!({"check": found.check, "verdict": found.verdict.name(), "text": found.text, "advice": found.advice});
-        print_json(&findings.iter().map(entry).collect())?;
+        print_json(&findings.iter().map(entry).collect::<Vec<_>>())?;
     } else {
         let row = |found: &Finding| {
             vec![

@@ -9,7 +9,9 @@ use crate::{
 };
 use anyhow::Result;
 use protocols::blocking::hutch::{ContainerInfo, ListRequest, StateRequest};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
 
 fn owner(info: &ContainerInfo) -> String {
     match info.owner_uid {
@@ -19,30 +21,52 @@ fn owner(info: &ContainerInfo) -> String {
 }
 
 /// As runc has it, and which sandbox, and how it ended; what there is nothing of is left out.
-fn state_json(info: &ContainerInfo) -> Value {
-    let mut state = json!({
-        "ociVersion": info.oci_version,
-        "id": info.container_id,
-        "pid": info.pid,
-        "status": info.status,
-        "bundle": info.bundle,
-        "rootfs": info.rootfs,
-        "created": rfc3339(info.created_ms / 1_000),
-        "owner": owner(info),
-        "sandbox": info.sandbox_uid,
-    });
-    if !info.annotations.is_empty() {
-        state["annotations"] = json!(info.annotations);
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    pid: u32,
+    status: &'a str,
+    bundle: &'a str,
+    rootfs: &'a str,
+    created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'a str, &'a str>,
+    owner: String,
+    sandbox: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit: Option<Exit<'a>>,
+}
+
+#[derive(Serialize)]
+struct Exit<'a> {
+    code: u32,
+    reason: &'a str,
+    detail: &'a str,
+    at: String,
+}
+
+fn shown(info: &ContainerInfo) -> State<'_> {
+    let annotations = info.annotations.iter();
+    State {
+        oci_version: &info.oci_version,
+        id: &info.container_id,
+        pid: info.pid,
+        status: &info.status,
+        bundle: &info.bundle,
+        rootfs: &info.rootfs,
+        created: rfc3339(info.created_ms / 1_000),
+        annotations: annotations.map(|(key, value)| (&**key, &**value)).collect(),
+        owner: owner(info),
+        sandbox: &info.sandbox_uid,
+        exit: info.exit.as_ref().map(|exit| Exit {
+            code: exit.code,
+            reason: &exit.reason,
+            detail: &exit.detail,
+            at: rfc3339(exit.at_ms / 1_000),
+        }),
     }
-    if let Some(exit) = info.exit.as_ref() {
-        state["exit"] = json!({
-            "code": exit.code,
-            "reason": exit.reason,
-            "detail": exit.detail,
-            "at": rfc3339(exit.at_ms / 1_000),
-        });
-    }
-    state
 }
 
 pub fn state(at: &Place, id: &str) -> Result<u8> {
@@ -52,7 +76,7 @@ pub fn state(at: &Place, id: &str) -> Result<u8> {
         ..Default::default()
     };
     let info = at.daemon()?.ask(|client| client.state(soon(), &request))?;
-    print_json(&state_json(&info))?;
+    print_json(&shown(&info))?;
     Ok(0)
 }
 
@@ -75,7 +99,7 @@ pub fn list(at: &Place, list: &args::List) -> Result<u8> {
         return Ok(0);
     }
     match list.format {
-        Format::Json => print_json(&containers.iter().map(state_json).collect())?,
+        Format::Json => print_json(&containers.iter().map(shown).collect::<Vec<_>>())?,
         Format::Table => {
             let row = |info: &ContainerInfo| {
                 vec![

@@ -311,7 +311,7 @@ fn list(at: &Place, list: &SandboxList) -> Result<u8> {
         return Ok(0);
     }
     match list.format {
-        Format::Json => print_json(&answer.sandboxes.iter().map(as_json).collect())?,
+        Format::Json => print_json(&answer.sandboxes.iter().map(as_json).collect::<Vec<_>>())?,
         Format::Table => {
             let row = |info: &SandboxInfo| {
                 vec![

@@ -156,17 +156,14 @@ impl ContainerActor {
     fn run_hooks(&mut self, op: OpId, stage: Stage, ctx: &mut Context<Self>) {
         let (hold, released) = oneshot::channel();
         self.hooks = Some(hold);
-        let (spec, premises) = (
-            self.shell.confirmed().spec().clone(),
-            self.around.premises.clone(),
-        );
-        let (vmm, init) = (self.vmm, self.processes.get(&ProcessId::Init).cloned());
+        let (container, premises) = (self.shell.confirmed(), self.around.premises.clone());
+        let spec = container.spec().clone();
+        let stands = match stage {
+            Stage::Create => self.vmm,
+            Stage::Poststart => container.relay(),
+            Stage::Poststop => None,
+        };
         kit::complete(ctx, async move {
-            let stands = match stage {
-                Stage::Create => vmm,
-                Stage::Poststart => relay_of(init).await,
-                Stage::Poststop => None,
-            };
             let state = state_json(&spec, stage, stands);
             let run = hook::all(&*premises, &spec, stage, state);
             let outcome = hook::until(released, run).await;
@@ -561,11 +558,6 @@ impl Handler<GetProcessView> for ContainerActor {
     }
 }
 
-async fn relay_of(init: Option<Addr<ProcessActor>>) -> Option<HostProcess> {
-    let view = init?.send(process::GetProcess).await;
-    view.ok().and_then(|process| process.relay)
-}
-
 impl Handler<GetRelays> for ContainerActor {
     type Result = ResponseFuture<Vec<HostProcess>>;
 
@@ -575,7 +567,8 @@ impl Handler<GetRelays> for ContainerActor {
             let mut relays = Vec::new();
             for room in rooms {
                 // One that goes away meanwhile has no relay.
-                relays.extend(relay_of(Some(room)).await);
+                let view = room.send(process::GetProcess).await;
+                relays.extend(view.ok().and_then(|process| process.relay));
             }
             relays
         })
@@ -583,15 +576,14 @@ impl Handler<GetRelays> for ContainerActor {
 }
 
 impl Handler<GetContainer> for ContainerActor {
-    type Result = ResponseFuture<ContainerView>;
+    type Result = MessageResult<GetContainer>;
 
     fn handle(&mut self, _: GetContainer, _: &mut Context<Self>) -> Self::Result {
         let container = self.shell.confirmed();
-        let (spec, state) = (container.spec().clone(), container.oci_state());
-        let init = self.processes.get(&ProcessId::Init).cloned();
-        Box::pin(async move {
-            let relay = relay_of(init).await;
-            ContainerView { spec, state, relay }
+        MessageResult(ContainerView {
+            spec: container.spec().clone(),
+            state: container.oci_state(),
+            relay: container.relay(),
         })
     }
 }

@@ -128,6 +128,9 @@ impl Container {
             batch.replies.extend(answers);
         }
         self.over.retain(|over| *over != process);
+        if process == ProcessId::Init {
+            self.relay = None;
+        }
         batch.world.push(World::Forget { process });
     }
 }

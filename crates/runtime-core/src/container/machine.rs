@@ -29,7 +29,7 @@ use crate::{
     agent::ExitStatus,
     devices::Attached,
     error::{Fault, Kind},
-    ids::{ContainerNumber, OpId, ProcessId, SandboxUid},
+    ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
     kit::{Batch, Machine, Waiter},
     process,
     records::{self, Change},
@@ -108,6 +108,8 @@ pub struct Container {
     pub(super) hooks: HookProgress,
     pub(super) poststart: Poststart,
     pub(super) members: BTreeMap<ProcessId, Member>,
+    /// Who stands for its init on the host.
+    pub(super) relay: Option<HostProcess>,
     /// Execs that are over and were read, the oldest first.
     pub(super) over: VecDeque<ProcessId>,
     /// It is on record as stopped, and its init not as exited: a daemon died while it deleted it.
@@ -130,6 +132,7 @@ impl Container {
             hooks: HookProgress::Untouched,
             poststart: Poststart::default(),
             members: BTreeMap::new(),
+            relay: None,
             over: VecDeque::new(),
             left_alive: false,
             ops_issued: 0,
@@ -149,6 +152,7 @@ impl Container {
         let members = processes
             .iter()
             .map(|p| (p.process.clone(), Member::rebuilt(p)));
+        let init = processes.iter().find(|p| p.process == ProcessId::Init);
         let left_alive = matches!(told, ContainerState::Stopped(_))
             && processes.iter().any(process::ProcessRecord::is_living_init);
         let mut container = Self {
@@ -159,6 +163,7 @@ impl Container {
             ooms: record.ooms,
             hooks: record.hooks,
             members: members.collect(),
+            relay: init.and_then(|init| init.relay),
             left_alive,
             ..Self::new(record.uid, record.spec)
         };
@@ -176,6 +181,10 @@ impl Container {
 
     pub fn attached(&self) -> Option<&Attached> {
         self.attached.as_ref()
+    }
+
+    pub fn relay(&self) -> Option<HostProcess> {
+        self.relay
     }
 
     pub fn state(&self) -> &State {
@@ -264,7 +273,8 @@ impl Container {
                     batch.announce.push(Notice::Started);
                 }
             }
-            (ProcessId::Exec(_), process::Notice::Began) => {}
+            (ProcessId::Init, process::Notice::Relay { relay }) => self.relay = relay,
+            (ProcessId::Exec(_), process::Notice::Began | process::Notice::Relay { .. }) => {}
             (process, process::Notice::Exited { status, seq }) => {
                 self.exited(process, status, batch);
                 if let Some(seq) = seq {

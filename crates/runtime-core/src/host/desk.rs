@@ -15,7 +15,7 @@ use crate::{
     ids::{RequestKey, SandboxUid},
     kit,
     records::Records,
-    sandbox::{GetSandbox, SandboxActor, SandboxView, TakeNumber, ViewContainer},
+    sandbox::{GetSandbox, SandboxView, TakeNumber, ViewContainer},
 };
 use actix::prelude::*;
 use futures::future::join_all;
@@ -227,27 +227,32 @@ impl Handler<List> for HostActor {
             .collect();
         let records = self.around.records.clone();
         Box::pin(async move {
-            let view = |(place, sandbox): (Place, Option<Addr<SandboxActor>>)| {
-                let records = &*records;
-                let asked = sandbox.map(|room| room.send(ViewContainer(place.number)));
-                async move {
-                    let asked = match asked {
-                        Some(asked) => asked.await.ok(),
-                        None => None,
-                    };
-                    let view = match asked.and_then(Result::ok) {
-                        Some(view) => Some(view),
-                        // A room has panicked, or it is gone, and then nothing is on record.
-                        None => on_record(records, place.uid)
-                            .await
-                            .and_then(|known| known.container(place.number)),
-                    };
-                    let uid = place.uid;
-                    view.map(|view| Listed { uid, view })
-                }
-            };
-            let listed = join_all(places.into_iter().map(view)).await;
-            listed.into_iter().flatten().collect()
+            // All are asked before the first one is heard.
+            let asked: Vec<_> = places
+                .into_iter()
+                .map(|(place, room)| {
+                    (
+                        place,
+                        room.map(|room| room.send(ViewContainer(place.number))),
+                    )
+                })
+                .collect();
+            let mut listed = Vec::with_capacity(asked.len());
+            for (Place { uid, number }, asked) in asked {
+                let heard = match asked {
+                    Some(asked) => asked.await.ok(),
+                    None => None,
+                };
+                let view = match heard.and_then(Result::ok) {
+                    Some(view) => Some(view),
+                    // A room has panicked, or it is gone, and then nothing is on record.
+                    None => on_record(&*records, uid)
+                        .await
+                        .and_then(|known| known.container(number)),
+                };
+                listed.extend(view.map(|view| Listed { uid, view }));
+            }
+            listed
         })
     }
 }

@@ -140,6 +140,10 @@ pub enum Notice {
         why: Fault,
     },
     Began,
+    /// Who stands for it on the host from now on.
+    Relay {
+        relay: Option<HostProcess>,
+    },
     /// On record; `seq` is set when the guest reported it.
     Exited {
         status: ExitStatus,

@@ -272,6 +272,7 @@ impl Process {
             return;
         }
         self.relay = Relay::Done;
+        batch.announce.push(Notice::Relay { relay: None });
         if matches!(self.state, State::Exited(_)) {
             self.drained(batch);
             batch.records.push(self.record());
@@ -334,6 +335,8 @@ impl Process {
                 self.relay = Relay::Attached(relay);
                 batch.records.push(self.record());
                 batch.world.push(World::WatchRelay { relay });
+                let relay = Some(relay);
+                batch.announce.push(Notice::Relay { relay });
             }
         }
         batch.replies.push((waiter, Answer::Done(Ok(()))));

@@ -367,7 +367,7 @@ impl Story {
             process::Notice::Made { .. } => self.model.made(&name),
             process::Notice::Failed { why } => self.model.not_made(&name, &why.to_string()),
             process::Notice::Began if process == ProcessId::Init => self.model.began(),
-            process::Notice::Began => {}
+            process::Notice::Began | process::Notice::Relay { .. } => {}
             process::Notice::Exited { status, seq } => {
                 self.model.exited(&name, status.code, *seq);
             }

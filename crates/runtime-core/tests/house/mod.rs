@@ -10,7 +10,9 @@ pub use rooms::{Fault as Break, World};
 use actix::prelude::*;
 use runtime_core::{
     clock::Clock,
-    container::{ContainerSpec, ContainerState, Exec, Force, HostHooks, ProcessCommand},
+    container::{
+        ContainerSpec, ContainerState, ContainerView, Exec, Force, HostHooks, ProcessCommand,
+    },
     devices::{ContainerDevices, ShareSpec},
     error::Fault,
     host::{
@@ -362,12 +364,13 @@ impl House {
     }
 
     pub async fn state(&self, id: &str) -> Result<ContainerState, Fault> {
+        Ok(self.view_container(id).await?.state)
+    }
+
+    pub async fn view_container(&self, id: &str) -> Result<ContainerView, Fault> {
         let located = self.find(id).await?;
-        let view = located
-            .sandbox
-            .send(ViewContainer(located.place.number))
-            .await;
-        Ok(view.unwrap()?.state)
+        let view = ViewContainer(located.place.number);
+        located.sandbox.send(view).await.unwrap()
     }
 
     pub async fn wait(&self, id: &str) -> Result<runtime_core::agent::ExitStatus, Fault> {
