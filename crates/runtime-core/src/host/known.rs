@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     container::{Container, ContainerRecord, ContainerState, ContainerView},
-    error::Fault,
+    error::{Fault, Kind},
     ids::{ContainerNumber, ProcessId, SandboxUid},
     process::ProcessRecord,
     records::{Record, Records, Rows, decode},
@@ -152,10 +152,10 @@ pub async fn read_all(records: &dyn Records) -> Result<Kept, Fault> {
     })
 }
 
-/// Reads the records of one sandbox.
+/// Reads the records of one sandbox; `None`: there are none.
 ///
 /// # Errors
-/// The store does not answer.
+/// The store does not answer, or the sandbox's own record does not read: then it is not gone.
 pub async fn read_one(
     records: &dyn Records,
     uid: SandboxUid,
@@ -163,7 +163,18 @@ pub async fn read_one(
     let sandboxes = records.scan(SandboxRecord::key(uid)).await?;
     let containers = records.scan(ContainerRecord::prefix(uid)).await?;
     let processes = records.scan(format!("process/{uid}/")).await?;
-    Ok(known([&sandboxes, &containers, &processes], &mut Vec::new()).pop())
+    let mut unread = Vec::new();
+    let found = known([&sandboxes, &containers, &processes], &mut unread).pop();
+    let own = unread
+        .into_iter()
+        .find(|one| one.key == SandboxRecord::key(uid));
+    match (found, own) {
+        (None, Some(Unread { key, why })) => Err(Fault::new(
+            Kind::Internal,
+            format!("record {key:?} does not read: {why}"),
+        )),
+        (found, _) => Ok(found),
+    }
 }
 
 /// A record that does not read is left where it is, and named.
@@ -208,4 +219,41 @@ fn known(
         record,
     });
     with_containers.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kit::Work, records::Change};
+
+    struct OnRecord(Rows);
+
+    impl Records for OnRecord {
+        fn write(&self, _: Vec<Change>) -> Work<()> {
+            unreachable!("what is read is not written")
+        }
+
+        fn scan(&self, prefix: String) -> Work<Result<Rows, Fault>> {
+            let rows = self.0.iter().filter(|(key, _)| key.starts_with(&prefix));
+            let rows = rows.cloned().collect();
+            Box::pin(async move { Ok(rows) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_whose_record_does_not_read_is_not_taken_for_gone() {
+        let uid = SandboxUid::from_random(7);
+        let torn = OnRecord(vec![(SandboxRecord::key(uid), b"{".to_vec())]);
+
+        let refused = read_one(&torn, uid).await.err().unwrap();
+
+        let text = refused.to_string();
+        assert!(text.contains(&SandboxRecord::key(uid)), "{text}");
+        assert!(
+            read_one(&OnRecord(Vec::new()), uid)
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
 }
