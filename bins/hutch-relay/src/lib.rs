@@ -28,6 +28,7 @@ pub use daemon::HostProcess;
 pub use error::RelayError;
 pub use relay::Relay;
 pub use session::{BrokenOutput, Outcome, Report, Session, Stdio, StreamAddress, VM_LOST};
+pub use signals::hold_dismissal;
 
 use std::fs::OpenOptions;
 use std::io;

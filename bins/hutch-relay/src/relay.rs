@@ -187,6 +187,10 @@ impl Relay {
         let until = Instant::now() + limit;
         let mut doubt = Doubt::Unspoken;
         while !self.reader.is_established() {
+            if self.dismissed.is_some() && self.link.lost().is_some() {
+                // Nobody will answer, and what the record says of its end is known.
+                break;
+            }
             self.expect_link()?;
             if until <= Instant::now() {
                 return Err(RelayError::NoAnswer {

@@ -102,6 +102,17 @@ impl Signals {
     }
 }
 
+/// A dismissal that comes before this program relays waits until it does. For this thread and those that it begins
+/// from now on, so before there are others: one that did not wait would take it, and do nothing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn hold_dismissal() -> Result<(), RelayError> {
+    let mask = mask_of([dismissal::SIGNAL].into_iter());
+    let held = set_mask(libc::SIG_BLOCK, &mask);
+    held.map(drop).map_err(doing("block signals"))
+}
+
 fn field(record: &[u8], at: usize) -> i32 {
     i32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
 }

@@ -14,6 +14,7 @@ use std::{fs, path::Path};
 
 pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     super::lifecycle::refuse_preserved_fds(exec.preserve_fds)?;
+    hutch_relay::hold_dismissal()?;
     let (pid_file, socket) = (exec.pid_file.as_deref(), exec.console_socket.as_deref());
     relay::check_files(pid_file, socket)?;
     let mut daemon = at.daemon()?;

@@ -99,6 +99,7 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let creation = &run.creation;
     let bundle = Bundle::read(&creation.bundle)?;
     check(creation, &bundle, run.detach)?;
+    hutch_relay::hold_dismissal()?;
     let mut daemon = at.daemon()?;
     let id = &creation.id;
     let stands = stands(at, creation, &bundle);

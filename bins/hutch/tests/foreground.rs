@@ -1,0 +1,85 @@
+//! `hutch exec` in the foreground, before a daemon that is played.
+
+#![allow(clippy::unwrap_used)]
+
+use proc::dismissal;
+use protocols::{
+    blocking::{
+        hutch::{
+            ExecRequest, ExecResponse, ExitedRequest, ExitedResponse, StreamAddress,
+            VersionRequest, VersionResponse,
+        },
+        hutch_ttrpc::{Runtime, create_runtime},
+    },
+    revision::REVISION,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::json;
+use std::{
+    fs,
+    os::{fd::AsFd, unix::net::UnixListener},
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+};
+use ttrpc::{Server, TtrpcContext};
+
+/// What the record says of the exec's end.
+const CODE: u8 = 137;
+
+/// Its container is deleted in the instant in which the exec is answered, and the guest never says a word.
+struct Deleting {
+    stream: PathBuf,
+}
+
+impl Runtime for Deleting {
+    fn version(&self, _: &TtrpcContext, _: VersionRequest) -> ttrpc::Result<VersionResponse> {
+        Ok(VersionResponse {
+            revision: REVISION,
+            oldest_revision: REVISION,
+            ..Default::default()
+        })
+    }
+
+    fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ExecResponse> {
+        let pid = Pid::from_raw(request.relay_pid.cast_signed()).unwrap();
+        let relay = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        dismissal::send(relay.as_fd(), CODE).unwrap();
+        let stream = StreamAddress {
+            socket: self.stream.display().to_string(),
+            ..Default::default()
+        };
+        Ok(ExecResponse {
+            stream: Some(stream).into(),
+            ..Default::default()
+        })
+    }
+
+    fn exited(&self, _: &TtrpcContext, _: ExitedRequest) -> ttrpc::Result<ExitedResponse> {
+        Ok(ExitedResponse::default())
+    }
+}
+
+#[test]
+fn an_exec_whose_container_goes_before_it_relays_ends_with_what_is_on_record() {
+    let root = tempfile::tempdir().unwrap();
+    let stream = root.path().join("p1.sock");
+    let _silent = UnixListener::bind(&stream).unwrap();
+    let socket = root.path().join("hutchd.sock");
+    let mut server = Server::new()
+        .bind(&format!("unix://{}", socket.display()))
+        .unwrap()
+        .register_service(create_runtime(Arc::new(Deleting { stream })));
+    server.start().unwrap();
+    let process = root.path().join("process.json");
+    let text = json!({"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    fs::write(&process, text.to_string()).unwrap();
+
+    let mut hutch = Command::new(env!("CARGO_BIN_EXE_hutch"));
+    hutch.arg("--root").arg(root.path());
+    hutch.arg("exec").arg("--process").arg(&process).arg("web");
+    let output = hutch.output().unwrap();
+    server.shutdown();
+
+    assert_eq!(output.status.code(), Some(i32::from(CODE)), "{output:?}");
+}
