@@ -63,8 +63,8 @@ fn come_first() -> io::Result<()> {
     Ok(set_scheduler(first)?)
 }
 
-/// Threads that parse and wait take nobody's turn when they wake up, least of all that of the process that they have just
-/// set up (SCHED_BATCH of sched(7)). Who waits for one that never rests waits until the scheduler shares the processor.
+/// Threads that parse and make containers take nobody's turn when they wake up, least of all that of the process that they
+/// have just set up (SCHED_BATCH of sched(7)).
 fn come_last() {
     let last = SchedAttr {
         policy: libc::SCHED_BATCH.cast_unsigned(),

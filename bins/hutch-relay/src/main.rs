@@ -101,7 +101,7 @@ fn stand(
         }
         None => inherited,
     };
-    let mut relay = Relay::greeting(Session {
+    let greeted = Relay::greeting(Session {
         terminal: args.terminal,
         resume: args.resume,
         stdin_from: args.stdin_from,
@@ -109,7 +109,7 @@ fn stand(
     })?;
     // The guest answers meanwhile.
     daemon.attach(args.instead_of, ATTACH_LIMIT)?.enter()?;
-    relay.join()?;
+    let relay = greeted.join()?;
     tell(caller, "ready");
     Ok(Some(relay.run()?.outcome))
 }

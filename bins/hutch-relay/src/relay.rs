@@ -57,8 +57,13 @@ pub struct Relay {
     faults: u32,
     broken: Vec<BrokenOutput>,
     dismissed: Option<Dismissed>,
-    /// Nothing of them is touched before the guest has answered.
-    unused: Option<Stdio>,
+}
+
+/// A relay whose guest was greeted, and may not have answered: until then none of its files is touched.
+#[derive(Debug)]
+pub struct Greeted {
+    relay: Relay,
+    stdio: Stdio,
     answer_limit: Duration,
 }
 
@@ -112,18 +117,16 @@ impl Relay {
     /// Connects, greets the guest and waits for its answer.
     ///
     /// # Errors
-    /// As [`Self::greeting`] and [`Self::join`].
+    /// As [`Self::greeting`] and [`Greeted::join`].
     pub fn open(session: Session) -> Result<Self, RelayError> {
-        let mut relay = Self::greeting(session)?;
-        relay.join()?;
-        Ok(relay)
+        Self::greeting(session)?.join()
     }
 
     /// Connects and greets the guest, and does not wait for its answer. Signals wait for the guest from here on.
     ///
     /// # Errors
     /// When nobody will ever listen there, or there are no file descriptors left.
-    pub fn greeting(session: Session) -> Result<Self, RelayError> {
+    pub fn greeting(session: Session) -> Result<Greeted, RelayError> {
         let Session {
             stream,
             stdio,
@@ -157,15 +160,17 @@ impl Relay {
             faults: 0,
             broken: Vec::new(),
             dismissed: None,
-            unused: Some(stdio),
-            answer_limit,
         };
         relay.resize();
         let change = relay.link.advance(now);
         relay.greet(change)?;
         relay.write_link();
         relay.expect_link()?;
-        Ok(relay)
+        Ok(Greeted {
+            relay,
+            stdio,
+            answer_limit,
+        })
     }
 
     fn expect_link(&self) -> Result<(), RelayError> {
@@ -178,12 +183,7 @@ impl Relay {
         }
     }
 
-    /// Waits for the guest's answer.
-    ///
-    /// # Errors
-    /// When nothing answers there in time.
-    pub fn join(&mut self) -> Result<(), RelayError> {
-        let limit = self.answer_limit;
+    fn answered(&mut self, limit: Duration) -> Result<(), RelayError> {
         let until = Instant::now() + limit;
         let mut doubt = Doubt::Unspoken;
         while !self.reader.is_established() {
@@ -218,10 +218,7 @@ impl Relay {
                 }
             }
         }
-        match self.unused.take() {
-            Some(stdio) => self.take_files(stdio),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn take_files(&mut self, stdio: Stdio) -> Result<(), RelayError> {
@@ -531,6 +528,19 @@ impl Relay {
                 });
             }
         }
+    }
+}
+
+impl Greeted {
+    /// Waits for the guest's answer.
+    ///
+    /// # Errors
+    /// When nothing answers there in time.
+    pub fn join(self) -> Result<Relay, RelayError> {
+        let mut relay = self.relay;
+        relay.answered(self.answer_limit)?;
+        relay.take_files(self.stdio)?;
+        Ok(relay)
     }
 }
 

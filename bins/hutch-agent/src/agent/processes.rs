@@ -25,7 +25,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// So many bytes of a process object are parsed in less time than another thread takes to wake up, under emulation too.
+/// A process object of so many bytes is parsed on the spot, which spares waking a thread; most are far shorter. A longer one
+/// must not hold up whoever else asks.
 const SHORT_PROCESS: usize = 8 * 1024;
 /// What is read at once of a terminal that nobody looks at.
 const DRAIN: usize = 4096;

@@ -1,4 +1,4 @@
-//! The engine's calls. All of them block, and any number may run at the same time.
+//! The engine's calls. All of them block but those that begin something, and any number may run at the same time.
 
 use super::{
     api::{CreatePlan, Created, ExecPlan, ProcessIo, Roots, Target},

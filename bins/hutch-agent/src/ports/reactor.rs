@@ -161,8 +161,7 @@ async fn pass_on(reactor: Weak<Reactor>) {
 mod tests {
     use super::*;
     use futures::poll;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use std::{pin::pin, time::Duration};
+    use std::{io::Write, os::unix::net::UnixStream, pin::pin, time::Duration};
     use tokio::time::timeout;
 
     /// Nothing that should come may take longer, even on a loaded machine.
@@ -171,12 +170,10 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_connection_wakes_and_what_is_sent_on_it_does_not() {
         let reactor = Reactor::start().unwrap();
-        let flags = SocketFlags::CLOEXEC;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (near, far) = pair.unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
         let mut closed = pin!(reactor.closed(near.as_fd()));
         assert!(poll!(&mut closed).is_pending());
-        rustix::io::write(&far, b"news").unwrap();
+        far.write_all(b"news").unwrap();
         // Whoever is woken by the news would be woken by now: this one was, which listens for them.
         let file = near.try_clone().unwrap();
         let (_, ready) = reactor.add(&file).unwrap();
@@ -191,11 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_has_ended_already_wakes_at_once_and_leaves_nothing_listed() {
         let reactor = Reactor::start().unwrap();
-        let flags = SocketFlags::CLOEXEC;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (near, far) = pair.unwrap();
-        drop(far);
-
+        let (near, _) = UnixStream::pair().unwrap();
         let closed = timeout(LIMIT, reactor.closed(near.as_fd())).await;
 
         closed.unwrap().unwrap();

@@ -559,19 +559,10 @@ impl Handler<GetProcessView> for ContainerActor {
 }
 
 impl Handler<GetRelays> for ContainerActor {
-    type Result = ResponseFuture<Vec<HostProcess>>;
+    type Result = MessageResult<GetRelays>;
 
     fn handle(&mut self, _: GetRelays, _: &mut Context<Self>) -> Self::Result {
-        let rooms: Vec<_> = self.processes.values().cloned().collect();
-        Box::pin(async move {
-            let mut relays = Vec::new();
-            for room in rooms {
-                // One that goes away meanwhile has no relay.
-                let view = room.send(process::GetProcess).await;
-                relays.extend(view.ok().and_then(|process| process.relay));
-            }
-            relays
-        })
+        MessageResult(self.shell.confirmed().relays())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Fault, Kind},
     hypervisor::StreamLease,
-    ids::{ProcessId, RequestKey},
+    ids::{HostProcess, ProcessId, RequestKey},
     kit::{Batch, Machine, Waiter},
     process,
 };
@@ -27,6 +27,8 @@ pub(super) const EXECS_KEPT: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
     begun_by: Option<RequestKey>,
+    /// Who stands for it on the host.
+    pub(super) relay: Option<HostProcess>,
     progress: Progress,
 }
 
@@ -68,7 +70,7 @@ impl Container {
         if self.members.len() > EXECS_MAX {
             return Err(Reason::TooManyExecs);
         }
-        let member = Member::making(key.clone(), vec![waiter]);
+        let member = Member::making(key.clone(), relay, vec![waiter]);
         self.members.insert(process.clone(), member);
         let json = Some(json);
         let make = process::Make { json, key, relay };
@@ -128,17 +130,21 @@ impl Container {
             batch.replies.extend(answers);
         }
         self.over.retain(|over| *over != process);
-        if process == ProcessId::Init {
-            self.relay = None;
-        }
         batch.world.push(World::Forget { process });
     }
 }
 
 impl Member {
-    pub(super) fn making(begun_by: Option<RequestKey>, waiters: Vec<Waiter>) -> Self {
-        let progress = Progress::Making(waiters);
-        Self { begun_by, progress }
+    pub(super) fn making(
+        begun_by: Option<RequestKey>,
+        relay: Option<HostProcess>,
+        waiters: Vec<Waiter>,
+    ) -> Self {
+        Self {
+            begun_by,
+            relay,
+            progress: Progress::Making(waiters),
+        }
     }
 
     pub(super) fn rebuilt(record: &process::ProcessRecord) -> Self {
@@ -148,8 +154,11 @@ impl Member {
             | process::ProcessState::Running
             | process::ProcessState::Exited(_) => Progress::Made(record.lease.clone()),
         };
-        let begun_by = record.begun_by.clone();
-        Self { begun_by, progress }
+        Self {
+            begun_by: record.begun_by.clone(),
+            relay: record.relay,
+            progress,
+        }
     }
 
     /// The answer that the same request got, or will get.

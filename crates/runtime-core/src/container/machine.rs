@@ -108,8 +108,6 @@ pub struct Container {
     pub(super) hooks: HookProgress,
     pub(super) poststart: Poststart,
     pub(super) members: BTreeMap<ProcessId, Member>,
-    /// Who stands for its init on the host.
-    pub(super) relay: Option<HostProcess>,
     /// Execs that are over and were read, the oldest first.
     pub(super) over: VecDeque<ProcessId>,
     /// It is on record as stopped, and its init not as exited: a daemon died while it deleted it.
@@ -132,7 +130,6 @@ impl Container {
             hooks: HookProgress::Untouched,
             poststart: Poststart::default(),
             members: BTreeMap::new(),
-            relay: None,
             over: VecDeque::new(),
             left_alive: false,
             ops_issued: 0,
@@ -152,7 +149,6 @@ impl Container {
         let members = processes
             .iter()
             .map(|p| (p.process.clone(), Member::rebuilt(p)));
-        let init = processes.iter().find(|p| p.process == ProcessId::Init);
         let left_alive = matches!(told, ContainerState::Stopped(_))
             && processes.iter().any(process::ProcessRecord::is_living_init);
         let mut container = Self {
@@ -163,7 +159,6 @@ impl Container {
             ooms: record.ooms,
             hooks: record.hooks,
             members: members.collect(),
-            relay: init.and_then(|init| init.relay),
             left_alive,
             ..Self::new(record.uid, record.spec)
         };
@@ -183,8 +178,15 @@ impl Container {
         self.attached.as_ref()
     }
 
+    /// Who stands for its init on the host.
     pub fn relay(&self) -> Option<HostProcess> {
-        self.relay
+        self.members.get(&ProcessId::Init)?.relay
+    }
+
+    /// Who stands for its processes.
+    pub fn relays(&self) -> Vec<HostProcess> {
+        let all = self.members.values();
+        all.filter_map(|member| member.relay).collect()
     }
 
     pub fn state(&self) -> &State {
@@ -253,7 +255,7 @@ impl Container {
     pub(super) fn make_init(&mut self, batch: &mut Batch<Self>) {
         self.state = State::Making;
         self.members
-            .insert(ProcessId::Init, Member::making(None, Vec::new()));
+            .insert(ProcessId::Init, Member::making(None, None, Vec::new()));
         batch.world.push(World::MakeProcess {
             process: ProcessId::Init,
             make: process::Make::default(),
@@ -273,8 +275,12 @@ impl Container {
                     batch.announce.push(Notice::Started);
                 }
             }
-            (ProcessId::Init, process::Notice::Relay { relay }) => self.relay = relay,
-            (ProcessId::Exec(_), process::Notice::Began | process::Notice::Relay { .. }) => {}
+            (ProcessId::Exec(_), process::Notice::Began) => {}
+            (process, process::Notice::Relay { relay }) => {
+                if let Some(member) = self.members.get_mut(&process) {
+                    member.relay = relay;
+                }
+            }
             (process, process::Notice::Exited { status, seq }) => {
                 self.exited(process, status, batch);
                 if let Some(seq) = seq {
