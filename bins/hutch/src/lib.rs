@@ -4,6 +4,7 @@ pub mod args;
 pub mod bundle;
 pub mod daemon;
 pub mod duration;
+pub mod log;
 pub mod output;
 pub mod run;
 pub mod verbs;

@@ -1,20 +1,15 @@
 //! From arguments to a verb, and from its outcome to an exit code.
 
 use crate::{
-    args::{Cli, LogFormat, SandboxVerb, Verb},
+    args::{Cli, SandboxVerb, Verb},
     daemon::Refused,
+    log::{Log, one_line},
     output::Unread,
     verbs,
 };
 use anyhow::{Context as _, Result, anyhow};
 use clap::error::ErrorKind;
-use std::{
-    fs::File,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{io::Write as _, process::ExitCode, rc::Rc};
 
 /// What runc exits with when a verb fails.
 const FAILED: u8 = 1;
@@ -34,27 +29,18 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Exec(_) => EXEC_FAILED,
         _ => FAILED,
     };
-    let mut log = match cli
-        .log
-        .as_deref()
-        .map(|path| Log::open(path, cli.log_format))
-    {
-        Some(Err(why)) => {
+    let log = match Log::open(cli.log.as_deref(), cli.log_format) {
+        Ok(log) => Rc::new(log),
+        Err(why) => {
             eprintln!("hutch: {}", one_line(&format!("{why:#}")));
             return ExitCode::from(FAILED);
         }
-        Some(Ok(log)) => Some(log),
-        None => None,
     };
-    match perform(cli) {
+    match perform(cli, log.clone()) {
         Ok(code) => ExitCode::from(code),
         Err(why) if why.is::<Unread>() => ExitCode::from(UNREAD),
         Err(why) => {
-            let text = one_line(&format!("{why:#}"));
-            eprintln!("hutch: {text}");
-            if let Some(log) = &mut log {
-                log.write(&text);
-            }
+            log.error(&format!("{why:#}"));
             ExitCode::from(failed)
         }
     }
@@ -83,14 +69,18 @@ pub fn not_understood(why: &clap::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn perform(cli: Cli) -> Result<u8> {
+fn perform(cli: Cli, log: Rc<Log>) -> Result<u8> {
     let Cli {
         root,
         namespace,
         verb,
         ..
     } = cli;
-    let at = verbs::Place { root, namespace };
+    let at = verbs::Place {
+        root,
+        namespace,
+        log,
+    };
     let what = object(&verb);
     let outcome = match verb {
         Verb::Create(create) => verbs::lifecycle::create(&at, create),
@@ -160,85 +150,4 @@ fn object(verb: &Verb) -> String {
 /// An id may be any text of any length; one line is enough to know it by.
 fn shortened(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).collect()
-}
-
-/// The file of `--log`: callers such as conmon and Podman read it.
-struct Log {
-    path: PathBuf,
-    file: File,
-    format: LogFormat,
-}
-
-impl Log {
-    fn open(path: &Path, format: LogFormat) -> Result<Self> {
-        let opened = File::options().create(true).append(true).open(path);
-        Ok(Self {
-            path: path.to_owned(),
-            file: opened.with_context(|| format!("open --log {}", path.display()))?,
-            format,
-        })
-    }
-
-    fn write(&mut self, text: &str) {
-        let line = match self.format {
-            LogFormat::Text => format!("level=error msg={text:?}\n"),
-            LogFormat::Json => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH);
-                let seconds = since.map_or(0, |since| since.as_secs());
-                let entry = serde_json::json!({
-                    "level": "error",
-                    "msg": text,
-                    "time": rfc3339(seconds),
-                });
-                format!("{entry}\n")
-            }
-        };
-        if let Err(why) = self.file.write_all(line.as_bytes()) {
-            eprintln!("hutch: write --log {}: {why}", self.path.display());
-        }
-    }
-}
-
-/// In one line, and without the control sequences of whoever had a hand in it, be it a guest.
-pub fn one_line(text: &str) -> String {
-    let parts = text.split(['\n', '\r']).map(str::trim);
-    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
-    let shown = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    parts.join("; ").chars().map(shown).collect()
-}
-
-/// UTC, by the civil calendar (days from 1970-01-01; Howard Hinnant's `civil_from_days`).
-pub fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_read_as_the_calendar_has_them() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(rfc3339(1_795_305_599), "2026-11-21T23:59:59Z");
-    }
-
-    #[test]
-    fn an_error_is_one_line_whatever_its_cause_holds() {
-        assert_eq!(one_line("a\n b\r\n\nc"), "a; b; c");
-        assert_eq!(one_line("a\u{1b}[2Jb\u{9b}"), "a\\u{1b}[2Jb\\u{9b}");
-    }
 }

@@ -162,7 +162,8 @@ impl Api {
         let created = asked(self.host.send(CreateContainer { key, wish }).await)??;
         Ok(CreateResponse {
             sandbox_uid: created.place.uid.to_string(),
-            stream: Some(stream_address(&created.lease.host)).into(),
+            stream: Some(stream_address(&created.init.lease.host)).into(),
+            warnings: created.init.warnings,
             ..Default::default()
         })
     }
@@ -196,9 +197,10 @@ impl Api {
                 relay: somebody(request.relay_pid, request.relay_start_time),
             },
         };
-        let lease = asked(located.sandbox.send(exec).await)??;
+        let made = asked(located.sandbox.send(exec).await)??;
         Ok(ExecResponse {
-            stream: Some(stream_address(&lease.host)).into(),
+            stream: Some(stream_address(&made.lease.host)).into(),
+            warnings: made.warnings,
             ..Default::default()
         })
     }
@@ -415,9 +417,9 @@ impl Runtime for Api {
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> Answer<UpdateResponse> {
+        let what = on("update container", &request.container_id);
         let outcome = self.update_container(&request).await;
-        named(outcome, "update container", &request.container_id)?;
-        Ok(UpdateResponse::default())
+        outcome.map_err(|why| status(why.during(what)))
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Answer<StatsResponse> {

@@ -7,7 +7,7 @@ use crate::{
 };
 use protocols::asynchronous::hutch::{
     NextOomsRequest, NextOomsResponse, PauseRequest, ResumeRequest, StatsRequest, StatsResponse,
-    UpdateRequest,
+    UpdateRequest, UpdateResponse,
 };
 use runtime_core::{
     container::{Freeze, FreezeContainer, NextOoms, UpdateLimits},
@@ -48,7 +48,10 @@ impl Api {
         asked(located.sandbox.send(freeze).await)?
     }
 
-    pub(crate) async fn update_container(&self, request: &UpdateRequest) -> Result<(), Fault> {
+    pub(crate) async fn update_container(
+        &self,
+        request: &UpdateRequest,
+    ) -> Result<UpdateResponse, Fault> {
         key_of(&request.key)?;
         bundle::check_resources_json(&request.resources_json)?;
         let located = self.find(&request.namespace, &request.container_id).await?;
@@ -57,7 +60,11 @@ impl Api {
             container: located.place.number,
             update: UpdateLimits { resources },
         };
-        asked(located.sandbox.send(update).await)?
+        let warnings = asked(located.sandbox.send(update).await)??;
+        Ok(UpdateResponse {
+            warnings,
+            ..Default::default()
+        })
     }
 
     pub(crate) async fn container_stats(

@@ -135,7 +135,7 @@ impl House {
             house: self,
             sandbox: located.sandbox,
             container: created.place.number,
-            lease: created.lease,
+            lease: created.init.lease,
         }
     }
 }
@@ -242,7 +242,7 @@ impl Life<'_> {
                 relay: None,
             },
         };
-        let lease = self.sandbox.send(exec).await.unwrap().unwrap();
+        let lease = self.sandbox.send(exec).await.unwrap().unwrap().lease;
         (ProcessId::Exec(id), Relay::at(socket(&lease)).await)
     }
 

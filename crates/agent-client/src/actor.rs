@@ -270,7 +270,7 @@ call!(
     agent::CreateContainer,
     Call::CreateContainer,
     create_container,
-    ()
+    agent::Warnings
 );
 call!(
     agent::StartContainer,
@@ -278,7 +278,7 @@ call!(
     start_container,
     ()
 );
-call!(agent::Exec, Call::Exec, exec, ());
+call!(agent::Exec, Call::Exec, exec, agent::Warnings);
 call!(agent::Signal, Call::Signal, signal, ());
 call!(
     agent::RemoveContainer,
@@ -302,7 +302,7 @@ call!(
     agent::UpdateContainer,
     Call::UpdateContainer,
     update_container,
-    ()
+    agent::Warnings
 );
 call!(agent::GetStats, Call::Stats, stats, agent::ContainerStats);
 call!(

@@ -12,7 +12,7 @@ use runtime_core::{
     agent::{
         AgentDetails, CreateContainer, DiskPurpose, Exec, ExitReason, ExitStatus, FsType,
         GuestDisk, GuestExit, GuestHookProgram, GuestMount, GuestNews, GuestOom, GuestPid,
-        GuestProcess, GuestProcessState, GuestRootfs, Signal, SignalTarget,
+        GuestProcess, GuestProcessState, GuestRootfs, Signal, SignalTarget, Warnings,
     },
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId},
@@ -175,9 +175,10 @@ pub fn pids(answer: wire::PidsResponse) -> Result<Vec<GuestPid>, Malformed> {
 }
 
 /// What a guest could not honour, for people: what is more than was promised is passed over.
-pub fn warnings(warnings: Vec<String>) -> impl Iterator<Item = String> {
+pub fn warnings(warnings: Vec<String>) -> Warnings {
     let lines = warnings.into_iter().take(WARNINGS_MAX);
-    lines.map(|line| printable(&line, WARNING_BYTES_MAX))
+    let lines = lines.map(|line| printable(&line, WARNING_BYTES_MAX));
+    lines.collect()
 }
 
 /// The guest calls a container by its number in decimal, and in no other spelling.

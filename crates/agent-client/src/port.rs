@@ -6,6 +6,7 @@ use runtime_core::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
+        Warnings,
     },
     error::Fault,
     kit::Work,
@@ -36,9 +37,9 @@ pub trait AgentPort {
 
     /// Of a guest that stood still.
     fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()>;
-    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()>;
+    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<Warnings>;
     fn start_container(&self, ask: StartContainer, deadline: Duration) -> Answer<()>;
-    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()>;
+    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<Warnings>;
     fn signal(&self, ask: Signal, deadline: Duration) -> Answer<()>;
 
     /// A container that the guest does not know is already removed.
@@ -48,7 +49,7 @@ pub trait AgentPort {
     fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()>;
     fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()>;
     /// All of the limits, or none.
-    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()>;
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<Warnings>;
     fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats>;
     fn list(&self, ask: ListProcesses, deadline: Duration) -> Answer<Vec<GuestProcess>>;
     fn pids(&self, ask: GetPids, deadline: Duration) -> Answer<Vec<GuestPid>>;

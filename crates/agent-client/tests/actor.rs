@@ -414,13 +414,13 @@ mod panicking {
         fn set_clock(&self, ask: SetClock, deadline: Duration) -> Answer<()> {
             self.0.set_clock(ask, deadline)
         }
-        fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()> {
+        fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<Warnings> {
             self.0.create_container(ask, deadline)
         }
         fn start_container(&self, ask: StartContainer, deadline: Duration) -> Answer<()> {
             self.0.start_container(ask, deadline)
         }
-        fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()> {
+        fn exec(&self, ask: Exec, deadline: Duration) -> Answer<Warnings> {
             self.0.exec(ask, deadline)
         }
         fn signal(&self, ask: Signal, deadline: Duration) -> Answer<()> {
@@ -435,7 +435,7 @@ mod panicking {
         fn resume_container(&self, ask: ResumeContainer, deadline: Duration) -> Answer<()> {
             self.0.resume_container(ask, deadline)
         }
-        fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+        fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<Warnings> {
             self.0.update_container(ask, deadline)
         }
         fn stats(&self, ask: GetStats, deadline: Duration) -> Answer<ContainerStats> {

@@ -189,6 +189,7 @@ macro_rules! all_promises {
                 a_frozen_container_can_be_killed,
                 statistics_count_the_living,
                 limits_must_be_an_object,
+                what_the_guest_lacks_is_told_with_the_answer,
                 a_signal_under_one_key_is_delivered_once,
                 a_clock_that_was_set_is_what_exits_are_dated_by,
             ]

@@ -290,9 +290,13 @@ pub struct CreateSandbox {
     pub entropy: Vec<u8>,
 }
 
+/// What a guest cannot honour of what it was asked for, a line each, for whoever asked. Few and short:
+/// they are bounded where they come in.
+pub type Warnings = Vec<String>;
+
 /// Command: create a container; its init waits for [`StartContainer`].
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct CreateContainer {
     pub container: ContainerNumber,
     /// The bundle's config.json, byte for byte.
@@ -314,7 +318,7 @@ pub struct StartContainer {
 
 /// Command: a further process. Answered when its program runs.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct Exec {
     pub container: ContainerNumber,
     pub process: ProcessId,
@@ -376,7 +380,7 @@ pub struct ResumeContainer {
 
 /// Command: change limits; all of them, or on failure none.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct UpdateContainer {
     pub container: ContainerNumber,
     /// The OCI object linux.resources.

@@ -5,7 +5,7 @@
 
 mod house;
 
-use house::{Break, House, RELAY, pass, settle, told};
+use house::{Break, House, RELAY, pass, settle, told, warned};
 use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::{Fault, Kind},
@@ -156,6 +156,28 @@ async fn a_creation_asked_again_makes_one_container() {
             let later = house.create_with_key("web", Some("k"), 4).await;
             assert_eq!(later, Ok(first), "at {moment:?}");
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_the_guest_warned_of_is_told_again_by_the_next_daemon_too() {
+    told(async {
+        let house = House::open().await;
+        let created = house.create_with_key("web", Some("k"), 1).await.unwrap();
+        let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
+        house.command("web", attach).await.unwrap();
+        house.start_with_key("web", "k1").await.unwrap();
+        let made = house.exec_with_key("web", "sh", "k2").await.unwrap();
+
+        let house = house.restart().await;
+        let created_again = house.create_with_key("web", Some("k"), 2).await;
+        let made_again = house.exec_with_key("web", "sh", "k2").await;
+
+        assert_eq!(created.init.warnings, warned("create"));
+        assert_eq!(made.warnings, warned("exec"));
+        assert_eq!(created_again, Ok(created));
+        assert_eq!(made_again, Ok(made));
     })
     .await;
 }

@@ -4,7 +4,7 @@
 
 mod house;
 
-use house::{Break, House, RELAY, settle, told};
+use house::{Break, House, RELAY, settle, told, warned};
 use runtime_core::{
     container::{ContainerState, Force, Freeze, FreezeContainer, ProcessCommand, UpdateLimits},
     error::{Fault, Kind},
@@ -205,7 +205,7 @@ async fn limits_are_changed_while_it_lives_and_not_afterwards() {
             located.sandbox.send(update).await.unwrap()
         };
 
-        update().await.unwrap();
+        assert_eq!(update().await.unwrap(), warned("update"));
         begin(&house).await.unwrap();
         freeze(&house, Freeze::Pause).await.unwrap();
         update().await.unwrap();

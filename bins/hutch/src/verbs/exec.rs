@@ -43,18 +43,19 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     };
     if exec.detach {
         let waiting = relay::prepare(&daemon, stands)?;
-        waiting.stand(&begin(&mut daemon, &request)?)?;
+        waiting.stand(&begin(at, &mut daemon, &request)?)?;
         return Ok(0);
     }
-    let stream = begin(&mut daemon, &request)?;
+    let stream = begin(at, &mut daemon, &request)?;
     if let Some(path) = pid_file {
         relay::write_pid_file(path, myself.pid)?;
     }
     relay::foreground(&mut daemon, stands, &stream)
 }
 
-fn begin(daemon: &mut Daemon, request: &ExecRequest) -> Result<StreamAddress> {
+fn begin(at: &Place, daemon: &mut Daemon, request: &ExecRequest) -> Result<StreamAddress> {
     let begun = daemon.ask(|client| client.exec(soon(), request))?;
+    at.log.warn_of_guest(&begun.warnings);
     Ok(begun.stream.unwrap_or_default())
 }
 

@@ -38,6 +38,7 @@ fn create_container(
         ..Default::default()
     };
     let created = daemon.ask(|client| client.create(soon(), &request))?;
+    at.log.warn_of_guest(&created.warnings);
     Ok(created.stream.unwrap_or_default())
 }
 

@@ -4,8 +4,8 @@ use super::Place;
 use crate::{
     args::{self, Format},
     daemon::{Daemon, soon},
+    log::rfc3339,
     output::{print, print_json, table},
-    run::rfc3339,
 };
 use anyhow::Result;
 use protocols::blocking::hutch::{ContainerInfo, ListRequest, StateRequest};

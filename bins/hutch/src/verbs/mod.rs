@@ -18,15 +18,17 @@ pub mod stats;
 pub mod top;
 pub mod update;
 
-use crate::daemon::Daemon;
+use crate::{daemon::Daemon, log::Log};
 use anyhow::Result;
 use protocols::blocking::hutch::ProcessRef;
-use std::path::PathBuf;
+use std::{path::PathBuf, rc::Rc};
 
-/// Which daemon, and whose ids.
+/// Which daemon, whose ids, and where to say what is no output.
+#[derive(Clone)]
 pub struct Place {
     pub root: PathBuf,
     pub namespace: String,
+    pub log: Rc<Log>,
 }
 
 impl Place {

@@ -2,7 +2,7 @@
 
 use crate::{
     daemon::{Daemon, socket_path, soon},
-    run::one_line,
+    log::one_line,
 };
 use anyhow::{Context as _, Result, bail};
 use hutch_relay::{HostProcess, Outcome, Relay, Session, VM_LOST};

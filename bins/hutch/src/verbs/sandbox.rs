@@ -7,8 +7,8 @@ use crate::{
         SandboxList, SandboxMonitor, SandboxStats, SandboxStop, SandboxVerb,
     },
     daemon::{Daemon, soon},
+    log::rfc3339,
     output::{print, print_json, print_line, table},
-    run::rfc3339,
 };
 use anyhow::{Result, bail};
 use protocols::{

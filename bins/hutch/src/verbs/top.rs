@@ -83,8 +83,8 @@ fn look(at: &Place, daemon: &mut Daemon, top: &Top, before: &Look) -> Result<(Lo
             continue;
         }
         let of = Place {
-            root: at.root.clone(),
             namespace: info.namespace.clone(),
+            ..at.clone()
         };
         // One that ends while we look has nothing to show.
         let Ok(stats) = stats::asked(&of, daemon, &info.container_id) else {

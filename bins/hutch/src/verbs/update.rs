@@ -84,7 +84,8 @@ pub fn update(at: &Place, update: &Update) -> Result<u8> {
         resources_json: resources,
         ..Default::default()
     };
-    at.daemon()?.ask(|client| client.update(soon(), &request))?;
+    let updated = at.daemon()?.ask(|client| client.update(soon(), &request))?;
+    at.log.warn_of_guest(&updated.warnings);
     Ok(0)
 }
 

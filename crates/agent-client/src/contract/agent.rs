@@ -3,6 +3,7 @@
 //! The promises use container numbers of their own and leave nothing behind, so that all of them
 //! can run on one guest, in any order. Exits are read from where the bench says.
 
+pub use super::warnings::what_the_guest_lacks_is_told_with_the_answer;
 use crate::port::AgentPort;
 use runtime_core::{
     agent::{
@@ -45,7 +46,7 @@ pub enum Offers {
     Stock,
 }
 
-const STAYS: [&str; 2] = ["/bin/sleep", "1000"];
+pub(super) const STAYS: [&str; 2] = ["/bin/sleep", "1000"];
 
 fn exits_with(code: &str) -> [String; 3] {
     [
@@ -56,12 +57,12 @@ fn exits_with(code: &str) -> [String; 3] {
 }
 
 /// A port on which a link stands, and what was acknowledged on it.
-struct Linked<'a, B> {
+pub(super) struct Linked<'a, B> {
     bench: &'a B,
-    port: Rc<dyn AgentPort>,
+    pub(super) port: Rc<dyn AgentPort>,
 }
 
-async fn linked<B: Bench>(bench: &B) -> Linked<'_, B> {
+pub(super) async fn linked<B: Bench>(bench: &B) -> Linked<'_, B> {
     let port = bench.port();
     port.dial(bench.link(), LIMIT)
         .await
@@ -76,7 +77,7 @@ impl<B: Bench> Linked<'_, B> {
         created.expect("the container can be created");
     }
 
-    async fn start(&self, container: ContainerNumber) {
+    pub(super) async fn start(&self, container: ContainerNumber) {
         let started = self
             .port
             .start_container(StartContainer { container }, LIMIT);
@@ -88,7 +89,7 @@ impl<B: Bench> Linked<'_, B> {
         self.start(number).await;
     }
 
-    fn ask_exec(&self, container: ContainerNumber, id: &str, args: &[&str]) -> Exec {
+    pub(super) fn ask_exec(&self, container: ContainerNumber, id: &str, args: &[&str]) -> Exec {
         Exec {
             container,
             process: exec_id(id),
@@ -156,7 +157,7 @@ impl<B: Bench> Linked<'_, B> {
     }
 
     /// Removes it and acknowledges what it left.
-    async fn end(&self, container: ContainerNumber) {
+    pub(super) async fn end(&self, container: ContainerNumber) {
         self.remove(container)
             .await
             .expect("a container can be removed");
@@ -590,6 +591,7 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
             a_frozen_container_can_be_killed(bench).await;
             statistics_count_the_living(bench).await;
             limits_must_be_an_object(bench).await;
+            what_the_guest_lacks_is_told_with_the_answer(bench).await;
             a_signal_under_one_key_is_delivered_once(bench).await;
             a_clock_that_was_set_is_what_exits_are_dated_by(bench).await;
         }

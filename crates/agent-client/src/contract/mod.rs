@@ -10,3 +10,4 @@ mod pipes;
 pub mod server;
 pub mod stdio;
 pub mod stock;
+mod warnings;

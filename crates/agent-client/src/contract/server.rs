@@ -20,7 +20,7 @@ use protocols::asynchronous::{
 use runtime_core::{
     agent::{
         Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, GuestExit, GuestNews, GuestOom,
-        GuestProcessState, GuestRootfs, Once, Signal, SignalTarget, UpdateContainer,
+        GuestProcessState, GuestRootfs, Once, Signal, SignalTarget, UpdateContainer, Warnings,
     },
     error::Kind,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId, RequestKey},
@@ -132,6 +132,12 @@ pub(super) async fn act_on<T>(
     guest.act(act).map_err(status)
 }
 
+fn made(outcome: Served<Warnings>) -> Served<wire::ProcessCreated> {
+    let mut answer = wire::ProcessCreated::new();
+    answer.warnings = outcome?;
+    Ok(answer)
+}
+
 fn done<T: Default>(outcome: Served<()>) -> Served<T> {
     outcome.map(|()| T::default())
 }
@@ -157,10 +163,8 @@ impl Agent for HutchAgent {
             bundle: "/bundle".into(),
             stream: None,
         };
-        done(
-            self.act(Call::CreateContainer, |world, _| world.create(&ask))
-                .await,
-        )
+        let created = self.act(Call::CreateContainer, |world, _| world.create(&ask));
+        made(created.await)
     }
 
     async fn start(
@@ -188,7 +192,7 @@ impl Agent for HutchAgent {
             process_json: request.process_json,
             stream: None,
         };
-        done(
+        made(
             self.act(Call::Exec, |world, now| world.exec(&ask, now))
                 .await,
         )
@@ -351,7 +355,9 @@ impl Agent for HutchAgent {
             resources_json: request.resources_json,
         };
         let updated = self.act(Call::UpdateContainer, |world, _| world.update(&ask));
-        done(updated.await)
+        let mut answer = wire::UpdateResponse::new();
+        answer.warnings = updated.await?;
+        Ok(answer)
     }
 
     async fn stats(

@@ -265,3 +265,16 @@ proptest! {
         prop_assert!(!line.contains(char::is_control));
     }
 }
+
+#[test]
+fn warnings_of_a_hostile_guest_are_few_and_short_and_move_no_cursor() {
+    let flood = vec!["a\u{1b}[2J\nb".repeat(WARNING_BYTES_MAX); 10 * WARNINGS_MAX];
+
+    let told = warnings(flood);
+
+    assert_eq!(told.len(), WARNINGS_MAX);
+    for line in told {
+        assert!(line.len() <= WARNING_BYTES_MAX + '…'.len_utf8(), "{line}");
+        assert!(!line.contains(char::is_control), "{line}");
+    }
+}

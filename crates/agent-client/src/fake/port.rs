@@ -13,6 +13,7 @@ use runtime_core::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
+        Warnings,
     },
     error::{Fault, Kind},
     kit::Work,
@@ -194,7 +195,7 @@ impl AgentPort for FakeAgent {
         })
     }
 
-    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()> {
+    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<Warnings> {
         self.call(Call::CreateContainer, deadline, move |world, _| {
             world.create(&ask)
         })
@@ -206,7 +207,7 @@ impl AgentPort for FakeAgent {
         })
     }
 
-    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()> {
+    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<Warnings> {
         self.call(Call::Exec, deadline, move |world, now| {
             world.exec(&ask, now)
         })
@@ -237,7 +238,7 @@ impl AgentPort for FakeAgent {
         })
     }
 
-    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<Warnings> {
         self.call(Call::UpdateContainer, deadline, move |world, _| {
             world.update(&ask)
         })

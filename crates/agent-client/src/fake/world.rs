@@ -6,7 +6,7 @@ use runtime_core::{
     agent::{
         ContainerStats, CreateContainer, CreateSandbox, Exec, ExitReason, ExitStatus, GuestExit,
         GuestNews, GuestOom, GuestPid, GuestProcess, GuestProcessState, PidsStats, Signal,
-        SignalTarget, UpdateContainer,
+        SignalTarget, UpdateContainer, Warnings,
     },
     error::Kind,
     ids::{ContainerNumber, EpochMs, ProcessId, RequestKey},
@@ -27,6 +27,14 @@ type Done<T> = Result<T, Refusal>;
 const SIGKILL: u32 = 9;
 /// Signals that end the fake's processes; the rest is ignored.
 const DEADLY: [u32; 6] = [1, 2, 3, 6, 9, 15];
+
+/// This guest has nothing behind the field, if it is asked for.
+fn lacking(json: &[u8], pointer: &str) -> Warnings {
+    let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let field = pointer.trim_start_matches('/').replace('/', ".");
+    let named = json.pointer(pointer).map(|_| format!("{field}: ignored"));
+    named.into_iter().collect()
+}
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -88,7 +96,7 @@ impl World {
         self.clock = (time, now);
     }
 
-    pub fn create(&mut self, ask: &CreateContainer) -> Done<()> {
+    pub fn create(&mut self, ask: &CreateContainer) -> Done<Warnings> {
         if self.containers.contains_key(&ask.container) {
             return refuse(Kind::AlreadyExists, "container exists already");
         }
@@ -98,7 +106,7 @@ impl World {
         let init = self.process(program, Phase::Created);
         let processes = BTreeMap::from([(ProcessId::Init, init)]);
         self.containers.insert(ask.container, processes);
-        Ok(())
+        Ok(lacking(&ask.config_json, "/linux/intelRdt"))
     }
 
     pub fn start(&mut self, container: ContainerNumber, now: Instant) -> Done<()> {
@@ -112,7 +120,7 @@ impl World {
         }
     }
 
-    pub fn exec(&mut self, ask: &Exec, now: Instant) -> Done<()> {
+    pub fn exec(&mut self, ask: &Exec, now: Instant) -> Done<Warnings> {
         let init = self.find(ask.container, &ProcessId::Init)?;
         if matches!(init.phase, Phase::Exited) {
             return refuse(Kind::Denied, "not running");
@@ -129,7 +137,7 @@ impl World {
             return refuse(Kind::AlreadyExists, "exec exists already");
         }
         processes.insert(ask.process.clone(), process);
-        Ok(())
+        Ok(lacking(&ask.process_json, "/apparmorProfile"))
     }
 
     pub fn signal(&mut self, ask: &Signal, now: Instant) -> Done<()> {
@@ -260,10 +268,10 @@ impl World {
         self.frozen.contains_key(&container)
     }
 
-    pub fn update(&mut self, ask: &UpdateContainer) -> Done<()> {
+    pub fn update(&mut self, ask: &UpdateContainer) -> Done<Warnings> {
         self.processes(ask.container)?;
         match serde_json::from_slice::<serde_json::Value>(&ask.resources_json) {
-            Ok(json) if json.is_object() => Ok(()),
+            Ok(json) if json.is_object() => Ok(lacking(&ask.resources_json, "/network")),
             Ok(_) | Err(_) => refuse(Kind::Invalid, "resources are none"),
         }
     }

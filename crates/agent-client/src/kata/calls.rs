@@ -16,7 +16,7 @@ use runtime_core::{
     agent::{
         Attempt, ContainerStats, CreateContainer, CreateSandbox, Exec, GetStats, GuestNews,
         GuestProcess, GuestProcessState, PauseContainer, RemoveContainer, ResumeContainer, Signal,
-        SignalTarget, StartContainer, UpdateContainer,
+        SignalTarget, StartContainer, UpdateContainer, Warnings,
     },
     error::{Classify, Kind},
     ids::{ContainerNumber, EpochMs, ProcessId},
@@ -27,6 +27,9 @@ use tokio::sync::watch;
 
 /// Between two kills for want of memory: a guest that tells them without end costs little.
 const OOM_PAUSE: Duration = Duration::from_millis(5);
+
+/// This agent says nothing of what it cannot honour.
+const UNWARNED: Warnings = Warnings::new();
 
 /// The virtiofs tag of the share.
 const SHARE_TAG: &str = "hutch";
@@ -110,7 +113,11 @@ impl KataCalls {
         call.await.map(drop)
     }
 
-    pub async fn create(&self, ask: CreateContainer, deadline: Duration) -> Result<(), Error> {
+    pub async fn create(
+        &self,
+        ask: CreateContainer,
+        deadline: Duration,
+    ) -> Result<Warnings, Error> {
         let name = Call::CreateContainer.name();
         let key = (ask.container, ProcessId::Init);
         let outputs = spec::outputs_of_config(&ask.config_json, name)?;
@@ -124,7 +131,7 @@ impl KataCalls {
         let promised = kept(made, promised)?;
         let (state, whence) = (GuestProcessState::Created, Whence::Made);
         self.household.attend(&key, state, promised, whence);
-        Ok(())
+        Ok(UNWARNED)
     }
 
     pub async fn start(&self, ask: StartContainer, deadline: Duration) -> Result<(), Error> {
@@ -146,7 +153,7 @@ impl KataCalls {
         Ok(())
     }
 
-    pub async fn exec(&self, ask: Exec, deadline: Duration) -> Result<(), Error> {
+    pub async fn exec(&self, ask: Exec, deadline: Duration) -> Result<Warnings, Error> {
         let name = Call::Exec.name();
         let key = (ask.container, ask.process);
         if key.1 == ProcessId::Init {
@@ -164,7 +171,7 @@ impl KataCalls {
         let promised = kept(made, promised)?;
         let (state, whence) = (GuestProcessState::Running, Whence::Made);
         self.household.attend(&key, state, promised, whence);
-        Ok(())
+        Ok(UNWARNED)
     }
 
     /// This agent keeps no keys: what may have arrived is not sent again.
@@ -263,14 +270,18 @@ impl KataCalls {
         call.await.map(drop)
     }
 
-    pub async fn update(&self, ask: UpdateContainer, deadline: Duration) -> Result<(), Error> {
+    pub async fn update(
+        &self,
+        ask: UpdateContainer,
+        deadline: Duration,
+    ) -> Result<Warnings, Error> {
         let name = Call::UpdateContainer.name();
         let mut request = wire::UpdateContainerRequest::new();
         request.container_id = ask.container.to_string();
         request.resources = Some(spec::limits(&ask.resources_json, name)?).into();
         let work = self.agent.update_container(context(), &request);
         let call = self.link.call(name, deadline, &request, work);
-        call.await.map(drop)
+        call.await.map(|_| UNWARNED)
     }
 
     pub async fn stats(&self, ask: GetStats, deadline: Duration) -> Result<ContainerStats, Error> {

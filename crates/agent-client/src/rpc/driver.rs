@@ -13,6 +13,7 @@ use runtime_core::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
+        Warnings,
     },
     error::fault,
     hypervisor::StdioKind,
@@ -210,7 +211,7 @@ impl AgentPort for TtrpcAgent {
         })
     }
 
-    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()> {
+    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<Warnings> {
         by_either!(self, "create container", ask, deadline, create)
     }
 
@@ -218,7 +219,7 @@ impl AgentPort for TtrpcAgent {
         by_either!(self, "start container", ask, deadline, start)
     }
 
-    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()> {
+    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<Warnings> {
         by_either!(self, "exec", ask, deadline, exec)
     }
 
@@ -238,7 +239,7 @@ impl AgentPort for TtrpcAgent {
         by_either!(self, "resume container", ask, deadline, resume)
     }
 
-    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<Warnings> {
         by_either!(self, "update container", ask, deadline, update)
     }
 

@@ -11,7 +11,7 @@ use runtime_core::{
     agent::{
         ContainerStats, CreateContainer, Exec, GetPids, GetStats, GuestNews, GuestPid,
         GuestProcess, PauseContainer, RemoveContainer, ResumeContainer, Signal, StartContainer,
-        UpdateContainer,
+        UpdateContainer, Warnings,
     },
     error::{Classify, Kind},
     ids::{ContainerNumber, EpochMs, ProcessId},
@@ -31,10 +31,13 @@ fn context() -> Context {
     Context::default()
 }
 
-fn warn(container: ContainerNumber, warnings: Vec<String>) {
-    for warning in convert::warnings(warnings) {
+/// Bounded; the log has them too, for whoever was not there.
+fn warned(container: ContainerNumber, warnings: Vec<String>) -> Warnings {
+    let warnings = convert::warnings(warnings);
+    for warning in &warnings {
         tracing::warn!(%container, "not honoured in the guest: {warning}");
     }
+    warnings
 }
 
 fn malformed(call: &'static str) -> impl FnOnce(Malformed) -> Error {
@@ -65,14 +68,17 @@ impl HutchCalls {
         call.await.map(drop)
     }
 
-    pub async fn create(&self, ask: CreateContainer, deadline: Duration) -> Result<(), Error> {
+    pub async fn create(
+        &self,
+        ask: CreateContainer,
+        deadline: Duration,
+    ) -> Result<Warnings, Error> {
         let container = ask.container;
         let request = convert::create(ask);
         let work = self.agent.create(context(), &request);
         let name = Call::CreateContainer.name();
         let created = self.link.call(name, deadline, &request, work).await?;
-        warn(container, created.warnings);
-        Ok(())
+        Ok(warned(container, created.warnings))
     }
 
     pub async fn start(&self, ask: StartContainer, deadline: Duration) -> Result<(), Error> {
@@ -84,7 +90,7 @@ impl HutchCalls {
         call.await.map(drop)
     }
 
-    pub async fn exec(&self, ask: Exec, deadline: Duration) -> Result<(), Error> {
+    pub async fn exec(&self, ask: Exec, deadline: Duration) -> Result<Warnings, Error> {
         let call = Call::Exec.name();
         let ProcessId::Exec(id) = ask.process.clone() else {
             let what = "an exec that is the init";
@@ -94,8 +100,7 @@ impl HutchCalls {
         let request = convert::exec(ask, &id);
         let work = self.agent.exec(context(), &request);
         let made = self.link.call(call, deadline, &request, work).await?;
-        warn(container, made.warnings);
-        Ok(())
+        Ok(warned(container, made.warnings))
     }
 
     pub async fn signal(&self, ask: Signal, deadline: Duration) -> Result<(), Error> {
@@ -143,15 +148,18 @@ impl HutchCalls {
         call.await.map(drop)
     }
 
-    pub async fn update(&self, ask: UpdateContainer, deadline: Duration) -> Result<(), Error> {
+    pub async fn update(
+        &self,
+        ask: UpdateContainer,
+        deadline: Duration,
+    ) -> Result<Warnings, Error> {
         let mut request = wire::UpdateRequest::new();
         request.container_id = ask.container.to_string();
         request.resources_json = ask.resources_json;
         let work = self.agent.update(context(), &request);
         let name = Call::UpdateContainer.name();
         let updated = self.link.call(name, deadline, &request, work).await?;
-        warn(ask.container, updated.warnings);
-        Ok(())
+        Ok(warned(ask.container, updated.warnings))
     }
 
     pub async fn stats(&self, ask: GetStats, deadline: Duration) -> Result<ContainerStats, Error> {

@@ -16,13 +16,12 @@ use super::{
     removal,
 };
 use crate::{
-    agent::ExitStatus,
+    agent::{ExitStatus, Warnings},
     error::{Fault, Kind},
-    hypervisor::StreamLease,
     ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
     kit::{self, Gone, Guard, Room, Shell, Waiter},
     premises::Premises,
-    process::{self, ProcessActor, ProcessNotice, ProcessRecord, ProcessView},
+    process::{self, Made, ProcessActor, ProcessNotice, ProcessRecord, ProcessView},
     records::Records,
 };
 use actix::{WeakRecipient, prelude::*};
@@ -344,13 +343,13 @@ impl Handler<AgentRebuilt> for ContainerActor {
 }
 
 impl Handler<Exec> for ContainerActor {
-    type Result = ResponseFuture<Result<StreamLease, Fault>>;
+    type Result = ResponseFuture<Result<Made, Fault>>;
 
     fn handle(&mut self, exec: Exec, ctx: &mut Context<Self>) -> Self::Result {
         let answer = kit::command(self, |waiter| Event::Exec { waiter, exec }, ctx);
         Box::pin(async move {
             match answer.await? {
-                Answer::Exec(lease) => lease,
+                Answer::Exec(made) => made,
                 other => Err(mismatched(&other)),
             }
         })
@@ -401,12 +400,17 @@ impl Handler<FreezeContainer> for ContainerActor {
 }
 
 impl Handler<UpdateLimits> for ContainerActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, update: UpdateLimits, ctx: &mut Context<Self>) -> Self::Result {
         let UpdateLimits { resources } = update;
         let answer = kit::command(self, |waiter| Event::Update { waiter, resources }, ctx);
-        Box::pin(async move { done(answer.await?) })
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Updated(outcome) => outcome,
+                other => Err(mismatched(&other)),
+            }
+        })
     }
 }
 

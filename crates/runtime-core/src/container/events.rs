@@ -9,13 +9,13 @@ use super::{
     ooms::{OOM_WAITERS_MAX, Ooms},
 };
 use crate::{
-    agent::ExitStatus,
+    agent::{ExitStatus, Warnings},
     devices::Attached,
     error::{Fault, Kind},
-    hypervisor::{BlockSpec, StreamLease},
+    hypervisor::BlockSpec,
     ids::{EpochMs, ExecId, OpId, ProcessId, RequestKey},
     kit::Waiter,
-    process,
+    process::{self, Made},
 };
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ pub enum Event {
     },
     Updated {
         waiter: Waiter,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
     },
     /// Kills for want of memory with a higher number, now or later.
     NextOoms {
@@ -171,9 +171,7 @@ pub enum Notice {
     Attached {
         blocks: Vec<BlockSpec>,
     },
-    Created {
-        lease: StreamLease,
-    },
+    Created(Made),
     Failed {
         why: Fault,
     },
@@ -195,13 +193,15 @@ pub enum Answer {
     Settled,
     Done(Result<(), Fault>),
     Ooms(Result<Ooms, Fault>),
-    Exec(Result<StreamLease, Fault>),
+    Exec(Result<Made, Fault>),
+    Updated(Result<Warnings, Fault>),
     Retired(Result<(), Fault>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denied {
     Exec(Reason),
+    Update(Reason),
     Retire(Reason),
     Command(Reason),
     Ooms(Reason),

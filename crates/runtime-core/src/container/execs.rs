@@ -9,10 +9,9 @@ use super::{
 };
 use crate::{
     error::{Fault, Kind},
-    hypervisor::StreamLease,
     ids::{HostProcess, ProcessId, RequestKey},
     kit::{Batch, Machine, Waiter},
-    process,
+    process::{self, Made},
 };
 
 /// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; those that exited and that
@@ -37,7 +36,7 @@ enum Progress {
     /// Callers of an exec wait for it to be made.
     Making(Vec<Waiter>),
     /// With its stream, as long as somebody may still read it.
-    Made(Option<StreamLease>),
+    Made(Option<Made>),
 }
 
 impl Container {
@@ -78,11 +77,11 @@ impl Container {
         Ok(())
     }
 
-    pub(super) fn made(&mut self, process: ProcessId, lease: StreamLease, batch: &mut Batch<Self>) {
+    pub(super) fn made(&mut self, process: ProcessId, made: Made, batch: &mut Batch<Self>) {
         let mut waiters = Vec::new();
         if let Some(member) = self.members.get_mut(&process) {
-            let made = Progress::Made(Some(lease.clone()));
-            if let Progress::Making(waiting) = std::mem::replace(&mut member.progress, made) {
+            let known = Progress::Made(Some(made.clone()));
+            if let Progress::Making(waiting) = std::mem::replace(&mut member.progress, known) {
                 waiters = waiting;
             }
         }
@@ -91,13 +90,13 @@ impl Container {
                 self.state = State::Created;
                 self.told = ContainerState::Created;
                 batch.records.push(self.record());
-                batch.announce.push(Notice::Created { lease });
+                batch.announce.push(Notice::Created(made));
             }
             (ProcessId::Init, _) => {}
             (ProcessId::Exec(_), _) => {
                 for waiter in waiters {
-                    let lease = lease.clone();
-                    batch.replies.push((waiter, Answer::Exec(Ok(lease))));
+                    let made = made.clone();
+                    batch.replies.push((waiter, Answer::Exec(Ok(made))));
                 }
             }
         }
@@ -152,7 +151,7 @@ impl Member {
             process::ProcessState::Making => Progress::Making(Vec::new()),
             process::ProcessState::Created
             | process::ProcessState::Running
-            | process::ProcessState::Exited(_) => Progress::Made(record.lease.clone()),
+            | process::ProcessState::Exited(_) => Progress::Made(record.made()),
         };
         Self {
             begun_by: record.begun_by.clone(),
@@ -168,11 +167,11 @@ impl Member {
                 return Err(Reason::TooManyResends);
             }
             Progress::Making(waiters) => waiters.push(waiter),
-            Progress::Made(lease) => {
+            Progress::Made(made) => {
                 let read = "it has exited, and its output was read";
-                let lease = lease.clone();
-                let lease = lease.ok_or_else(|| Fault::new(Kind::NotFound, read));
-                batch.replies.push((waiter, Answer::Exec(lease)));
+                let made = made.clone();
+                let made = made.ok_or_else(|| Fault::new(Kind::NotFound, read));
+                batch.replies.push((waiter, Answer::Exec(made)));
             }
         }
         Ok(())

@@ -264,7 +264,7 @@ impl Container {
 
     fn news(&mut self, process: ProcessId, notice: process::Notice, batch: &mut Batch<Self>) {
         match (process, notice) {
-            (process, process::Notice::Made { lease }) => self.made(process, lease, batch),
+            (process, process::Notice::Made(made)) => self.made(process, made, batch),
             (process, process::Notice::Failed { why }) => self.process_failed(process, why, batch),
             (ProcessId::Init, process::Notice::Began) => {
                 if self.state == State::Created {
@@ -392,10 +392,10 @@ impl Machine for Container {
             }
             (_, Event::Update { .. }) => {
                 let state = self.state_name();
-                return Err(Denied::Command(Reason::CannotUpdate { state }));
+                return Err(Denied::Update(Reason::CannotUpdate { state }));
             }
             (_, Event::Updated { waiter, outcome }) => {
-                batch.replies.push((waiter, Answer::Done(outcome)));
+                batch.replies.push((waiter, Answer::Updated(outcome)));
             }
             (_, Event::NextOoms { waiter, after }) => {
                 let waits = self.next_ooms(waiter, after, batch);
@@ -450,6 +450,7 @@ impl Machine for Container {
         match denied {
             Denied::Exec(reason) => Answer::Exec(Err(reason.into())),
             Denied::Retire(reason) => Answer::Retired(Err(reason.into())),
+            Denied::Update(reason) => Answer::Updated(Err(reason.into())),
             Denied::Command(reason) => Answer::Done(Err(reason.into())),
             Denied::Ooms(reason) => Answer::Ooms(Err(reason.into())),
         }

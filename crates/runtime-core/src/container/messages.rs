@@ -8,12 +8,11 @@ use super::{
     record::{ContainerState, SharedSpec},
 };
 use crate::{
-    agent::ExitStatus,
+    agent::{ExitStatus, Warnings},
     error::Fault,
-    hypervisor::StreamLease,
     ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId, RequestKey},
     kit::Gone,
-    process::{AttachRelay, Begin, Kill, ProcessView},
+    process::{AttachRelay, Begin, Kill, Made, ProcessView},
 };
 use actix::prelude::*;
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub struct GuestReady {
 /// Command: a further process. Answered with its stream when its program runs, and again when it is
 /// asked for again under the same key.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<StreamLease, Fault>")]
+#[rtype(result = "Result<Made, Fault>")]
 pub struct Exec {
     pub key: Option<RequestKey>,
     pub exec: ExecId,
@@ -92,7 +91,7 @@ pub struct FreezeContainer {
 
 /// Command: change its limits; what is left out stays. Repeating it changes nothing.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct UpdateLimits {
     /// The OCI object linux.resources.
     pub resources: Vec<u8>,

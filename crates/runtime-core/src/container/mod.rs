@@ -26,7 +26,9 @@ pub use messages::{
 pub use ooms::{Oom, Ooms};
 pub use record::{ContainerRecord, ContainerSpec, ContainerState};
 
-use crate::{devices::Attached, error::Fault, ids::ContainerNumber, kit::Work, process};
+use crate::{
+    agent::Warnings, devices::Attached, error::Fault, ids::ContainerNumber, kit::Work, process,
+};
 
 /// What a container needs of its sandbox, beyond what its processes need.
 pub trait Plant: process::Plant {
@@ -43,7 +45,11 @@ pub trait Plant: process::Plant {
     fn freeze(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
     fn thaw(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
     /// Changes its limits: all of them, or none.
-    fn update(&self, container: ContainerNumber, resources: Vec<u8>) -> Work<Result<(), Fault>>;
+    fn update(
+        &self,
+        container: ContainerNumber,
+        resources: Vec<u8>,
+    ) -> Work<Result<Warnings, Fault>>;
     /// Tells the plant what a container is, before its init is created.
     fn describe(&self, spec: &ContainerSpec, attached: &Attached);
 }

@@ -8,9 +8,9 @@ use super::{
 use crate::{
     container::{ContainerSpec, Force},
     error::{Fault, Kind},
-    hypervisor::StreamLease,
     ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
     kit::Waiter,
+    process::Made,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +55,7 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     pub place: Place,
-    pub lease: StreamLease,
+    pub init: Made,
 }
 
 /// Into which sandbox a container goes.
@@ -102,7 +102,7 @@ pub enum Event {
         name: Name,
         key: Option<RequestKey>,
         waiter: Waiter,
-        outcome: Result<StreamLease, Fault>,
+        outcome: Result<Made, Fault>,
     },
     ContainerGone(Place),
     SandboxGone(SandboxUid),
@@ -243,8 +243,8 @@ pub struct Known {
 
 #[derive(Debug, Clone)]
 pub enum Fate {
-    /// It was created, by this request; the same request gets this stream.
-    Made(Option<(RequestKey, StreamLease)>),
+    /// It was created, by this request; the same request gets this answer.
+    Made(Option<(RequestKey, Made)>),
     HalfMade,
 }
 

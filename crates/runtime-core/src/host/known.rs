@@ -106,8 +106,8 @@ impl KnownSandbox {
                     | ContainerState::Stopped(_),
                 ) => {
                     let init = processes.iter().find(|p| p.process == ProcessId::Init);
-                    let lease = init.and_then(|init| init.lease.clone());
-                    Fate::Made(spec.created_by.clone().zip(lease))
+                    let made = init.and_then(ProcessRecord::made);
+                    Fate::Made(spec.created_by.clone().zip(made))
                 }
             };
             let (uid, number) = (container.uid, spec.number);

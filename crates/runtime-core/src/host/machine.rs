@@ -26,9 +26,9 @@ use super::{
 use crate::{
     container::Force,
     error::{Fault, Kind},
-    hypervisor::StreamLease,
     ids::{ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
     kit::{Batch, Machine, Waiter},
+    process::Made,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -99,8 +99,8 @@ impl Host {
             let entry = match fate {
                 Fate::HalfMade => Entry::Undoing(place),
                 Fate::Made(request) => {
-                    if let Some((key, lease)) = request {
-                        host.keep(key, Ok(Created { place, lease }));
+                    if let Some((key, init)) = request {
+                        host.keep(key, Ok(Created { place, init }));
                     }
                     Entry::Lives(place)
                 }
@@ -207,7 +207,7 @@ impl Host {
         name: Name,
         key: Option<RequestKey>,
         waiter: Waiter,
-        outcome: Result<StreamLease, Fault>,
+        outcome: Result<Made, Fault>,
         batch: &mut Batch<Self>,
     ) {
         let place = match self.containers.get(&name) {
@@ -221,10 +221,10 @@ impl Host {
             }
         };
         let answer = match outcome {
-            Ok(lease) => {
+            Ok(init) => {
                 self.containers.insert(name, Entry::Lives(place));
                 self.made(place);
-                Ok(Created { place, lease })
+                Ok(Created { place, init })
             }
             Err(why) => {
                 self.containers.remove(&name);

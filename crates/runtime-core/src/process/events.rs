@@ -2,10 +2,10 @@
 
 use super::{
     machine::WAITERS_MAX,
-    messages::{AttachRelay, Kill, Make},
+    messages::{AttachRelay, Kill, Made, Make},
 };
 use crate::{
-    agent::{ExitStatus, GuestProcessState, Once, SignalTarget},
+    agent::{ExitStatus, GuestProcessState, Once, SignalTarget, Warnings},
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{HostProcess, OpId, RequestKey},
@@ -21,7 +21,7 @@ pub enum Event {
     },
     Made {
         op: OpId,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
     },
     Begin {
         waiter: Waiter,
@@ -132,9 +132,7 @@ pub enum World {
 /// What a process tells its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    Made {
-        lease: StreamLease,
-    },
+    Made(Made),
     /// It never came to be; nothing of it is left on record.
     Failed {
         why: Fault,

@@ -21,10 +21,10 @@
 //!   would; with its sandbox's bytes drained, the stream is given back.
 
 use super::events::{Answer, Denied, Event, Notice, Reason, World};
-use super::messages::{AttachRelay, Make};
+use super::messages::{AttachRelay, Made, Make};
 use super::record::{ProcessRecord, ProcessState};
 use crate::{
-    agent::{ExitStatus, GuestProcessState, SignalTarget},
+    agent::{ExitStatus, GuestProcessState, SignalTarget, Warnings},
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{ContainerNumber, HostProcess, OpId, ProcessId, RequestKey, SandboxUid},
@@ -74,6 +74,7 @@ pub struct Process {
     pub(super) id: ProcessId,
     pub(super) state: State,
     pub(super) lease: Option<StreamLease>,
+    warnings: Warnings,
     relay: Relay,
     waiters: Vec<Waiter>,
     pub(super) begun_by: Option<RequestKey>,
@@ -89,6 +90,7 @@ impl Process {
             id,
             state: State::New,
             lease: None,
+            warnings: Warnings::new(),
             relay: Relay::None,
             waiters: Vec::new(),
             begun_by: None,
@@ -120,6 +122,7 @@ impl Process {
         };
         Self {
             lease: record.lease,
+            warnings: record.warnings,
             relay: record.relay.map_or(Relay::None, Relay::Attached),
             begun_by: record.begun_by,
             signaled_by: record.signaled_by,
@@ -169,6 +172,7 @@ impl Process {
             process: self.id.clone(),
             state,
             lease: self.lease.clone(),
+            warnings: self.warnings.clone(),
             relay: self.relay(),
             begun_by: self.begun_by.clone(),
             signaled_by: self.signaled_by.clone(),
@@ -204,7 +208,8 @@ impl Process {
     fn is_made(&self, batch: &mut Batch<Self>) {
         let lease = self.lease.clone();
         let lease = lease.expect("a process is made with its lease");
-        batch.announce.push(Notice::Made { lease });
+        let warnings = self.warnings.clone();
+        batch.announce.push(Notice::Made(Made { lease, warnings }));
         if let Relay::Attached(relay) = self.relay {
             batch.world.push(World::WatchRelay { relay });
         }
@@ -481,7 +486,10 @@ impl Machine for Process {
             }
             (&State::Making { op }, Event::Made { op: done, outcome }) if op == done => {
                 match outcome {
-                    Ok(()) => self.made(batch),
+                    Ok(warnings) => {
+                        self.warnings = warnings;
+                        self.made(batch);
+                    }
                     Err(why) => self.failed(why, batch),
                 }
             }
@@ -594,7 +602,7 @@ mod tests {
 
     fn made(id: ProcessId) -> Process {
         let mut process = being_made(id, None);
-        let (op, outcome) = (OpId(2), Ok(()));
+        let (op, outcome) = (OpId(2), Ok(Warnings::new()));
         on(&mut process, Event::Made { op, outcome });
         process
     }
@@ -736,6 +744,7 @@ mod tests {
             process: process.id.clone(),
             state,
             lease: process.lease.clone(),
+            warnings: Warnings::new(),
             relay: None,
             begun_by: None,
             signaled_by: Vec::new(),
@@ -755,6 +764,7 @@ mod tests {
                 other => panic!("it exited and is {other:?}"),
             }),
             lease: before.lease.clone(),
+            warnings: Warnings::new(),
             relay: None,
             begun_by: None,
             signaled_by: Vec::new(),
@@ -857,7 +867,7 @@ mod tests {
             &mut process,
             Event::Made {
                 op: OpId(2),
-                outcome: Ok(()),
+                outcome: Ok(Warnings::new()),
             },
         );
         assert_eq!(made.world, [World::WatchRelay { relay }]);

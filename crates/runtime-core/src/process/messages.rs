@@ -2,7 +2,7 @@
 
 use super::events::Notice;
 use crate::{
-    agent::ExitStatus,
+    agent::{ExitStatus, Warnings},
     error::Fault,
     hypervisor::StreamLease,
     ids::{ContainerNumber, HostProcess, ProcessId, RequestKey},
@@ -19,6 +19,13 @@ pub struct Make {
     pub key: Option<RequestKey>,
     /// Who stands for it from the start.
     pub relay: Option<HostProcess>,
+}
+
+/// A process that was made: the same for whoever asks again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    pub lease: StreamLease,
+    pub warnings: Warnings,
 }
 
 /// Command: let a created init run its program. Asked again under the same key, it is answered again.

@@ -11,13 +11,13 @@ pub use actor::{ProcessActor, Surroundings};
 pub use events::{Answer, Denied, Event, Notice, Reason, World};
 pub use machine::{Process, State};
 pub use messages::{
-    AgentRebuilt, AttachRelay, Begin, Close, Exited, Forget, GetProcess, GuestGone, Kill, Make,
-    ProcessNotice, ProcessView, RelayDone, Wait,
+    AgentRebuilt, AttachRelay, Begin, Close, Exited, Forget, GetProcess, GuestGone, Kill, Made,
+    Make, ProcessNotice, ProcessView, RelayDone, Wait,
 };
 pub use record::{ProcessRecord, ProcessState};
 
 use crate::{
-    agent::{Adopt, Exec, GuestProcessState, Signal},
+    agent::{Adopt, Exec, GuestProcessState, Signal, Warnings},
     error::Fault,
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId},
@@ -29,7 +29,11 @@ pub trait Plant {
     fn lease(&self) -> Work<Result<StreamLease, Fault>>;
     fn give_back(&self, number: u32) -> Work<()>;
     /// Creates the container in the guest, with its init waiting.
-    fn create(&self, container: ContainerNumber, stream: GuestEndpoint) -> Work<Result<(), Fault>>;
+    fn create(
+        &self,
+        container: ContainerNumber,
+        stream: GuestEndpoint,
+    ) -> Work<Result<Warnings, Fault>>;
     fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
     /// Of an earlier daemon's process, in a guest that has no streams.
     fn adopt(&self, adopt: Adopt);
@@ -39,6 +43,6 @@ pub trait Plant {
         container: ContainerNumber,
         process: ProcessId,
     ) -> Work<Result<Option<GuestProcessState>, Fault>>;
-    fn exec(&self, exec: Exec) -> Work<Result<(), Fault>>;
+    fn exec(&self, exec: Exec) -> Work<Result<Warnings, Fault>>;
     fn signal(&self, signal: Signal) -> Work<Result<(), Fault>>;
 }

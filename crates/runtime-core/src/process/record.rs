@@ -1,7 +1,8 @@
 //! What the store keeps of a process; enough to rebuild its actor.
 
+use super::messages::Made;
 use crate::{
-    agent::ExitStatus,
+    agent::{ExitStatus, Warnings},
     hypervisor::StreamLease,
     ids::{ContainerNumber, HostProcess, ProcessId, RequestKey, SandboxUid},
     records::{Record, UpgradeFailed},
@@ -15,6 +16,9 @@ pub struct ProcessRecord {
     pub process: ProcessId,
     pub state: ProcessState,
     pub lease: Option<StreamLease>,
+    /// What the guest could not honour of it.
+    #[serde(default)]
+    pub warnings: Warnings,
     pub relay: Option<HostProcess>,
     /// The request that started an init, or made an exec: asked again, it gets the same answer.
     #[serde(default)]
@@ -36,6 +40,12 @@ pub enum ProcessState {
 }
 
 impl ProcessRecord {
+    /// What whoever asked for it is told; `None`: nobody can read it any more.
+    pub fn made(&self) -> Option<Made> {
+        let (lease, warnings) = (self.lease.clone()?, self.warnings.clone());
+        Some(Made { lease, warnings })
+    }
+
     /// Of an init that was made, and is not known to have exited.
     pub fn is_living_init(&self) -> bool {
         let lives = matches!(self.state, ProcessState::Created | ProcessState::Running);

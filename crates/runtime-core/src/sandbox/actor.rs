@@ -543,7 +543,7 @@ impl Handler<ContainerNotice> for SandboxActor {
                     {
                         self.confirm_exit(*seq);
                     }
-                    container::Notice::Created { .. } => self.ladder.begin("relay"),
+                    container::Notice::Created(_) => self.ladder.begin("relay"),
                     container::Notice::Started => self.ladder.finish(),
                     _ => {}
                 }

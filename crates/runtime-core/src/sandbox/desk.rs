@@ -12,16 +12,15 @@ use super::{
     rules::{Op, Refused, Rule, rule},
 };
 use crate::{
-    agent::{ContainerStats, ExitStatus, GetPids, GetStats, GuestPid},
+    agent::{ContainerStats, ExitStatus, GetPids, GetStats, GuestPid, Warnings},
     container::{
         ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView, GetRelays,
         Ooms, ProcessCommand, WaitProcess,
     },
     error::{Fault, Kind},
-    hypervisor::StreamLease,
     ids::ContainerNumber,
     kit::{self, ask},
-    process::ProcessView,
+    process::{Made, ProcessView},
     sandbox::lent::ASK_MAX,
 };
 use actix::prelude::*;
@@ -95,7 +94,7 @@ fn rebuilding<T>(outcome: Result<T, MailboxError>) -> Result<T, Fault> {
 }
 
 impl Handler<CreateContainer> for SandboxActor {
-    type Result = ResponseFuture<Result<StreamLease, Fault>>;
+    type Result = ResponseFuture<Result<Made, Fault>>;
 
     fn handle(
         &mut self,
@@ -234,7 +233,7 @@ impl Handler<NextEvents> for SandboxActor {
 }
 
 impl Handler<ExecIn> for SandboxActor {
-    type Result = ResponseFuture<Result<StreamLease, Fault>>;
+    type Result = ResponseFuture<Result<Made, Fault>>;
 
     fn handle(&mut self, exec: ExecIn, _: &mut Context<Self>) -> Self::Result {
         let asked = self
@@ -291,7 +290,7 @@ impl Handler<FreezeIn> for SandboxActor {
 }
 
 impl Handler<UpdateIn> for SandboxActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, update: UpdateIn, _: &mut Context<Self>) -> Self::Result {
         let asked = self
@@ -358,7 +357,7 @@ fn crossed<T>() -> Result<T, Fault> {
 }
 
 /// The answer of the command that was asked.
-fn created(answer: Answer) -> Result<StreamLease, Fault> {
+fn created(answer: Answer) -> Result<Made, Fault> {
     match answer {
         Answer::Created(outcome) => outcome,
         Answer::Deleted(_) | Answer::Ordered(_) => crossed(),

@@ -9,11 +9,11 @@ use crate::{
     container::{self, ContainerSpec, Force, Guest},
     devices::Share,
     error::{Fault, Kind},
-    hypervisor::{BlockSpec, StreamLease, VmExit, VmSpec, VmStatus},
+    hypervisor::{BlockSpec, VmExit, VmSpec, VmStatus},
     ids::{ContainerId, ContainerNumber, EpochMs, OpId, ProcessId, RequestKey},
     kit::Waiter,
     network::NetworkStatus,
-    process::Kill,
+    process::{Kill, Made},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -279,7 +279,7 @@ pub enum Notice {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Created(Result<StreamLease, Fault>),
+    Created(Result<Made, Fault>),
     Deleted(Result<(), Fault>),
     Ordered(Result<(), Fault>),
 }

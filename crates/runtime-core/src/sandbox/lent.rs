@@ -4,7 +4,7 @@
 //! the sandbox alone, so no cycle of questions can form.
 
 use crate::{
-    agent::{self, GuestProcess, GuestProcessState},
+    agent::{self, GuestProcess, GuestProcessState, Warnings},
     container,
     container::ContainerSpec,
     devices::{self, Attached, ContainerDevices},
@@ -223,7 +223,11 @@ impl process::Plant for Lent {
         })
     }
 
-    fn create(&self, container: ContainerNumber, stream: GuestEndpoint) -> Work<Result<(), Fault>> {
+    fn create(
+        &self,
+        container: ContainerNumber,
+        stream: GuestEndpoint,
+    ) -> Work<Result<Warnings, Fault>> {
         let room = self.linked();
         let described = self.described.borrow().get(&container).cloned();
         Box::pin(async move {
@@ -285,7 +289,7 @@ impl process::Plant for Lent {
         })
     }
 
-    fn exec(&self, exec: agent::Exec) -> Work<Result<(), Fault>> {
+    fn exec(&self, exec: agent::Exec) -> Work<Result<Warnings, Fault>> {
         let room = self.linked();
         Box::pin(async move {
             let room = room.await?.exec;
@@ -362,7 +366,7 @@ impl container::Plant for Lent {
         &self,
         container: ContainerNumber,
         resources_json: Vec<u8>,
-    ) -> Work<Result<(), Fault>> {
+    ) -> Work<Result<Warnings, Fault>> {
         let room = self.linked();
         Box::pin(async move {
             let command = agent::UpdateContainer {

@@ -268,11 +268,11 @@ impl Sandbox {
                 // The sandbox is ending; the container hears of that.
                 _ => {}
             },
-            container::Notice::Created { lease } => {
+            container::Notice::Created(made) => {
                 if let Some(entry) = self.containers.get_mut(&container) {
                     entry.progress = Progress::Lives;
                     if let Some(waiter) = entry.creator.take() {
-                        batch.replies.push((waiter, Answer::Created(Ok(lease))));
+                        batch.replies.push((waiter, Answer::Created(Ok(made))));
                     }
                 }
             }

@@ -6,25 +6,25 @@ use super::{
     rules::Standing,
 };
 use crate::{
-    agent::{ContainerStats, ExitStatus, GuestPid},
+    agent::{ContainerStats, ExitStatus, GuestPid, Warnings},
     container::{
         ContainerSpec, ContainerView, Exec, Force, FreezeContainer, NextOoms, Ooms, ProcessCommand,
         UpdateLimits,
     },
     error::Fault,
-    hypervisor::{StreamLease, VmStatus},
+    hypervisor::VmStatus,
     ids::{ContainerNumber, EpochMs, ProcessId, RequestKey, SandboxUid},
     kit::Gone,
     premises::Spent,
-    process::ProcessView,
+    process::{Made, ProcessView},
     sandbox::record::SharedSpec,
 };
 use actix::prelude::*;
 use std::{collections::BTreeMap, time::Duration};
 
-/// Command: create a container; the first one creates the sandbox. Answered with the stream of its init.
+/// Command: create a container; the first one creates the sandbox. Answered as its init was made.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<StreamLease, Fault>")]
+#[rtype(result = "Result<Made, Fault>")]
 pub struct CreateContainer(pub ContainerSpec);
 
 /// Command: come to be without a container. Answered when the VM is there.
@@ -76,7 +76,7 @@ pub struct ProcessIn {
 
 /// Command: a further process in a container.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<StreamLease, Fault>")]
+#[rtype(result = "Result<Made, Fault>")]
 pub struct ExecIn {
     pub container: ContainerNumber,
     pub exec: Exec,
@@ -118,7 +118,7 @@ pub struct FreezeIn {
 
 /// Command for a container, passed on to it.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct UpdateIn {
     pub container: ContainerNumber,
     pub update: UpdateLimits,

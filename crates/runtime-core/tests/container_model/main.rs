@@ -352,7 +352,7 @@ impl Story {
             }
             World::Update { waiter, .. } => {
                 self.model.updated(waiter.0, came);
-                let outcome = done(came);
+                let outcome = done(came).map(|()| Vec::new());
                 Event::Updated { waiter, outcome }
             }
             other => panic!("nothing comes home of {other:?}"),
@@ -364,7 +364,7 @@ impl Story {
     fn tells(&mut self, process: ProcessId, notice: process::Notice) {
         let name = process.to_string();
         match &notice {
-            process::Notice::Made { .. } => self.model.made(&name),
+            process::Notice::Made(_) => self.model.made(&name),
             process::Notice::Failed { why } => self.model.not_made(&name, &why.to_string()),
             process::Notice::Began if process == ProcessId::Init => self.model.began(),
             process::Notice::Began | process::Notice::Relay { .. } => {}

@@ -434,7 +434,7 @@ impl Model {
     }
 
     pub fn updated(&mut self, waiter: u64, came: Came) {
-        self.answer(waiter, format!("done {}", came.text()));
+        self.answer(waiter, format!("updated {}", came.text()));
     }
 
     pub fn oom(&mut self, seq: u64) {

@@ -7,7 +7,7 @@ use runtime_core::{
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, HostEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId, RequestKey, SandboxUid},
-    process::{Notice, ProcessRecord, ProcessState},
+    process::{Made, Notice, ProcessRecord, ProcessState},
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,6 +38,11 @@ enum Move {
 
 #[derive(Debug, Default)]
 pub struct Plays(BTreeMap<ProcessId, One>);
+
+fn birth() -> Made {
+    let (lease, warnings) = (lease(), Vec::new());
+    Made { lease, warnings }
+}
 
 fn lease() -> StreamLease {
     StreamLease {
@@ -154,6 +159,7 @@ impl Plays {
             process: process.clone(),
             state: one.state.clone(),
             lease: (*process == ProcessId::Init || !one.drained).then(lease),
+            warnings: Vec::new(),
             relay: None,
             begun_by: one.key.clone(),
             signaled_by: Vec::new(),
@@ -188,7 +194,7 @@ impl One {
             ProcessId::Init => ProcessState::Created,
             ProcessId::Exec(_) => ProcessState::Running,
         };
-        vec![Notice::Made { lease: lease() }]
+        vec![Notice::Made(birth())]
     }
 
     fn hears(&mut self, what: Play) -> Vec<Notice> {
@@ -227,7 +233,7 @@ impl One {
             (false, state) => {
                 // The guest is faster than its own answer.
                 if *state == ProcessState::Making {
-                    notices.push(Notice::Made { lease: lease() });
+                    notices.push(Notice::Made(birth()));
                 }
                 self.state = ProcessState::Exited(status.clone());
                 status

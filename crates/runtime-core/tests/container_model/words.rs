@@ -101,6 +101,7 @@ pub fn heard(answer: Answer) -> String {
         Answer::Settled => "settled".to_owned(),
         Answer::Done(of) => outcome("done", of),
         Answer::Exec(of) => outcome("exec", of),
+        Answer::Updated(of) => outcome("updated", of),
         Answer::Retired(of) => outcome("retired", of),
         Answer::Ooms(Err(why)) => format!("ooms {why}"),
         Answer::Ooms(Ok(found)) => {
@@ -114,6 +115,7 @@ pub fn refusal(denied: Denied) -> String {
     match Container::refuse(denied) {
         Answer::Done(Err(why)) | Answer::Retired(Err(why)) => why.to_string(),
         Answer::Exec(Err(why)) => why.to_string(),
+        Answer::Updated(Err(why)) => why.to_string(),
         Answer::Ooms(Err(why)) => why.to_string(),
         other => panic!("a refusal says no: {other:?}"),
     }
@@ -122,7 +124,7 @@ pub fn refusal(denied: Denied) -> String {
 pub fn said(notice: &Notice) -> String {
     match notice {
         Notice::Attached { blocks } => format!("Attached {}", blocks.len()),
-        Notice::Created { .. } => "Created".to_owned(),
+        Notice::Created(_) => "Created".to_owned(),
         Notice::Failed { why } => format!("Failed {why}"),
         Notice::Started => "Started".to_owned(),
         Notice::Stopped { status } => format!("Stopped {}", status.code),

@@ -5,7 +5,7 @@
 
 mod rooms;
 
-pub use rooms::{Fault as Break, World};
+pub use rooms::{Fault as Break, World, warned};
 
 use actix::prelude::*;
 use runtime_core::{
@@ -19,7 +19,7 @@ use runtime_core::{
         self, CreateContainer, CreateSandbox, DeleteSandbox, Find, FindSandbox, HostActor, Located,
         LocatedSandbox, SandboxWish, ViewSandbox, Wish,
     },
-    hypervisor::{Accelerator, ChannelKind, MachineType, StdioKind, StreamLease, VmSpec},
+    hypervisor::{Accelerator, ChannelKind, MachineType, StdioKind, VmSpec},
     ids::{
         ContainerId, ContainerNumber, EpochMs, ExecId, HostProcess, Namespace, ProcessId,
         RequestKey, SandboxId, SandboxUid,
@@ -27,7 +27,7 @@ use runtime_core::{
     kit::Work,
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
-    process::{Begin, Kill},
+    process::{Begin, Kill, Made},
     records::{Change, Records, Rows},
     sandbox::{
         DeleteContainer, ExecIn, Lifetime, Obey, ProcessIn, SandboxSpec, SandboxView, Standing,
@@ -420,12 +420,7 @@ impl House {
             .await
     }
 
-    pub async fn exec_with_key(
-        &self,
-        id: &str,
-        exec: &str,
-        key: &str,
-    ) -> Result<StreamLease, Fault> {
+    pub async fn exec_with_key(&self, id: &str, exec: &str, key: &str) -> Result<Made, Fault> {
         let located = self.find(id).await?;
         let exec = Exec {
             key: Some(RequestKey::new(key).unwrap()),

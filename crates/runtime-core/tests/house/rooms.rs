@@ -565,6 +565,11 @@ macro_rules! scripted {
     };
 }
 
+/// What this guest says to every call that may be warned of.
+pub fn warned(call: &str) -> agent::Warnings {
+    vec![format!("{call}: not everything is honoured")]
+}
+
 fn lost() -> CoreFault {
     CoreFault::new(Kind::Unavailable, "the vm is gone")
 }
@@ -722,13 +727,13 @@ scripted!(
 );
 scripted!(
     agent::CreateContainer,
-    (),
+    agent::Warnings,
     Fault::Create,
     |uid, command, state| {
         let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
         vm.processes
             .insert((command.container, ProcessId::Init), false);
-        Ok(())
+        Ok(warned("create"))
     }
 );
 scripted!(
@@ -743,13 +748,18 @@ scripted!(
         Ok(())
     }
 );
-scripted!(agent::Exec, (), Fault::Start, |uid, command, state| {
-    let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
-    vm.processes
-        .insert((command.container, command.process.clone()), true);
-    *state.starts.entry(command.process.clone()).or_default() += 1;
-    Ok(())
-});
+scripted!(
+    agent::Exec,
+    agent::Warnings,
+    Fault::Start,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        vm.processes
+            .insert((command.container, command.process.clone()), true);
+        *state.starts.entry(command.process.clone()).or_default() += 1;
+        Ok(warned("exec"))
+    }
+);
 scripted!(
     agent::RemoveContainer,
     (),
@@ -851,9 +861,13 @@ scripted!(
 );
 scripted!(
     agent::UpdateContainer,
-    (),
+    agent::Warnings,
     Fault::Update,
-    |uid, command, state| state.vms.get(&uid).map(drop).ok_or_else(lost)
+    |uid, command, state| state
+        .vms
+        .get(&uid)
+        .map(|_| warned("update"))
+        .ok_or_else(lost)
 );
 scripted!(
     agent::GetStats,

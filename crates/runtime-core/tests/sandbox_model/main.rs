@@ -23,7 +23,7 @@ use runtime_core::{
     kit::{Batch, Machine, Waiter},
     network::{NetworkSpec, NetworkStatus},
     premises::{Cgroup, PremisesSpec},
-    process::Kill,
+    process::{Kill, Made},
     records::{Change, decode},
     sandbox::{
         Answer, Deletion, Event, Killing, Lifetime, Member, Order, Refusal, ResumeFailed, Sandbox,
@@ -166,6 +166,11 @@ fn vm() -> VmStatus {
         },
         control: HostEndpoint::Socket("/c".into()),
     }
+}
+
+fn made() -> Made {
+    let (lease, warnings) = (lease(), Vec::new());
+    Made { lease, warnings }
 }
 
 fn lease() -> StreamLease {
@@ -621,7 +626,7 @@ impl Story {
         let notice = match came {
             Came::Well => {
                 self.model.created(number.0);
-                container::Notice::Created { lease: lease() }
+                container::Notice::Created(made())
             }
             Came::Unheard | Came::Badly => {
                 self.model.not_created(number.0);

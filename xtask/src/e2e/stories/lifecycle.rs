@@ -1,24 +1,39 @@
 //! Stories of the verbs that make, look at and end a container, one at a time and at once.
 
 use crate::{
-    daemon,
+    bundle, daemon,
     e2e::world::{BOOT_LIMIT, Outcome, SOON, World},
     wait::wait_until,
 };
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::fs;
 
 /// runc's code for a verb that failed.
 const REFUSED: i32 = 1;
 
 pub fn a_container_goes_through_its_states_and_is_gone_at_the_end(world: &World<'_>) -> Result<()> {
     let bundle = world.shell("exec sleep 1000")?;
+    bundle::change(&bundle, |config| {
+        config["linux"]["intelRdt"] = json!({ "closID": "guaranteed" });
+        config["process"]["apparmorProfile"] = json!("strict");
+    })?;
 
-    succeeds(&world.create("life", &bundle)?.finish(BOOT_LIMIT)?)?;
+    let created = world.create("life", &bundle)?.finish(BOOT_LIMIT)?;
+    succeeds(&created)?;
+    let warned = |field: &str| {
+        let lines = created.stderr.lines();
+        let warnings = lines.filter(|line| line.starts_with("hutch: warning: "));
+        warnings.filter(|line| line.contains(field)).count()
+    };
+    ensure!(
+        created.stdout.is_empty() && warned("intelRdt") == 1 && warned("apparmorProfile") == 1,
+        "what the guest lacks is not said once: {created:?}"
+    );
     ensure!(status(world, "life")? == "created");
     // As with runc: there is something to enter before the init runs its program.
-    succeeds(&world.verb(&["exec", "life", "/bin/true"])?)?;
+    exec_warns_in_its_log(world)?;
     succeeds(&world.verb(&["start", "life"])?)?;
     ensure!(status(world, "life")? == "running");
     let early = world.verb(&["delete", "life"])?;
@@ -48,6 +63,24 @@ pub fn a_container_goes_through_its_states_and_is_gone_at_the_end(world: &World<
     );
     let again = world.verb(&["delete", "life"])?;
     ensure!(again.code() == Some(REFUSED), "deleted twice: {again:?}");
+    Ok(())
+}
+
+/// The exec has the init's process object, and with it what the guest lacks of that.
+fn exec_warns_in_its_log(world: &World<'_>) -> Result<()> {
+    let log = world.scratch().join("log");
+    let path = log.to_str().context("a path of ours is text")?;
+    let words = ["--log", path, "--log-format", "json"];
+    let exec = world.verb(&[&words[..], &["exec", "life", "/bin/true"]].concat())?;
+
+    succeeds(&exec)?;
+    ensure!(exec.stderr.is_empty(), "{exec:?}");
+    let text = fs::read_to_string(&log).context("read the log of the exec")?;
+    let entry: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    ensure!(
+        entry["level"] == "warning" && text.contains("apparmorProfile"),
+        "{text}"
+    );
     Ok(())
 }
 

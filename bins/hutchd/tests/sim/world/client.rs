@@ -54,7 +54,7 @@ pub(super) fn request_key(key: &str) -> Option<RequestKey> {
 
 pub fn process_json(command: &str) -> serde_json::Value {
     let args: Vec<_> = command.split(' ').collect();
-    json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 } })
+    json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 }, "apparmorProfile": "strict" })
 }
 
 /// The containers whose deletion each attempt of one request was for.
@@ -119,7 +119,7 @@ fn config_json(wanted: Wanted<'_>) -> Vec<u8> {
         "process": process_json(wanted.command),
         "root": { "path": wanted.root },
         "mounts": wanted.binds.iter().map(|source| bind(source)).collect::<Vec<_>>(),
-        "linux": {},
+        "linux": { "intelRdt": {} },
     });
     config.to_string().into_bytes()
 }
@@ -216,7 +216,17 @@ impl Client {
             key: request_key(key),
             wish: Box::new(wish),
         };
-        Ok(lost(host.send(create).await)??.place)
+        let created = lost(host.send(create).await)??;
+        self.warned("create", &created.init.warnings);
+        Ok(created.place)
+    }
+
+    /// Each request of a story asks for one thing that no guest has.
+    fn warned(&self, what: &str, warnings: &[String]) {
+        if warnings.len() != 1 {
+            self.world
+                .violated(format_args!("{what}: warned of {warnings:?}"));
+        }
     }
 
     async fn command(
@@ -306,7 +316,12 @@ impl Client {
                     relay,
                 },
             };
-            lost(located.sandbox.send(exec).await)?.map(drop)
+            let made = lost(located.sandbox.send(exec).await)??;
+            // A daemon that died before it had the guest's answer has its successor ask how far it came.
+            if !made.warnings.is_empty() {
+                self.warned("exec", &made.warnings);
+            }
+            Ok(())
         })
         .await
     }
@@ -330,12 +345,14 @@ impl Client {
     pub async fn update(&self, id: &str) -> Result<(), Fault> {
         self.ask(format!("update {id}"), async || {
             let located = self.find_now(id).await?;
-            let resources = br#"{"pids": {"limit": 7}}"#.to_vec();
+            let resources = br#"{"pids": {"limit": 7}, "network": {}}"#.to_vec();
             let update = UpdateIn {
                 container: located.place.number,
                 update: UpdateLimits { resources },
             };
-            lost(located.sandbox.send(update).await)?
+            let warnings = lost(located.sandbox.send(update).await)??;
+            self.warned("update", &warnings);
+            Ok(())
         })
         .await
     }

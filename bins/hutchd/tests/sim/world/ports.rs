@@ -20,6 +20,7 @@ use runtime_core::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
         RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
+        Warnings,
     },
     devices::{ContainerDevices, ShareSpec},
     error::{Fault, Kind},
@@ -224,7 +225,7 @@ impl AgentPort for SimAgent {
         })
     }
 
-    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<()> {
+    fn create_container(&self, ask: CreateContainer, deadline: Duration) -> Answer<Warnings> {
         self.call(Call::CreateContainer, || {
             self.agent.create_container(ask.clone(), deadline)
         })
@@ -236,7 +237,7 @@ impl AgentPort for SimAgent {
         })
     }
 
-    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<()> {
+    fn exec(&self, ask: Exec, deadline: Duration) -> Answer<Warnings> {
         self.call(Call::Exec, || self.agent.exec(ask.clone(), deadline))
     }
 
@@ -262,7 +263,7 @@ impl AgentPort for SimAgent {
         })
     }
 
-    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<()> {
+    fn update_container(&self, ask: UpdateContainer, deadline: Duration) -> Answer<Warnings> {
         self.call(Call::UpdateContainer, || {
             self.agent.update_container(ask.clone(), deadline)
         })
