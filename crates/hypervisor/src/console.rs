@@ -1,4 +1,4 @@
-//! Logs that a VMM writes without bound: their last lines, and keeping them small.
+//! Logs that a VMM writes without bound: their last lines, what a kernel says of its own end, and keeping them small.
 //!
 //! QEMU appends to them for as long as it lives and never truncates. Whoever owns the folder
 //! gives the space of old bytes back by punching a hole where they were: the writer's offset stays
@@ -23,20 +23,82 @@ pub const LOG_BYTES_KEPT: u64 = 256 * 1024;
 const TAIL_BYTES: u64 = 4096;
 const TAIL_LINES: usize = 8;
 
+/// How much of the end of a console is looked through for what a kernel said of its own end: its report of a fault has
+/// some sixty lines, and a fault while it reports is followed by another.
+const REPORT_BYTES: u64 = 16 * 1024;
+/// How a kernel begins to speak of a fault (arch/x86/kernel/dumpstack.c, traps.c and mm/fault.c of Linux).
+const FAULTS: [&str; 8] = [
+    "BUG: ",
+    "kernel BUG at ",
+    "Oops: ",
+    "general protection fault",
+    "invalid opcode: ",
+    "divide error: ",
+    "double fault: ",
+    "Kernel panic",
+];
+/// How many functions, beside the one that failed, say how it came there.
+const CALLERS_MAX: usize = 6;
+
 /// Holes are made of whole blocks.
 const BLOCK: u64 = 4096;
 
 /// The last lines of a log, made fit for a terminal: whatever a guest prints is untrusted. Empty
 /// when there is no log.
 pub fn tail(path: &Path) -> String {
-    let bytes = last_bytes(path, TAIL_BYTES).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<String> = text
-        .lines()
-        .map(printable)
-        .filter(|line| !line.trim().is_empty())
+    last(&last_lines(path, TAIL_BYTES))
+}
+
+/// What a guest said as it ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What went wrong, in which function, and by which others it came there. The last lines, if nothing is said of that.
+    pub gist: String,
+    /// All that its kernel said of a fault, if there was one.
+    pub whole: Option<String>,
+}
+
+/// Of the console of a guest that ended by itself; fit for a terminal as [`tail`] is.
+pub fn report(path: &Path) -> Report {
+    let lines = last_lines(path, REPORT_BYTES);
+    let is_fault = |line: &&String| FAULTS.iter().any(|fault| line.contains(fault));
+    let said = lines.iter().position(|line| is_fault(&line));
+    let said = said.map_or(&[][..], |first| &lines[first..]);
+    let mut gist: Vec<&str> = said
+        .iter()
+        .filter(is_fault)
+        .take(TAIL_LINES)
+        .map(String::as_str)
         .collect();
+    if gist.is_empty() {
+        let (gist, whole) = (last(&lines), None);
+        return Report { gist, whole };
+    }
+    let place = said.iter().find(|line| line.contains("RIP: "));
+    let callers = said.iter().filter(|line| is_caller(line));
+    let way = place.into_iter().chain(callers.take(CALLERS_MAX));
+    gist.splice(1..1, way.map(String::as_str));
+    Report {
+        gist: gist.join("\n"),
+        whole: Some(said.join("\n")),
+    }
+}
+
+/// `[    1.234567]  function+0x12/0x34`; with a question mark before it, it is a guess.
+fn is_caller(line: &str) -> bool {
+    let entry = line.split_once("]  ").map(|(_, entry)| entry);
+    entry.is_some_and(|entry| entry.contains("+0x") && !entry.starts_with(['?', ' ']))
+}
+
+fn last(lines: &[String]) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+fn last_lines(path: &Path, count: u64) -> Vec<String> {
+    let bytes = last_bytes(path, count).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().map(printable);
+    lines.filter(|line| !line.trim().is_empty()).collect()
 }
 
 /// Drops escape sequences and control characters.
@@ -110,6 +172,55 @@ mod tests {
         assert_eq!(tail.lines().count(), TAIL_LINES);
         assert!(tail.starts_with("line 9993\n"), "{tail}");
         assert!(tail.ends_with("[31mKernel panic"), "{tail}");
+    }
+
+    #[test]
+    fn a_kernel_that_died_says_of_what_and_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        let registers: String = (0..30)
+            .map(|n| format!("[   62.107689] R{n}: ffff888003432638\r\n"))
+            .collect();
+        let said = [
+            "hutch-agent 0.1.0: ready 900 ms after boot\n",
+            "[   62.107001] BUG: unable to handle page fault for address: \u{1b}[31mffffc9\r\n",
+            "[   62.107002] Oops: 0000 [#1] PREEMPT\r\n",
+            "[   62.107003] RIP: 0010:iput+0x1e/0x200\r\n",
+            &registers,
+            "[   62.107004] Call Trace:\r\n",
+            "[   62.107005]  <TASK>\r\n",
+            "[   62.107006]  ? guessed+0x1/0x2\r\n",
+            "[   62.107007]  fuse_release_end+0x12/0x30\r\n",
+            &registers,
+            "[   62.107008] RIP: 0010:iput+0x1e/0x200\r\n",
+            &registers,
+            "[   62.108286] Kernel panic - not syncing: Fatal exception\r\n",
+        ];
+        fs::write(&path, said.concat()).unwrap();
+
+        let Report { gist, whole } = report(&path);
+
+        assert_eq!(
+            gist,
+            "[   62.107001] BUG: unable to handle page fault for address: [31mffffc9\n\
+             [   62.107003] RIP: 0010:iput+0x1e/0x200\n\
+             [   62.107007]  fuse_release_end+0x12/0x30\n\
+             [   62.107002] Oops: 0000 [#1] PREEMPT\n\
+             [   62.108286] Kernel panic - not syncing: Fatal exception"
+        );
+        let whole = whole.unwrap();
+        assert!(whole.starts_with("[   62.107001] BUG: "), "{whole}");
+        assert_eq!(whole.lines().count(), 99);
+    }
+
+    #[test]
+    fn a_guest_that_said_nothing_of_its_end_is_quoted_as_any_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        fs::write(&path, "one\ntwo\n").unwrap();
+
+        let (gist, whole) = (tail(&path), None);
+        assert_eq!(report(&path), Report { gist, whole });
     }
 
     #[test]

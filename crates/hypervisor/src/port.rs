@@ -58,7 +58,7 @@ pub struct PortPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     pub how: ExitHow,
-    /// The last lines of the guest's console.
+    /// What the guest's kernel said of its end, or the last lines of its console.
     pub console: String,
     /// The last lines that the VMM, or what carried its channel, wrote to its standard error.
     pub stderr: String,

@@ -5,7 +5,7 @@
 //! with that. Everybody else looks at levels: is there a conversation, has it ended.
 
 use crate::{
-    console,
+    console::{self, Report},
     error::{Error, QmpError},
     layout::Layout,
     port::{Exit, ExitHow, LaunchPlan},
@@ -17,7 +17,7 @@ use crate::{
 };
 use qapi::qmp::{DEVICE_DELETED, QmpCommand, SHUTDOWN, ShutdownCause};
 use runtime_core::{hypervisor::Accelerator, ids::HostProcess, kit};
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, path::Path, rc::Rc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
@@ -376,12 +376,31 @@ async fn last_words(layout: &Layout, how: ExitHow) -> Exit {
         | ExitHow::Unknown => layout.stderr(),
     };
     let console = layout.console();
-    let read = move || (console::tail(&console), console::tail(&stderr));
+    let read = move || (said_by_guest(&console, how), console::tail(&stderr));
     let (console, stderr) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    if let Some(report) = &console.whole {
+        // Its folder goes before anybody could look.
+        tracing::error!(%how, console = report, "the guest's kernel ended by itself");
+    }
+    let console = console.gist;
     Exit {
         how,
         console,
         stderr,
+    }
+}
+
+fn said_by_guest(console: &Path, how: ExitHow) -> Report {
+    match how {
+        ExitHow::Panicked | ExitHow::Reset => console::report(console),
+        ExitHow::PoweredOff
+        | ExitHow::ChannelLost
+        | ExitHow::Code(_)
+        | ExitHow::Signal(_)
+        | ExitHow::Unknown => Report {
+            gist: console::tail(console),
+            whole: None,
+        },
     }
 }
 
