@@ -6,7 +6,7 @@ use crate::{
     cmdline::{Options, Share},
     engine::{Engine, Roots, SchedAttr, set_scheduler},
     error::{Doing, Error},
-    guest::{clock, loopback},
+    guest::clock,
     ports::Reactor,
     reaper, rootfs, service,
 };
@@ -94,7 +94,8 @@ async fn serve(options: Options, engine: Engine, entered: Duration) -> Result<()
         .map_err(io::Error::other)
         .doing(|| "serve the host".to_owned())?;
     say_ready(entered);
-    tokio::task::spawn_blocking(move || do_early(options.share));
+    let early = agent.clone();
+    tokio::task::spawn_blocking(move || do_early(&early, options.share));
     select! {
         biased;
         () = agent.ended() => {}
@@ -117,12 +118,12 @@ fn say_ready(entered: Duration) {
 }
 
 /// Before anyone waits for it. A container tries again, and tells of the error.
-fn do_early(share: Share) {
+fn do_early(agent: &Agent, share: Share) {
     let shared = match share {
         Share::AtStart => rootfs::mount_share(),
         Share::OnRequest => Ok(()),
     };
-    for done in [shared, loopback::ensure_up()] {
+    for done in [shared, agent.loopback.ensure_up()] {
         if let Err(error) = done {
             crate::error!("{}", error.chain());
         }

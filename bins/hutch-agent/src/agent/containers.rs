@@ -7,7 +7,7 @@ use super::{
 use crate::{
     engine::{self, CreatePlan, Created, ProcessIo},
     error::Error,
-    guest::{follow::Followed, loopback, storage::Wanted},
+    guest::{follow::Followed, storage::Wanted},
     id::{Id, Name},
     rootfs::{self, Rootfs, Source},
     table::{Denied, State as ProcessState},
@@ -111,7 +111,7 @@ impl Agent {
         plot: Plot,
         io: ProcessIo,
     ) -> Result<(Goods, Created), Error> {
-        loopback::ensure_up()?;
+        self.loopback.ensure_up()?;
         let shares = !plot.binds.is_empty() || !plot.hook_programs.is_empty();
         if matches!(plot.source, Source::Share(_)) || shares {
             rootfs::mount_share()?;

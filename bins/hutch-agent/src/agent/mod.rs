@@ -25,6 +25,7 @@ use crate::{
     exits::{Ended, Reason},
     guest::{
         follow::{Followed, Follower},
+        loopback::Loopback,
         storage::{Mounted, Mounts, Wanted},
     },
     id::{Id, Name, Which},
@@ -52,6 +53,7 @@ pub struct Agent {
     changes: watch::Sender<u64>,
     /// Numbers the folders of containers.
     folders: AtomicU64,
+    pub loopback: Loopback,
     mounts: Mounts,
     follower: Arc<Follower>,
     /// What the sandbox as a whole has mounted.
@@ -134,6 +136,7 @@ impl Agent {
             streams: Streams::default(),
             changes: watch::Sender::new(0),
             folders: AtomicU64::new(0),
+            loopback: Loopback::default(),
             mounts: Mounts::default(),
             follower: Arc::default(),
             sandbox: Mutex::default(),

@@ -2,6 +2,7 @@
 //! nodes are made, since a program may only look whether they are there, but whoever opens one finds nothing.
 
 use super::{
+    lower::is_default_device,
     plan::{DeviceKind, DeviceNode},
     spec::Warnings,
 };
@@ -16,20 +17,18 @@ const NAMED_MAX: usize = 8;
 
 /// One warning for all of them.
 pub fn warn(nodes: &[DeviceNode], shown: &Path, warnings: &mut Warnings) {
-    // Without sysfs nobody knows.
-    if !shown.is_dir() {
-        return;
-    }
     let lacking: Vec<&DeviceNode> = nodes
         .iter()
         .filter(|node| node.kind == DeviceKind::Char && !TERMINALS.contains(&node.major))
+        .filter(|node| !is_default_device(node))
         .filter(|node| {
             !shown
                 .join(format!("{}:{}", node.major, node.minor))
                 .exists()
         })
         .collect();
-    if lacking.is_empty() {
+    // Without sysfs nobody knows.
+    if lacking.is_empty() || !shown.is_dir() {
         return;
     }
     let named: Vec<String> = lacking
@@ -67,7 +66,7 @@ mod tests {
 
     fn warned(nodes: &[DeviceNode]) -> Warnings {
         let shown = tempfile::tempdir().unwrap();
-        fs::write(shown.path().join("1:3"), "").unwrap();
+        fs::write(shown.path().join("1:11"), "").unwrap();
         let mut warnings = Warnings::new();
         warn(nodes, shown.path(), &mut warnings);
         warnings
@@ -76,7 +75,7 @@ mod tests {
     #[test]
     fn character_devices_that_the_kernel_does_not_show_are_named_in_one_warning() {
         let warnings = warned(&[
-            node("/dev/null", DeviceKind::Char, 1, 3),
+            node("/dev/kmsg", DeviceKind::Char, 1, 11),
             node("/dev/kvm", DeviceKind::Char, 10, 232),
             node("/dev/disk", DeviceKind::Block, 8, 0),
             node("/dev/pipe", DeviceKind::Fifo, 0, 0),
@@ -110,9 +109,12 @@ mod tests {
 
     #[test]
     fn what_the_kernel_has_or_never_shows_is_not_warned_of() {
-        let null = node("/dev/null", DeviceKind::Char, 1, 3);
+        let kmsg = node("/dev/kmsg", DeviceKind::Char, 1, 11);
         let terminal = node("/dev/pts/0", DeviceKind::Char, 136, 0);
-        assert_eq!(warned(&[null, terminal]), Warnings::new());
+        assert_eq!(warned(&[kmsg, terminal]), Warnings::new());
+        // Not looked for: there is no guest without it.
+        let null = node("/dev/null", DeviceKind::Char, 1, 3);
+        assert_eq!(warned(&[null]), Warnings::new());
 
         let mut warnings = Warnings::new();
         let kvm = node("/dev/kvm", DeviceKind::Char, 10, 232);

@@ -8,13 +8,31 @@ use std::{
     io, mem,
     net::UdpSocket,
     os::fd::{AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
 };
 
-/// Returns when it is up; one that is up stays as it is.
-///
-/// # Errors
-/// The kernel has none, or refuses.
-pub fn ensure_up() -> Result<(), Error> {
+/// Brought up once: whoever takes it down later, in a container that may, meant it.
+#[derive(Debug, Default)]
+pub struct Loopback {
+    is_up: Mutex<bool>,
+}
+
+impl Loopback {
+    /// Returns when it is up, whoever began with it.
+    ///
+    /// # Errors
+    /// The kernel has none, or refuses; the next caller tries again.
+    pub fn ensure_up(&self) -> Result<(), Error> {
+        let mut is_up = self.is_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_up {
+            bring_up()?;
+            *is_up = true;
+        }
+        Ok(())
+    }
+}
+
+fn bring_up() -> Result<(), Error> {
     // Any socket takes the request.
     let socket = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,

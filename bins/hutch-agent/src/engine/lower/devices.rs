@@ -22,6 +22,12 @@ const DEFAULTS: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
+/// The kernel of a guest has what every container has.
+pub fn is_default(node: &DeviceNode) -> bool {
+    let one = (node.path.as_str(), node.major, node.minor);
+    node.kind == DeviceKind::Char && DEFAULTS.contains(&one)
+}
+
 /// Allowed whatever config.json says: the nodes above, terminals, and making any node.
 const RULES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 10] = [
     (LinuxDeviceType::C, None, None, "m"),

@@ -11,7 +11,7 @@ mod process;
 mod seccomp;
 
 pub use container::{Lowered, lower_container};
-pub use devices::default_rules;
+pub use devices::{default_rules, is_default as is_default_device};
 pub use process::{ExecDefaults, lower_process};
 
 use super::error::{Error, Result};
