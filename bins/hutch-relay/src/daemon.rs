@@ -5,14 +5,17 @@ use crate::error::RelayError;
 use crate::link::connect;
 use crate::place::Place;
 use protobuf::MessageField;
-use protocols::blocking::hutch::{AttachRequest, ExitedRequest, ProcessRef, WaitRequest};
-use protocols::blocking::hutch_ttrpc::RuntimeClient;
+use protocols::asynchronous::hutch::{AttachRequest, ExitedRequest, ProcessRef, WaitRequest};
+use protocols::asynchronous::hutch_ttrpc::RuntimeClient;
 use std::io;
 use std::num::ParseIntError;
-use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
+use tokio::runtime;
+use ttrpc::asynchronous::Client;
+use ttrpc::context::Context;
 
 /// Between two looks whether a daemon listens again.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -98,8 +101,8 @@ impl Daemon {
             instead_of_start_time: instead_of.map_or(0, |one| one.start_time),
             ..AttachRequest::default()
         };
-        self.call("attach", limit, |client, context| {
-            let answer = client.attach(context, &request)?;
+        self.call("attach", limit, async |client, context| {
+            let answer = client.attach(context, &request).await?;
             Ok(Place {
                 cgroup_procs: answer.cgroup_procs.into_iter().map(PathBuf::from).collect(),
                 netns: Some(answer.netns)
@@ -119,8 +122,8 @@ impl Daemon {
             code: u32::from(code),
             ..ExitedRequest::default()
         };
-        self.call("exited", limit, |client, context| {
-            client.exited(context, &request).map(|_| ())
+        self.call("exited", limit, async |client, context| {
+            client.exited(context, &request).await.map(|_| ())
         })
     }
 
@@ -133,8 +136,8 @@ impl Daemon {
             process: self.process(),
             ..WaitRequest::default()
         };
-        self.call("wait", limit, |client, context| {
-            let answer = client.wait(context, &request)?;
+        self.call("wait", limit, async |client, context| {
+            let answer = client.wait(context, &request).await?;
             Ok(Exit {
                 code: u8::try_from(answer.exit.code).unwrap_or(crate::VM_LOST),
                 was_oom: answer.exit.reason == OOM,
@@ -156,7 +159,7 @@ impl Daemon {
         &self,
         step: &'static str,
         limit: Duration,
-        request: impl Fn(&RuntimeClient, ttrpc::context::Context) -> ttrpc::Result<T>,
+        request: impl AsyncFn(&RuntimeClient, Context) -> ttrpc::Result<T>,
     ) -> Result<T, RelayError> {
         let until = Instant::now() + limit;
         loop {
@@ -164,14 +167,10 @@ impl Daemon {
             let outcome = self.once(step, left, &request);
             match outcome {
                 // It was there and went, or is not there: both pass.
-                Err(
-                    RelayError::NoDaemon { .. }
-                    | RelayError::Daemon {
-                        source: ttrpc::Error::Socket(_) | ttrpc::Error::RemoteClosed,
-                        ..
-                    },
+                Err(why) if left > RETRY_DELAY && !is_answer(&why) => {
                     // tidy: a daemon that comes back tells nobody; its socket is looked for, within a limit
-                ) if left > RETRY_DELAY => std::thread::sleep(RETRY_DELAY),
+                    std::thread::sleep(RETRY_DELAY);
+                }
                 outcome => return outcome,
             }
         }
@@ -181,7 +180,7 @@ impl Daemon {
         &self,
         step: &'static str,
         left: Duration,
-        request: impl Fn(&RuntimeClient, ttrpc::context::Context) -> ttrpc::Result<T>,
+        request: impl AsyncFn(&RuntimeClient, Context) -> ttrpc::Result<T>,
     ) -> Result<T, RelayError> {
         let socket = connect(&self.socket).map_err(|source| RelayError::NoDaemon {
             path: self.socket.clone(),
@@ -192,17 +191,25 @@ impl Daemon {
             step,
             source,
         };
-        // Its threads read and write as if the socket could wait.
-        rustix::io::ioctl_fionbio(&socket, false)
-            .map_err(|errno| failed(ttrpc::Error::Socket(io::Error::from(errno).to_string())))?;
-        let client = ttrpc::Client::new(socket.into_raw_fd()).map_err(failed)?;
+        let unusable = |source: io::Error| failed(ttrpc::Error::Socket(source.to_string()));
+        // Of this thread alone: there is no other that could take a signal which is meant for it.
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(unusable)?;
         let nanos = i64::try_from(left.as_nanos()).unwrap_or(i64::MAX).max(1);
-        request(
-            &RuntimeClient::new(client),
-            ttrpc::context::with_timeout(nanos),
-        )
-        .map_err(failed)
+        runtime.block_on(async {
+            let socket = UnixStream::from_std(socket.into()).map_err(unusable)?;
+            let client = RuntimeClient::new(Client::new(socket.into()));
+            let answer = request(&client, ttrpc::context::with_timeout(nanos));
+            answer.await.map_err(failed)
+        })
     }
+}
+
+/// A refusal of the daemon's, and no sign of one that is away.
+fn is_answer(why: &RelayError) -> bool {
+    matches!(why, RelayError::Daemon { source, .. } if matches!(source, ttrpc::Error::RpcStatus(_)))
 }
 
 #[cfg(test)]

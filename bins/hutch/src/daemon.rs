@@ -2,14 +2,14 @@
 //!
 //! A daemon may be killed at any moment. Whoever was waiting for it starts the next one (systemd
 //! may be faster) and sends the request again under the same key: the same key, the same answer.
+//!
+//! All is done on the caller's own thread, and a command has no other: a signal is for whoever stands for a process, and a
+//! thread that does not hear it for it is enough to lose it, or to die of it.
 
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    fcntl::{Flock, FlockArg},
-    sys::signal::{SigSet, SigmaskHow},
-};
+use nix::fcntl::{Flock, FlockArg};
 use protocols::{
-    blocking::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient},
+    asynchronous::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient},
     revision::Speaker,
 };
 use std::{
@@ -23,7 +23,8 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use ttrpc::{Code, context::Context};
+use tokio::runtime::{self, Runtime};
+use ttrpc::{Code, asynchronous::Client, context::Context};
 
 /// A daemon opens its store and its socket in well under a second; an adopting one may be busy.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -45,6 +46,7 @@ const ROOT_BYTES_MAX: usize = 107 - "/s/0123456789abcdef/virtiofs.sock".len();
 /// Speaks to the daemon of one root.
 pub struct Daemon {
     root: PathBuf,
+    runtime: Runtime,
     peer: Peer,
 }
 
@@ -81,8 +83,13 @@ impl Daemon {
                 root.display()
             );
         }
-        let peer = reach(&root)?;
-        Ok(Self { root, peer })
+        let runtime = runtime()?;
+        let peer = reach(&runtime, &root)?;
+        Ok(Self {
+            root,
+            runtime,
+            peer,
+        })
     }
 
     /// Connects to a daemon that runs already.
@@ -91,7 +98,13 @@ impl Daemon {
     /// It is of another version, with which this one cannot speak.
     pub fn running(root: &Path) -> Result<Option<Self>> {
         let root = std::path::absolute(root).context("--root")?;
-        Ok(dial(&root)?.map(|peer| Self { root, peer }))
+        let runtime = runtime()?;
+        let peer = dial(&runtime, &root)?;
+        Ok(peer.map(|peer| Self {
+            root,
+            runtime,
+            peer,
+        }))
     }
 
     /// The daemon's version.
@@ -108,19 +121,22 @@ impl Daemon {
     ///
     /// # Errors
     /// The daemon's own refusal, as it says it; or there was no answer in time.
-    pub fn ask<T>(&mut self, request: impl Fn(&RuntimeClient) -> ttrpc::Result<T>) -> Result<T> {
+    pub fn ask<T>(
+        &mut self,
+        request: impl AsyncFn(&RuntimeClient) -> ttrpc::Result<T>,
+    ) -> Result<T> {
         self.ask_within(RESEND_MAX, request)
     }
 
     fn ask_within<T>(
         &mut self,
         limit: Duration,
-        request: impl Fn(&RuntimeClient) -> ttrpc::Result<T>,
+        request: impl AsyncFn(&RuntimeClient) -> ttrpc::Result<T>,
     ) -> Result<T> {
         let mut lost: Option<Instant> = None;
         let mut pause = PAUSE_FIRST;
         loop {
-            let why = match request(&self.peer.client) {
+            let why = match self.runtime.block_on(request(&self.peer.client)) {
                 Ok(answer) => return Ok(answer),
                 Err(ttrpc::Error::RpcStatus(status)) if status.code() != Code::UNAVAILABLE => {
                     return Err(refused(&status).into());
@@ -140,7 +156,7 @@ impl Daemon {
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
             if !matches!(why, ttrpc::Error::RpcStatus(_)) {
-                self.peer = reach(&self.root)?;
+                self.peer = reach(&self.runtime, &self.root)?;
             }
         }
     }
@@ -167,21 +183,27 @@ fn refused(status: &ttrpc::Status) -> Refused {
     }
 }
 
-fn reach(root: &Path) -> Result<Peer> {
-    match dial(root)? {
+/// It has no thread: what is under way goes on while somebody waits for an answer.
+fn runtime() -> Result<Runtime> {
+    let mut runtime = runtime::Builder::new_current_thread();
+    runtime.enable_all().build().context("start runtime")
+}
+
+fn reach(runtime: &Runtime, root: &Path) -> Result<Peer> {
+    match dial(runtime, root)? {
         Some(peer) => Ok(peer),
-        None => start(root),
+        None => start(runtime, root),
     }
 }
 
 /// Connects, and says who we are. `None`: nobody answers there.
-fn dial(root: &Path) -> Result<Option<Peer>> {
+fn dial(runtime: &Runtime, root: &Path) -> Result<Option<Peer>> {
     let socket = socket_path(root);
     if !socket.exists() {
         return Ok(None);
     }
     let path = format!("unix://{}", socket.display());
-    let Ok(client) = deaf(|| ttrpc::Client::connect(&path)) else {
+    let Ok(client) = runtime.block_on(Client::connect(&path)) else {
         return Ok(None);
     };
     let client = RuntimeClient::new(client);
@@ -192,7 +214,7 @@ fn dial(root: &Path) -> Result<Option<Peer>> {
         oldest_revision: ours.oldest,
         ..Default::default()
     };
-    match client.version(within(GREETING_MAX), &greeting) {
+    match runtime.block_on(client.version(within(GREETING_MAX), &greeting)) {
         Ok(answer) => {
             let theirs = Speaker {
                 version: answer.version,
@@ -212,20 +234,8 @@ fn dial(root: &Path) -> Result<Option<Peer>> {
     }
 }
 
-/// Threads that are started meanwhile take no signals: those are for whoever stands for a process, and one
-/// thread that does not hear them for it is enough to lose them, or to die of them.
-fn deaf<T>(work: impl FnOnce() -> T) -> T {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    let done = work();
-    if let Ok(before) = before {
-        // It was this thread's own a moment ago.
-        let _ = before.thread_set_mask();
-    }
-    done
-}
-
 /// Starts a daemon under a lock, so that of many callers one does.
-fn start(root: &Path) -> Result<Peer> {
+fn start(runtime: &Runtime, root: &Path) -> Result<Peer> {
     let lock = root.with_extension("start.lock");
     if let Some(folder) = lock.parent() {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
@@ -240,20 +250,20 @@ fn start(root: &Path) -> Result<Peer> {
         .map_err(|(_, why)| why)
         .with_context(|| format!("lock {}", lock.display()))?;
     // Another caller may have been faster.
-    if let Some(peer) = dial(root)? {
+    if let Some(peer) = dial(runtime, root)? {
         return Ok(peer);
     }
-    let peer = start_until_it_answers(root);
+    let peer = start_until_it_answers(runtime, root);
     drop(held);
     peer
 }
 
 /// One that is killed while it starts is followed by the next, within the limit.
-fn start_until_it_answers(root: &Path) -> Result<Peer> {
+fn start_until_it_answers(runtime: &Runtime, root: &Path) -> Result<Peer> {
     let begun = Instant::now();
     let (mut child, log) = spawn(root)?;
     while begun.elapsed() < START_MAX {
-        if let Some(peer) = dial(root)? {
+        if let Some(peer) = dial(runtime, root)? {
             return Ok(peer);
         }
         if let Some(status) = child.try_wait().context("watch hutchd")? {
@@ -313,20 +323,17 @@ fn spawn(root: &Path) -> Result<(Child, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::signal::Signal;
     use protocols::{
+        asynchronous::hutch,
         blocking::{
-            hutch::{StartRequest, StartResponse, VersionResponse},
+            hutch::{StartRequest, StartResponse, VersionRequest, VersionResponse},
             hutch_ttrpc::{Runtime, create_runtime},
         },
         revision,
     };
-    use std::{
-        sync::{
-            Arc, Mutex,
-            atomic::{AtomicU32, Ordering},
-        },
-        thread,
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
     };
     use ttrpc::{Server, TtrpcContext};
 
@@ -383,13 +390,13 @@ mod tests {
         House { root, keys, server }
     }
 
-    fn ask(house: &House, limit: Duration) -> Result<StartResponse> {
-        let request = StartRequest {
+    fn ask(house: &House, limit: Duration) -> Result<hutch::StartResponse> {
+        let request = hutch::StartRequest {
             key: "k".to_owned(),
             ..Default::default()
         };
         let mut daemon = Daemon::connect(house.root.path())?;
-        daemon.ask_within(limit, |client| client.start(soon(), &request))
+        daemon.ask_within(limit, async |client| client.start(soon(), &request).await)
     }
 
     #[test]
@@ -437,17 +444,5 @@ mod tests {
         let text = why.to_string();
         assert!(text.contains("no answer from hutchd of"), "{text}");
         assert!(text.ends_with("its room is being rebuilt"), "{text}");
-    }
-
-    #[test]
-    fn what_is_started_deaf_stays_so_and_its_starter_does_not() {
-        let started = deaf(|| thread::spawn(SigSet::thread_get_mask));
-
-        let theirs = started.join().unwrap().unwrap();
-        let ours = SigSet::thread_get_mask().unwrap();
-        for signal in [Signal::SIGTERM, Signal::SIGWINCH] {
-            assert!(theirs.contains(signal), "{signal}");
-            assert!(!ours.contains(signal), "{signal}");
-        }
     }
 }

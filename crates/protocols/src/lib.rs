@@ -1,7 +1,7 @@
 //! What is generated from the protocol files in `proto/`; by hand only what a build speaks of them.
 //!
-//! `asynchronous` holds the messages and the services over tokio, `blocking` the services over
-//! plain threads (for programs without an async runtime). Both speak the same messages.
+//! `asynchronous` holds the messages and the services over tokio, which all our programs use;
+//! `blocking` the services over threads, for daemons that tests play. Both speak the same messages.
 
 pub mod annotations;
 pub mod revision;

@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::Result;
 use nix::sys::statvfs::statvfs;
-use protocols::blocking::hutch::{
+use protocols::asynchronous::hutch::{
     DoctorRequest, DoctorResponse, ListSandboxesRequest, StoreFigures,
 };
 use serde_json::json;
@@ -288,11 +288,11 @@ fn stale(root: &Path, known: Option<&BTreeSet<String>>) -> Finding {
 fn ask(root: &Path) -> Option<(DoctorResponse, BTreeSet<String>)> {
     let mut daemon = Daemon::running(root).ok()??;
     let answer = daemon
-        .ask(|client| client.doctor(soon(), &DoctorRequest::default()))
+        .ask(async |client| client.doctor(soon(), &DoctorRequest::default()).await)
         .ok()?;
     let request = ListSandboxesRequest::default();
     let sandboxes = daemon
-        .ask(|client| client.list_sandboxes(soon(), &request))
+        .ask(async |client| client.list_sandboxes(soon(), &request).await)
         .ok()?;
     let uids = sandboxes.sandboxes.into_iter().map(|info| info.uid);
     Some((answer, uids.collect()))

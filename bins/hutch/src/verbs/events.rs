@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use protocols::blocking::hutch::{NextOomsRequest, NextOomsResponse, StateRequest};
+use protocols::asynchronous::hutch::{NextOomsRequest, NextOomsResponse, StateRequest};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn full_id(at: &Place, daemon: &mut Daemon, id: &str) -> Result<String> {
         container_id: id.to_owned(),
         ..Default::default()
     };
-    let state = daemon.ask(|client| client.state(soon(), &request));
+    let state = daemon.ask(async |client| client.state(soon(), &request).await);
     let state = state.map_err(|why| anyhow!("{why:#}"))?;
     match state.status.as_str() {
         // runc's words.
@@ -95,7 +95,7 @@ fn next_ooms(
         wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         ..Default::default()
     };
-    match daemon.ask(|client| client.next_ooms(soon(), &request)) {
+    match daemon.ask(async |client| client.next_ooms(soon(), &request).await) {
         // Deleted meanwhile: nothing more will come.
         Err(why) if stats::is_gone(&why) => Ok(NextOomsResponse {
             over: true,

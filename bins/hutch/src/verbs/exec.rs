@@ -8,7 +8,7 @@ use crate::{
     verbs::{fresh_key, relay},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
-use protocols::blocking::hutch::{ExecRequest, StateRequest, StreamAddress};
+use protocols::asynchronous::hutch::{ExecRequest, StateRequest, StreamAddress};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -54,7 +54,7 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
 }
 
 fn begin(at: &Place, daemon: &mut Daemon, request: &ExecRequest) -> Result<StreamAddress> {
-    let begun = daemon.ask(|client| client.exec(soon(), request))?;
+    let begun = daemon.ask(async |client| client.exec(soon(), request).await)?;
     at.log.warn_of_guest(&begun.warnings);
     Ok(begun.stream.unwrap_or_default())
 }
@@ -69,7 +69,7 @@ fn process(at: &Place, daemon: &mut Daemon, exec: &args::Exec) -> Result<Value> 
         container_id: exec.id.clone(),
         ..Default::default()
     };
-    let state = daemon.ask(|client| client.state(soon(), &request));
+    let state = daemon.ask(async |client| client.state(soon(), &request).await);
     // No refusal of an exec, to whoever asked for one.
     let state = state.map_err(|why| anyhow!("{why:#}"))?;
     let bundle = Bundle::read(Path::new(&state.bundle))?;

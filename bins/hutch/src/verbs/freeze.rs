@@ -3,7 +3,7 @@
 use super::{Place, fresh_key};
 use crate::daemon::soon;
 use anyhow::Result;
-use protocols::blocking::hutch::{PauseRequest, ResumeRequest};
+use protocols::asynchronous::hutch::{PauseRequest, ResumeRequest};
 
 pub fn pause(at: &Place, id: &str) -> Result<u8> {
     let request = PauseRequest {
@@ -12,7 +12,8 @@ pub fn pause(at: &Place, id: &str) -> Result<u8> {
         container_id: id.to_owned(),
         ..Default::default()
     };
-    at.daemon()?.ask(|client| client.pause(soon(), &request))?;
+    at.daemon()?
+        .ask(async |client| client.pause(soon(), &request).await)?;
     Ok(0)
 }
 
@@ -23,6 +24,7 @@ pub fn resume(at: &Place, id: &str) -> Result<u8> {
         container_id: id.to_owned(),
         ..Default::default()
     };
-    at.daemon()?.ask(|client| client.resume(soon(), &request))?;
+    at.daemon()?
+        .ask(async |client| client.resume(soon(), &request).await)?;
     Ok(0)
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use protocols::blocking::hutch::{KillRequest, StateRequest, WaitRequest};
+use protocols::asynchronous::hutch::{KillRequest, StateRequest, WaitRequest};
 use std::{
     cell::Cell,
     time::{Duration, Instant},
@@ -74,7 +74,7 @@ fn send(at: &Place, daemon: &mut Daemon, kill: &Kill, signal: u32) -> Result<()>
         all: kill.all,
         ..Default::default()
     };
-    daemon.ask(|client| client.kill(soon(), &request))?;
+    daemon.ask(async |client| client.kill(soon(), &request).await)?;
     Ok(())
 }
 
@@ -85,7 +85,9 @@ pub(super) fn status(at: &Place, daemon: &mut Daemon, id: &str) -> Result<String
         container_id: id.to_owned(),
         ..Default::default()
     };
-    Ok(daemon.ask(|client| client.state(soon(), &request))?.status)
+    Ok(daemon
+        .ask(async |client| client.state(soon(), &request).await)?
+        .status)
 }
 
 /// Whether the init ends in time.
@@ -96,9 +98,9 @@ fn ended(at: &Place, daemon: &mut Daemon, id: &str, limit: Option<Duration>) -> 
     };
     let began = Instant::now();
     let is_late = Cell::new(false);
-    let answer = daemon.ask(|client| {
+    let answer = daemon.ask(async |client| {
         let left = limit.map(|limit| limit.saturating_sub(began.elapsed()).max(WAIT_MIN));
-        let answer = client.wait(left.map_or_else(soon, within), &request);
+        let answer = client.wait(left.map_or_else(soon, within), &request).await;
         // Nobody answers for it any more: that is no daemon to ask again.
         is_late.set(answer.is_err() && limit.is_some_and(|limit| began.elapsed() >= limit));
         match is_late.get() {

@@ -8,7 +8,7 @@ use crate::{
     verbs::relay,
 };
 use anyhow::{Result, anyhow, bail};
-use protocols::blocking::hutch::{CreateRequest, DeleteRequest, StartRequest, StreamAddress};
+use protocols::asynchronous::hutch::{CreateRequest, DeleteRequest, StartRequest, StreamAddress};
 
 /// conmon's name for it; Podman looks for it in the bundle.
 const OOM_NOTE: &str = "oom";
@@ -37,7 +37,7 @@ fn create_container(
         cgroups_path: bundle.cgroups_path(),
         ..Default::default()
     };
-    let created = daemon.ask(|client| client.create(soon(), &request))?;
+    let created = daemon.ask(async |client| client.create(soon(), &request).await)?;
     at.log.warn_of_guest(&created.warnings);
     Ok(created.stream.unwrap_or_default())
 }
@@ -87,7 +87,7 @@ fn start_in(at: &Place, daemon: &mut Daemon, id: &str) -> Result<()> {
         container_id: id.to_owned(),
         ..Default::default()
     };
-    daemon.ask(|client| client.start(soon(), &request))?;
+    daemon.ask(async |client| client.start(soon(), &request).await)?;
     Ok(())
 }
 
@@ -136,7 +136,7 @@ fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<(
         force,
         ..Default::default()
     };
-    daemon.ask(|client| client.delete(soon(), &request))?;
+    daemon.ask(async |client| client.delete(soon(), &request).await)?;
     Ok(())
 }
 

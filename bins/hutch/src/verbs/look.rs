@@ -8,7 +8,7 @@ use crate::{
     output::{print, print_json, table},
 };
 use anyhow::Result;
-use protocols::blocking::hutch::{ContainerInfo, ListRequest, StateRequest};
+use protocols::asynchronous::hutch::{ContainerInfo, ListRequest, StateRequest};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -75,7 +75,9 @@ pub fn state(at: &Place, id: &str) -> Result<u8> {
         container_id: id.to_owned(),
         ..Default::default()
     };
-    let info = at.daemon()?.ask(|client| client.state(soon(), &request))?;
+    let info = at
+        .daemon()?
+        .ask(async |client| client.state(soon(), &request).await)?;
     print_json(&shown(&info))?;
     Ok(0)
 }
@@ -89,7 +91,9 @@ pub fn list(at: &Place, list: &args::List) -> Result<u8> {
         ..Default::default()
     };
     // Where no daemon runs there may still be containers: the one that is started adopts them.
-    let listed = at.daemon()?.ask(|client| client.list(soon(), &request))?;
+    let listed = at
+        .daemon()?
+        .ask(async |client| client.list(soon(), &request).await)?;
     let containers = listed.containers;
     if list.quiet {
         let ids = containers

@@ -20,7 +20,7 @@ pub mod update;
 
 use crate::{daemon::Daemon, log::Log};
 use anyhow::Result;
-use protocols::blocking::hutch::ProcessRef;
+use protocols::asynchronous::hutch::ProcessRef;
 use std::{path::PathBuf, rc::Rc};
 
 /// Which daemon, whose ids, and where to say what is no output.

@@ -13,7 +13,7 @@ use crate::{
     output::{print, print_line, table},
 };
 use anyhow::{Result, bail};
-use protocols::blocking::hutch::{PsEntry, PsRequest, PsResponse};
+use protocols::asynchronous::hutch::{PsEntry, PsRequest, PsResponse};
 use serde_json::json;
 
 /// A column, and its title.
@@ -39,7 +39,7 @@ pub fn ps(at: &Place, ps: &args::Ps) -> Result<u8> {
         ..Default::default()
     };
     let mut daemon = at.daemon()?;
-    let answer = match daemon.ask(|client| client.ps(soon(), &request)) {
+    let answer = match daemon.ask(async |client| client.ps(soon(), &request).await) {
         // As with runc: one that has stopped has none.
         Err(why) if is_denied(&why) && status(at, &mut daemon, &ps.id)? == "stopped" => {
             PsResponse::default()

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use hutch_relay::{HostProcess, Outcome, Relay, Session, VM_LOST};
 use nix::fcntl::{FcntlArg, FdFlag};
-use protocols::blocking::hutch::{
+use protocols::asynchronous::hutch::{
     AttachRequest, ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
 };
 use std::{
@@ -108,7 +108,7 @@ pub fn attach_self(daemon: &mut Daemon, stands: &Stands<'_>) -> Result<()> {
         relay_start_time: start_time,
         ..Default::default()
     };
-    daemon.ask(|client| client.attach(soon(), &request))?;
+    daemon.ask(async |client| client.attach(soon(), &request).await)?;
     match stands.pid_file {
         Some(path) => write_pid_file(path, process::id()),
         None => Ok(()),
@@ -149,7 +149,7 @@ pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>, stream: &StreamAddres
                 ..Default::default()
             };
             // The exit is known; a daemon that is away learns it from the guest.
-            let _ = daemon.ask(|client| client.exited(soon(), &request));
+            let _ = daemon.ask(async |client| client.exited(soon(), &request).await);
             Ok(code)
         }
         Outcome::Lost => lost(daemon, stands.process),
@@ -163,7 +163,7 @@ pub fn exit(daemon: &mut Daemon, process: ProcessRef) -> Result<ExitInfo> {
         ..Default::default()
     };
     let limit = || ttrpc::context::with_duration(EXIT_MAX);
-    let answer = daemon.ask(|client| client.wait(limit(), &request))?;
+    let answer = daemon.ask(async |client| client.wait(limit(), &request).await)?;
     Ok(answer.exit.unwrap_or_default())
 }
 

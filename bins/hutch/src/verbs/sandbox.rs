@@ -13,7 +13,7 @@ use crate::{
 use anyhow::{Result, bail};
 use protocols::{
     annotations::{GUEST_PROFILE, MEMORY_MIB, VCPUS},
-    blocking::{
+    asynchronous::{
         hutch::{
             AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse,
             DeleteSandboxRequest, InspectSandboxRequest, ListSandboxesRequest,
@@ -98,13 +98,13 @@ fn create(at: &Place, wish: SandboxCreate) -> Result<CreateSandboxResponse> {
         ..Default::default()
     };
     at.daemon()?
-        .ask(|client| client.create_sandbox(soon(), &request))
+        .ask(async |client| client.create_sandbox(soon(), &request).await)
 }
 
 fn order<T>(
     at: &Place,
     sandbox: &str,
-    verb: impl Fn(&RuntimeClient, Context, &SandboxRequest) -> ttrpc::Result<T>,
+    verb: impl AsyncFn(&RuntimeClient, Context, &SandboxRequest) -> ttrpc::Result<T>,
 ) -> Result<u8> {
     let request = SandboxRequest {
         key: fresh_key(),
@@ -112,7 +112,8 @@ fn order<T>(
         sandbox: sandbox.to_owned(),
         ..Default::default()
     };
-    at.daemon()?.ask(|client| verb(client, soon(), &request))?;
+    at.daemon()?
+        .ask(async |client| verb(client, soon(), &request).await)?;
     Ok(0)
 }
 
@@ -125,7 +126,7 @@ fn stop(at: &Place, stop: &SandboxStop) -> Result<u8> {
         ..Default::default()
     };
     at.daemon()?
-        .ask(|client| client.stop_sandbox(soon(), &request))?;
+        .ask(async |client| client.stop_sandbox(soon(), &request).await)?;
     Ok(0)
 }
 
@@ -138,7 +139,7 @@ fn delete(at: &Place, delete: &SandboxDelete) -> Result<u8> {
         ..Default::default()
     };
     at.daemon()?
-        .ask(|client| client.delete_sandbox(soon(), &request))?;
+        .ask(async |client| client.delete_sandbox(soon(), &request).await)?;
     Ok(0)
 }
 
@@ -166,7 +167,7 @@ fn annotate(at: &Place, set: AnnotationSet) -> Result<u8> {
         ..Default::default()
     };
     at.daemon()?
-        .ask(|client| client.annotate_sandbox(soon(), &request))?;
+        .ask(async |client| client.annotate_sandbox(soon(), &request).await)?;
     Ok(0)
 }
 
@@ -194,11 +195,11 @@ fn stats(at: &Place, wanted: &SandboxStats) -> Result<u8> {
     };
     let answer = at
         .daemon()?
-        .ask(|client| client.sandbox_stats(soon(), &request))?;
+        .ask(async |client| client.sandbox_stats(soon(), &request).await)?;
     match wanted.format {
         Format::Json => print_json(&stats_json(&answer))?,
         Format::Table => {
-            let row = |part: &protocols::blocking::hutch::SandboxPart| {
+            let row = |part: &protocols::asynchronous::hutch::SandboxPart| {
                 vec![
                     part.name.clone(),
                     part.processes.to_string(),
@@ -245,7 +246,7 @@ fn monitor(at: &Place, watched: &SandboxMonitor) -> Result<u8> {
     };
     let mut shown = !watched.new;
     loop {
-        let asked = daemon.ask(|client| client.next_sandbox_events(soon(), &request));
+        let asked = daemon.ask(async |client| client.next_sandbox_events(soon(), &request).await);
         let answer = match asked {
             Ok(answer) => answer,
             // It was there, and went while nobody asked.
@@ -297,7 +298,7 @@ fn list(at: &Place, list: &SandboxList) -> Result<u8> {
     let request = ListSandboxesRequest::default();
     let answer = at
         .daemon()?
-        .ask(|client| client.list_sandboxes(soon(), &request))?;
+        .ask(async |client| client.list_sandboxes(soon(), &request).await)?;
     // What is listed is no less true for it.
     for line in &answer.unread {
         eprintln!("hutch: warning: {line}");
@@ -356,7 +357,7 @@ fn find_in(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<Sandbo
         namespace: namespace.to_owned(),
         ..Default::default()
     };
-    let answer = daemon.ask(|client| client.inspect_sandbox(soon(), &request))?;
+    let answer = daemon.ask(async |client| client.inspect_sandbox(soon(), &request).await)?;
     Ok(answer.sandbox.unwrap_or_default())
 }
 

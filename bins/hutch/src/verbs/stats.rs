@@ -3,7 +3,7 @@
 use super::Place;
 use crate::daemon::{Daemon, Refused, soon};
 use anyhow::Result;
-use protocols::blocking::hutch::{IoStats, StatsRequest, StatsResponse};
+use protocols::asynchronous::hutch::{IoStats, StatsRequest, StatsResponse};
 use serde_json::{Map, Value, json};
 
 pub fn asked(at: &Place, daemon: &mut Daemon, id: &str) -> Result<StatsResponse> {
@@ -12,7 +12,7 @@ pub fn asked(at: &Place, daemon: &mut Daemon, id: &str) -> Result<StatsResponse>
         container_id: id.to_owned(),
         ..Default::default()
     };
-    daemon.ask(|client| client.stats(soon(), &request))
+    daemon.ask(async |client| client.stats(soon(), &request).await)
 }
 
 pub fn of(at: &Place, daemon: &mut Daemon, id: &str) -> Result<Value> {
@@ -107,7 +107,7 @@ fn blkio(devices: &[IoStats]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocols::blocking::hutch::{CpuStats, MemoryStats, PidsStats};
+    use protocols::asynchronous::hutch::{CpuStats, MemoryStats, PidsStats};
 
     #[test]
     fn figures_have_runcs_names_and_units() {

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::Result;
 use clap::Args;
-use protocols::blocking::hutch::{ContainerInfo, ListRequest, StatsResponse};
+use protocols::asynchronous::hutch::{ContainerInfo, ListRequest, StatsResponse};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -76,7 +76,7 @@ fn look(at: &Place, daemon: &mut Daemon, top: &Top, before: &Look) -> Result<(Lo
         },
         ..Default::default()
     };
-    let listed = daemon.ask(|client| client.list(soon(), &request))?;
+    let listed = daemon.ask(async |client| client.list(soon(), &request).await)?;
     let (mut now, mut lines) = (Look::new(), Vec::new());
     for info in listed.containers {
         if !["running", "paused"].contains(&info.status.as_str()) {

@@ -5,7 +5,7 @@ use crate::daemon::soon;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use oci_spec::runtime::LinuxResources;
-use protocols::blocking::hutch::UpdateRequest;
+use protocols::asynchronous::hutch::UpdateRequest;
 use serde_json::{Map, Value, json};
 use std::{
     fs::File,
@@ -84,7 +84,9 @@ pub fn update(at: &Place, update: &Update) -> Result<u8> {
         resources_json: resources,
         ..Default::default()
     };
-    let updated = at.daemon()?.ask(|client| client.update(soon(), &request))?;
+    let updated = at
+        .daemon()?
+        .ask(async |client| client.update(soon(), &request).await)?;
     at.log.warn_of_guest(&updated.warnings);
     Ok(0)
 }
