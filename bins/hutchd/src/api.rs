@@ -4,7 +4,10 @@
 
 use crate::{
     bundle,
-    convert::{container_info, exit_info, ps_entry, sandbox_info, store_figures, stream_address},
+    convert::{
+        container_info, exit_info, listed_info, ps_entry, sandbox_info, store_figures,
+        stream_address,
+    },
     neighbour::Neighbour,
     pods,
     profile::Profiles,
@@ -379,9 +382,7 @@ impl Runtime for Api {
             namespace => Some(parsed(Namespace::new(namespace)).map_err(status)?),
         };
         let listed = asked(self.host.send(List { namespace }).await).map_err(status)?;
-        let infos = listed
-            .iter()
-            .map(|listed| container_info(listed.uid, &listed.view));
+        let infos = listed.iter().map(listed_info);
         Ok(ListResponse {
             containers: infos.collect(),
             ..Default::default()

@@ -8,7 +8,7 @@ use protocols::asynchronous::hutch::{
 use runtime_core::{
     agent::{ContainerStats, ExitStatus, GuestPid},
     container::{ContainerState, ContainerView, Ooms},
-    host::Name,
+    host::{Listed, Name},
     hypervisor::{HostEndpoint, MachineType},
     ids::SandboxUid,
     premises::Spent,
@@ -155,6 +155,19 @@ pub fn container_info(uid: SandboxUid, view: &ContainerView) -> ContainerInfo {
         exit: exit.into(),
         owner_uid: spec.owner_uid,
         ..Default::default()
+    }
+}
+
+/// What nobody looks after may be otherwise than it was.
+pub fn listed_info(listed: &Listed) -> ContainerInfo {
+    let info = container_info(listed.uid, &listed.view);
+    match listed.unsure.as_str() {
+        "" => info,
+        why => ContainerInfo {
+            status: "unknown".to_owned(),
+            reason: why.to_owned(),
+            ..info
+        },
     }
 }
 

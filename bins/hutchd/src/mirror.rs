@@ -11,7 +11,7 @@ use runtime_core::{
     ids::SandboxUid,
     kit::{self, Work},
     premises::PremisesSpec,
-    records::{Change, Records, Rows, decode},
+    records::{Change, ROOMS, Records, Rows, decode},
     sandbox::SandboxRecord,
 };
 use std::{
@@ -31,16 +31,6 @@ const FRESH: &str = "records.jsonl.new";
 const BYTES_MAX: u64 = 256 << 20;
 /// A file is begun anew once more than this was appended, and more than it began with.
 const APPENDED_MAX: u64 = 64 << 10;
-/// What the rooms of a sandbox keep: each key is one of these and the uid.
-const ROOMS: [&str; 6] = [
-    "sandbox",
-    "container",
-    "process",
-    "hypervisor",
-    "devices",
-    "network",
-];
-
 /// A change as it stands in a file: without a value, the key is gone.
 type Line = Vec<(String, Option<String>)>;
 

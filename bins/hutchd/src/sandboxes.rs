@@ -100,10 +100,9 @@ impl Api {
         let sandboxes = self.sandboxes(namespace).await?;
         let unread = asked(self.host.send(GetUnread).await)?;
         let info = |(view, names): &(SandboxView, Vec<Name>)| sandbox_info(view, names);
-        let line = |one: &Unread| format!("record {:?} does not read: {}", one.key, one.why);
         Ok(ListSandboxesResponse {
             sandboxes: sandboxes.iter().map(info).collect(),
-            unread: unread.iter().map(line).collect(),
+            unread: unread.iter().map(Unread::to_string).collect(),
             ..Default::default()
         })
     }

@@ -406,6 +406,20 @@ impl Premises for FakePremises {
         })
     }
 
+    fn evict(&self, uid: SandboxUid, _: BTreeSet<SandboxUid>) -> Work<Result<(), Fault>> {
+        let host = self.clone();
+        let mut turn = self.turns.take(uid);
+        Box::pin(async move {
+            turn.come().await;
+            if let Some(fault) = host.failing() {
+                return Err(fault);
+            }
+            let spec = host.world.borrow().spec(uid);
+            host.clear_all(&spec).await;
+            Ok(())
+        })
+    }
+
     /// A hook is a process of its own for a while; one whose path ends with `fails` fails, and one that
     /// ends with `hangs` runs for its whole timeout.
     fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>> {

@@ -127,6 +127,15 @@ impl Premises for HostPremises {
         })
     }
 
+    fn evict(&self, uid: SandboxUid, others: BTreeSet<SandboxUid>) -> Work<Result<(), Fault>> {
+        let mut turn = self.turns.take(uid);
+        let evicted = self.blocking(move |house| {
+            turn.wait();
+            Ok(house.evict(uid, &others))
+        });
+        Box::pin(async move { evicted.await? })
+    }
+
     fn run_hook(&self, run: HookRun) -> Work<Result<(), Fault>> {
         Box::pin(async move {
             let hook = Hook::from(run.hook);

@@ -69,6 +69,21 @@ impl House {
         Ok(report)
     }
 
+    /// One that is on record, and whose record does not read: whatever it is found by.
+    pub fn evict(&self, uid: SandboxUid, others: &BTreeSet<SandboxUid>) -> Result<(), Fault> {
+        let taken = self.taken(others).map_err(|error| fault(&error))?;
+        let folder = default_spec(&self.root, uid).folder;
+        let swept = self.sweep_folder(&folder, &uid.to_string(), &taken);
+        tracing::warn!(%uid, killed = ?swept.cleared.killed, unmounted = ?swept.cleared.unmounted, "evicted");
+        let marked = self.hierarchies.marked(&self.root);
+        let marked = marked.map_err(|error| fault(&error))?;
+        let mine = marked
+            .into_iter()
+            .filter(|(name, _)| *name == uid.to_string());
+        let left = mine.filter_map(|(name, cgroup)| self.sweep_cgroup(name, &cgroup).fault);
+        Fault::join(swept.fault.into_iter().chain(left).collect())
+    }
+
     /// The cgroups of the known sandboxes.
     fn taken(&self, known: &BTreeSet<SandboxUid>) -> Result<Vec<CgroupPath>, Error> {
         let mut taken = Vec::new();

@@ -287,6 +287,7 @@ contract! {
     a_dismissal_of_what_is_gone_or_is_another_is_already_so
     a_sweep_takes_what_no_record_knows_and_leaves_the_known
     a_sweep_of_nothing_reports_nothing
+    an_eviction_takes_all_of_one_sandbox_and_what_is_left_of_it
     claims_are_found_without_any_record
 }
 
@@ -637,6 +638,20 @@ async fn a_sweep_takes_what_no_record_knows_and_leaves_the_known(house: &dyn Hou
 
 async fn a_sweep_of_nothing_reports_nothing(house: &dyn House) {
     assert_eq!(house.sweep(BTreeSet::new()).await.unwrap(), []);
+}
+
+async fn an_eviction_takes_all_of_one_sandbox_and_what_is_left_of_it(house: &dyn House) {
+    let stays = occupied(house, new_spec(house, 1)).await;
+    let goes = occupied(house, new_spec(house, 2)).await;
+    let others = BTreeSet::from([stays.spec.uid]);
+    let evict = || house.premises().evict(goes.spec.uid, others.clone());
+
+    evict().await.unwrap();
+    evict().await.unwrap();
+
+    goes.assert_gone(house);
+    stays.assert_whole(house);
+    house.premises().clear(stays.spec.clone()).await.unwrap();
 }
 
 async fn claims_are_found_without_any_record(house: &dyn House) {

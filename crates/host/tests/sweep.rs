@@ -184,6 +184,41 @@ async fn a_claim_on_a_known_sandbox_s_cgroup_is_reported_and_not_believed() {
 }
 
 #[tokio::test]
+async fn an_eviction_does_not_believe_a_claim_on_another_s_cgroup_and_says_so() {
+    let daemon = Daemon::new();
+    let (known, thief) = (daemon.sandbox().await, daemon.sandbox().await);
+    let vmm = daemon.run_in(&known.vmm);
+    let claim = thief.folder.join("premises.json");
+    let text = fs::read_to_string(&claim).unwrap();
+    fs::write(&claim, text.replace(&thief.vmm.0, &known.vmm.0)).unwrap();
+    let others = BTreeSet::from([known.uid]);
+
+    let evicted = daemon.premises.evict(thief.uid, others).await;
+
+    assert!(is_alive(&vmm));
+    let fault = evicted.unwrap_err().to_string();
+    assert!(fault.contains("which a known sandbox has"), "{fault}");
+    fs::write(&claim, text).unwrap();
+    daemon.premises.clear(thief).await.unwrap();
+    daemon.premises.clear(known).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_eviction_takes_the_cgroup_of_one_whose_folder_is_gone() {
+    let daemon = Daemon::new();
+    let spec = daemon.sandbox().await;
+    let vmm = daemon.run_in(&spec.vmm);
+    fs::remove_dir_all(&spec.folder).unwrap();
+
+    let evicted = daemon.premises.evict(spec.uid, BTreeSet::new());
+    let evicted = evicted.await;
+
+    evicted.unwrap();
+    assert!(!is_alive(&vmm));
+    assert!(!daemon.exists(&spec.vmm));
+}
+
+#[tokio::test]
 async fn a_garbled_claim_falls_back_to_the_sandbox_s_own_cgroups() {
     let daemon = Daemon::new();
     let spec = daemon.sandbox().await;

@@ -108,6 +108,12 @@ text_id!(
     /// What keeps the ids of one caller apart from another's: containerd's namespace, or `default`.
     Namespace, "namespace", ID_BYTES_MAX
 );
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
 text_id!(
     /// The idempotency key of a request: the same key gets the same answer.
     RequestKey, "request key", REQUEST_KEY_BYTES_MAX

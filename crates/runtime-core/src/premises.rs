@@ -79,6 +79,10 @@ pub trait Premises {
     /// joined. Needs nothing but the spec.
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>>;
 
+    /// Clears what a sandbox occupies whose spec nobody can read: by its claim, or as its uid has it.
+    /// What one of the `others` has is left alone, and said.
+    fn evict(&self, uid: SandboxUid, others: BTreeSet<SandboxUid>) -> Work<Result<(), Fault>>;
+
     /// What the members of a cgroup use, and used while they were in it; nothing of one that is not
     /// there.
     fn spent(&self, cgroup: Cgroup) -> Work<Result<Spent, Fault>>;

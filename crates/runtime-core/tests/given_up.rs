@@ -11,8 +11,9 @@ use runtime_core::{
     error::Kind,
     host::{GetUnread, List, ListSandboxes},
     ids::ProcessId,
-    sandbox::{SandboxRecord, Standing, Verb},
+    sandbox::{SandboxRecord, SandboxView, Standing, Verb},
 };
+use std::collections::BTreeMap;
 
 /// As often a room is rebuilt; once more, and it is given up.
 const REBUILDS_MAX: u32 = 3;
@@ -89,9 +90,12 @@ async fn a_record_that_does_not_read_is_kept_and_named_and_the_others_are_listed
         let house = house.restart().await;
 
         let all = house.host.send(ListSandboxes { namespace: None }).await;
-        let ids = all.unwrap();
-        let ids: Vec<&str> = ids.iter().map(|(view, _)| view.spec.id.as_str()).collect();
-        assert_eq!(ids, ["whole"]);
+        let all = all.unwrap();
+        let seen = |(view, _): &(SandboxView, _)| (view.spec.id.to_string(), view.standing);
+        let seen: BTreeMap<_, _> = all.iter().map(seen).collect();
+        let failed = (damaged.to_string(), Standing::Failed);
+        let whole = ("whole".to_owned(), Standing::Ready);
+        assert_eq!(seen, BTreeMap::from([failed, whole]));
         let unread = house.host.send(GetUnread).await.unwrap();
         let [unread] = unread.as_slice() else {
             panic!("{unread:?}")

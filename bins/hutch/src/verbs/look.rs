@@ -37,6 +37,8 @@ struct State<'a> {
     sandbox: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit: Option<Exit<'a>>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -66,6 +68,7 @@ fn shown(info: &ContainerInfo) -> State<'_> {
             detail: &exit.detail,
             at: rfc3339(exit.at_ms / 1_000),
         }),
+        reason: &info.reason,
     }
 }
 

@@ -60,6 +60,7 @@ pub enum Story {
     SandboxCrowd,
     SandboxHooks,
     SandboxDisks,
+    SandboxUnread,
 }
 
 pub const ALL: &[Story] = &[
@@ -95,6 +96,7 @@ pub const OF_SANDBOXES: &[Story] = &[
     Story::SandboxDeleted,
     Story::SandboxHooks,
     Story::SandboxDisks,
+    Story::SandboxUnread,
 ];
 
 impl Teller {
@@ -123,6 +125,7 @@ impl Teller {
             Story::SandboxCrowd => self.sandbox_crowd().await,
             Story::SandboxHooks => self.sandbox_hooks().await,
             Story::SandboxDisks => self.sandbox_disks().await,
+            Story::SandboxUnread => self.sandbox_unread().await,
         };
         if let (true, Err(why)) = (self.calm, told) {
             let id = &self.id;

@@ -2,10 +2,11 @@
 
 use super::{
     events::{Doomed, Event, Found, Into, Name, Place, Repeated, World},
-    known::{Kept, KnownSandbox, Unread, read_all, read_one},
+    known::{Kept, KnownSandbox, OnRecord, Unread, read_all, read_one},
     machine::Host,
     messages::{Find, FindSandbox, Located, LocatedSandbox, SandboxWish, Wish},
-    sandboxes::{FoundSandbox, given_up},
+    sandboxes::{FoundSandbox, SandboxName},
+    unread::UnreadSandbox,
 };
 use crate::{
     container::{ContainerSpec, Force},
@@ -75,13 +76,16 @@ impl HostActor {
     pub async fn open(around: Surroundings) -> Result<Addr<Self>, Fault> {
         let Kept {
             sandboxes,
+            unread_sandboxes,
             deletions,
             unread,
         } = read_all(&*around.records).await?;
         let homes = sandboxes.iter().map(KnownSandbox::home);
+        let homes = homes.chain(unread_sandboxes.iter().map(UnreadSandbox::home));
         let names = sandboxes.iter().flat_map(KnownSandbox::names);
+        let names = names.chain(unread_sandboxes.iter().flat_map(UnreadSandbox::names));
         let host = Host::rebuilt(homes, names, deletions);
-        let actor = Self {
+        let mut actor = Self {
             shell: Shell::new(host).within(tracing::info_span!("host")),
             around,
             sandboxes: BTreeMap::new(),
@@ -92,6 +96,9 @@ impl HostActor {
             unread,
             undone: BTreeMap::new(),
         };
+        for unread in unread_sandboxes {
+            actor.show(&unread);
+        }
         Ok(actor.start())
     }
 
@@ -186,15 +193,14 @@ impl HostActor {
         ctx: &mut Context<Self>,
     ) {
         let uid = doomed.uid();
-        let is_failed = self.shell.confirmed().is_given_up(uid);
-        let sandbox = match (doomed, is_failed) {
-            (Doomed::Container(_), true) => Err(given_up(uid)),
+        let sandbox = match (doomed, self.host().forlorn(uid)) {
+            (Doomed::Container(_), Some(forlorn)) => Err(forlorn.fault(uid)),
             // Its records say what is left of it; a room that panics again gives it up again.
-            (Doomed::Sandbox(_), true) => {
-                self.delete_failed((waiter, key), uid, ctx);
+            (Doomed::Sandbox(_), Some(_)) => {
+                self.delete_failed((waiter, key), uid, &delete, ctx);
                 return;
             }
-            (Doomed::Container(_) | Doomed::Sandbox(_), false) => {
+            (Doomed::Container(_) | Doomed::Sandbox(_), None) => {
                 Ok(self.sandboxes.get(&uid).cloned())
             }
         };
@@ -219,18 +225,31 @@ impl HostActor {
         });
     }
 
-    /// Nobody looks after it: it is taken up as one that is being deleted.
+    /// Nobody looks after it: it is taken up as one that is being deleted. Where that cannot be read
+    /// either, whatever is there of it is ended here.
     fn delete_failed(
         &mut self,
         (waiter, key): (Option<Waiter>, Option<RequestKey>),
         uid: SandboxUid,
+        delete: &Deleting,
         ctx: &mut Context<Self>,
     ) {
-        let records = self.around.records.clone();
+        let (records, premises) = (self.around.records.clone(), self.around.premises.clone());
+        let by_force = matches!(delete, Deleting::Sandbox);
+        let others = self.host().sandboxes().filter(|other| *other != uid);
+        let others: BTreeSet<_> = others.collect();
         let me = ctx.address();
         kit::complete(ctx, async move {
             let outcome = match read_one(&*records, uid).await {
-                Ok(Some(mut known)) => {
+                Ok(OnRecord::Unread(unread)) if by_force => {
+                    let evicted = unread.evict(&*records, &*premises, others).await;
+                    if evicted.is_ok() {
+                        me.do_send(gone(uid));
+                    }
+                    evicted
+                }
+                Ok(OnRecord::Unread(unread)) => Err(unread.forlorn().fault(uid)),
+                Ok(OnRecord::Known(mut known)) => {
                     known.record.phase = Phase::Deleting;
                     let taken_up = me.send(known).await;
                     match (taken_up, me.send(AddressOf(uid)).await) {
@@ -238,7 +257,10 @@ impl HostActor {
                         _ => rebuilding(),
                     }
                 }
-                Ok(None) => Ok(()),
+                Ok(OnRecord::Nothing) => {
+                    me.do_send(gone(uid));
+                    Ok(())
+                }
                 Err(why) => Err(why),
             };
             Event::Deleted {
@@ -255,8 +277,14 @@ impl HostActor {
         let me = ctx.address().downgrade();
         kit::detach(async move {
             let mut known = match read_one(&*records, uid).await {
-                Ok(Some(known)) => known,
-                Ok(None) => return,
+                Ok(OnRecord::Known(known)) => known,
+                Ok(OnRecord::Nothing) => return,
+                Ok(OnRecord::Unread(unread)) => {
+                    if let Some(me) = me.upgrade() {
+                        me.do_send(unread);
+                    }
+                    return;
+                }
                 Err(why) => {
                     return tracing::error!(%uid, %why, "sandbox given up, but not released");
                 }
@@ -279,17 +307,25 @@ impl HostActor {
         let me = ctx.address().downgrade();
         kit::detach(async move {
             match (read_one(&*records, uid).await, me.upgrade()) {
-                (Ok(Some(known)), Some(me)) => me.do_send(known),
-                (Ok(None), Some(me)) => me.do_send(SandboxNotice::News {
-                    uid,
-                    notice: sandbox::Notice::Gone,
-                }),
+                (Ok(OnRecord::Known(known)), Some(me)) => me.do_send(known),
+                (Ok(OnRecord::Unread(unread)), Some(me)) => me.do_send(unread),
+                (Ok(OnRecord::Nothing), Some(me)) => me.do_send(gone(uid)),
                 (Err(why), _) => {
                     tracing::error!(%uid, %why, "records of a sandbox could not be read; it is not rebuilt");
                 }
                 (Ok(_), None) => {}
             }
         });
+    }
+
+    /// What is seen of one that nobody can look after.
+    fn show(&mut self, unread: &UnreadSandbox) {
+        let uid = unread.uid;
+        tracing::error!(%uid, why = unread.why, "nobody looks after a sandbox until it is deleted by force");
+        let name = self.host().sandbox_name(uid).cloned();
+        let name: SandboxName = name.unwrap_or_else(|| unread.home().name);
+        let spec = (self.around.architect)(&unread.wish(name), None);
+        self.failed.insert(uid, unread.seen_as(spec));
     }
 
     pub(super) fn host(&self) -> &Host {
@@ -309,8 +345,9 @@ impl HostActor {
         let Found::Undoing(name, place) = self.host().find(namespace, id) else {
             return None;
         };
-        if self.host().is_given_up(place.uid) {
-            return Some(Box::pin(async move { Err(given_up(place.uid)) }));
+        if let Some(forlorn) = self.host().forlorn(place.uid) {
+            let why = forlorn.fault(place.uid);
+            return Some(Box::pin(async move { Err(why) }));
         }
         let (tell, undone) = oneshot::channel();
         self.undone.entry(name).or_default().push(tell);
@@ -325,8 +362,8 @@ impl HostActor {
     pub(super) fn locate(&self, find: &Find) -> Result<Located, Fault> {
         match self.host().find(&find.namespace, &find.id) {
             Found::One(name, place) => {
-                if self.host().is_given_up(place.uid) {
-                    return Err(given_up(place.uid));
+                if let Some(forlorn) = self.host().forlorn(place.uid) {
+                    return Err(forlorn.fault(place.uid));
                 }
                 let Some(sandbox) = self.sandboxes.get(&place.uid).cloned() else {
                     return rebuilding();
@@ -410,6 +447,12 @@ impl Deleting {
     }
 }
 
+/// Nothing of it is on record.
+fn gone(uid: SandboxUid) -> SandboxNotice {
+    let notice = sandbox::Notice::Gone;
+    SandboxNotice::News { uid, notice }
+}
+
 fn rebuilding<T>() -> Result<T, Fault> {
     let gone = "its sandbox's room is being rebuilt; ask again";
     Err(Fault::new(Kind::Unavailable, gone))
@@ -476,6 +519,7 @@ impl Room for HostActor {
             World::ForgetSandbox(uid) => {
                 self.sandboxes.remove(&uid);
                 self.failed.remove(&uid);
+                self.unread.retain(|one| one.uid() != Some(uid));
             }
             World::Rebuild(uid) => self.read_and_rebuild(uid, ctx),
             World::GiveUp(uid) => self.give_up(uid, ctx),
@@ -492,6 +536,16 @@ impl Handler<KnownSandbox> for HostActor {
 
     fn handle(&mut self, known: KnownSandbox, ctx: &mut Context<Self>) {
         self.rebuild(known, ctx);
+    }
+}
+
+impl Handler<UnreadSandbox> for HostActor {
+    type Result = ();
+
+    fn handle(&mut self, unread: UnreadSandbox, ctx: &mut Context<Self>) {
+        self.show(&unread);
+        let (uid, forlorn) = (unread.uid, unread.forlorn());
+        kit::apply(self, Event::Unread { uid, forlorn }, ctx);
     }
 }
 

@@ -3,12 +3,12 @@
 use super::{
     actor::{Creation, HostActor},
     events::{Answer, Created, Event, Into, Name, Place},
-    known::{KnownSandbox, read_one},
+    known::{OnRecord, container, read_one},
     messages::{
         CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, GetUnread,
         List, ListSandboxes, Listed, Located, ViewSandbox, Wish,
     },
-    sandboxes::SandboxName,
+    sandboxes::{Forlorn, SandboxName},
 };
 use crate::{
     error::{Fault, Kind},
@@ -220,9 +220,11 @@ impl Handler<List> for HostActor {
                 .is_none_or(|wanted| name.namespace == *wanted)
         };
         let host = self.host();
+        // Of one whose room panicked too often the VM is ended.
+        let lives = |uid| !matches!(host.forlorn(uid), Some(Forlorn::Panicking(_)));
         let places: Vec<_> = host
             .names()
-            .filter(|(name, place)| wanted(name) && !self.failed.contains_key(&place.uid))
+            .filter(|(name, place)| wanted(name) && lives(place.uid))
             .map(|(_, place)| (place, self.sandboxes().get(&place.uid).cloned()))
             .collect();
         let records = self.around.records.clone();
@@ -243,14 +245,20 @@ impl Handler<List> for HostActor {
                     Some(asked) => asked.await.ok(),
                     None => None,
                 };
-                let view = match heard.and_then(Result::ok) {
-                    Some(view) => Some(view),
+                let found = match heard.and_then(Result::ok) {
+                    Some(view) => Some((view, String::new())),
                     // A room has panicked, or it is gone, and then nothing is on record.
-                    None => on_record(&*records, uid)
-                        .await
-                        .and_then(|known| known.container(number)),
+                    None => match on_record(&*records, uid).await {
+                        OnRecord::Known(known) => {
+                            known.container(number).map(|view| (view, String::new()))
+                        }
+                        OnRecord::Unread(unread) => {
+                            container(&unread.containers, number).map(|view| (view, unread.why))
+                        }
+                        OnRecord::Nothing => None,
+                    },
                 };
-                listed.extend(view.map(|view| Listed { uid, view }));
+                listed.extend(found.map(|(view, unsure)| Listed { uid, view, unsure }));
             }
             listed
         })
@@ -307,9 +315,11 @@ impl Handler<ListSandboxes> for HostActor {
                     match asked {
                         Some(view) => Some(view),
                         // Its room has panicked, or it is gone, and then nothing is on record.
-                        None => on_record(records, uid)
-                            .await
-                            .map(|known| known.as_rebuilding()),
+                        None => match on_record(records, uid).await {
+                            OnRecord::Known(known) => Some(known.as_rebuilding()),
+                            // It is about to be shown as failed.
+                            OnRecord::Unread(_) | OnRecord::Nothing => None,
+                        },
                     }
                 }
             };
@@ -330,14 +340,11 @@ impl Handler<ListSandboxes> for HostActor {
     }
 }
 
-async fn on_record(records: &dyn Records, uid: SandboxUid) -> Option<KnownSandbox> {
-    match read_one(records, uid).await {
-        Ok(known) => known,
-        Err(why) => {
-            tracing::error!(%uid, %why, "a sandbox is missing in a list: its room is gone, and its records could not be read");
-            None
-        }
-    }
+async fn on_record(records: &dyn Records, uid: SandboxUid) -> OnRecord {
+    read_one(records, uid).await.unwrap_or_else(|why| {
+        tracing::error!(%uid, %why, "a sandbox is missing in a list: its room is gone, and its records could not be read");
+        OnRecord::Nothing
+    })
 }
 
 impl Handler<GetUnread> for HostActor {

@@ -3,7 +3,7 @@
 use super::{
     machine::CREATIONS_MAX,
     messages::{Delete, DeleteSandbox, SandboxWish, Wish},
-    sandboxes::{FoundSandbox, SandboxName},
+    sandboxes::{Forlorn, FoundSandbox, SandboxName},
 };
 use crate::{
     container::{ContainerSpec, Force},
@@ -106,6 +106,11 @@ pub enum Event {
     },
     ContainerGone(Place),
     SandboxGone(SandboxUid),
+    /// Its own record does not read: nobody can look after it.
+    Unread {
+        uid: SandboxUid,
+        forlorn: Forlorn,
+    },
     RoomPanicked {
         uid: SandboxUid,
         at: EpochMs,
@@ -155,6 +160,8 @@ pub enum Denied {
     /// The id of a deletion names nothing, or several.
     NotOne(Found, String),
     NotOneSandbox(FoundSandbox, String),
+    /// Others would go with it, and nobody named them.
+    NotAlone(SandboxUid, Forlorn),
 }
 
 /// Which command was denied.
@@ -181,6 +188,13 @@ impl From<Denied> for Fault {
                 Self::new(Kind::AlreadyExists, "sandbox with given id already exists")
             }
             Denied::NotOneSandbox(found, id) => found.fault(&id),
+            Denied::NotAlone(uid, forlorn) => {
+                let why = forlorn.why();
+                let what = format!(
+                    "its sandbox {uid} failed: {why}; it holds other containers: delete the sandbox by force"
+                );
+                Self::new(Kind::Denied, what)
+            }
             Denied::Taken(uid) => Self::new(Kind::Internal, format!("uid {uid} is taken")),
             Denied::NotOne(found, id) => found.fault(&id),
         }
@@ -226,11 +240,11 @@ pub struct KnownHome {
     pub fate: HomeFate,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HomeFate {
     Made,
     HalfMade,
-    Failed,
+    Failed(Forlorn),
 }
 
 /// A container on record.

@@ -3,25 +3,37 @@
 use super::{
     deletions::DeletionRecord,
     events::{Fate, HomeFate, Known, KnownHome, Name, Place},
-    sandboxes::SandboxName,
+    sandboxes::{Forlorn, SandboxName},
+    unread::UnreadSandbox,
 };
 use crate::{
     container::{Container, ContainerRecord, ContainerState, ContainerView},
-    error::{Fault, Kind},
-    ids::{ContainerNumber, ProcessId, SandboxUid},
+    error::Fault,
+    ids::{ContainerNumber, Namespace, ProcessId, SandboxId, SandboxUid},
     process::ProcessRecord,
-    records::{Record, Records, Rows, decode},
+    records::{ROOMS, Record, Records, Rows, decode},
     sandbox::{Phase, SandboxRecord, SandboxView, Standing},
 };
 use actix::prelude::*;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
+
+/// A container on record, with its processes.
+pub type Held = (ContainerRecord, Vec<ProcessRecord>);
 
 /// The records of one sandbox.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct KnownSandbox {
     pub record: SandboxRecord,
-    pub containers: Vec<(ContainerRecord, Vec<ProcessRecord>)>,
+    pub containers: Vec<Held>,
+}
+
+/// What is on record of one uid.
+pub enum OnRecord {
+    Nothing,
+    Known(KnownSandbox),
+    /// It is not gone.
+    Unread(UnreadSandbox),
 }
 
 impl KnownSandbox {
@@ -45,14 +57,7 @@ impl KnownSandbox {
 
     /// What is seen of a container whose room, or whose sandbox's, is being rebuilt.
     pub fn container(&self, number: ContainerNumber) -> Option<ContainerView> {
-        let mut found = self.containers.iter();
-        let (record, processes) = found.find(|(record, _)| record.spec.number == number)?;
-        let init = processes.iter().find(|p| p.process == ProcessId::Init);
-        Some(ContainerView {
-            spec: record.spec.clone(),
-            state: Container::rebuilt(record.clone(), processes).oci_state(),
-            relay: init.and_then(|init| init.relay),
-        })
+        container(&self.containers, number)
     }
 
     fn on_record(&self, reason: String) -> SandboxView {
@@ -85,7 +90,7 @@ impl KnownSandbox {
             created_by: spec.created_by.clone(),
             fate: match (self.is_half_made(), &self.record.phase) {
                 (true, _) => HomeFate::HalfMade,
-                (false, Phase::Failed(_)) => HomeFate::Failed,
+                (false, Phase::Failed(why)) => HomeFate::Failed(Forlorn::Panicking(why.clone())),
                 (false, _) => HomeFate::Made,
             },
         }
@@ -93,31 +98,45 @@ impl KnownSandbox {
 
     /// Its containers as the registry knows them.
     pub fn names(&self) -> impl Iterator<Item = Known> {
-        let half_made = self.is_half_made();
-        self.containers.iter().map(move |(container, processes)| {
-            let spec = &container.spec;
-            let fate = match (half_made, &container.state) {
-                (true, _) | (_, ContainerState::Creating) => Fate::HalfMade,
-                (
-                    false,
-                    ContainerState::Created
-                    | ContainerState::Running
-                    | ContainerState::Paused
-                    | ContainerState::Stopped(_),
-                ) => {
-                    let init = processes.iter().find(|p| p.process == ProcessId::Init);
-                    let made = init.and_then(ProcessRecord::made);
-                    Fate::Made(spec.created_by.clone().zip(made))
-                }
-            };
-            let (uid, number) = (container.uid, spec.number);
-            Known {
-                name: Name::of(spec),
-                place: Place { uid, number },
-                fate,
-            }
-        })
+        names(&self.containers, self.is_half_made())
     }
+}
+
+pub(super) fn names(containers: &[Held], half_made: bool) -> impl Iterator<Item = Known> {
+    containers.iter().map(move |(container, processes)| {
+        let spec = &container.spec;
+        let fate = match (half_made, &container.state) {
+            (true, _) | (_, ContainerState::Creating) => Fate::HalfMade,
+            (
+                false,
+                ContainerState::Created
+                | ContainerState::Running
+                | ContainerState::Paused
+                | ContainerState::Stopped(_),
+            ) => {
+                let init = processes.iter().find(|p| p.process == ProcessId::Init);
+                let made = init.and_then(ProcessRecord::made);
+                Fate::Made(spec.created_by.clone().zip(made))
+            }
+        };
+        let (uid, number) = (container.uid, spec.number);
+        Known {
+            name: Name::of(spec),
+            place: Place { uid, number },
+            fate,
+        }
+    })
+}
+
+pub(super) fn container(containers: &[Held], number: ContainerNumber) -> Option<ContainerView> {
+    let mut found = containers.iter();
+    let (record, processes) = found.find(|(record, _)| record.spec.number == number)?;
+    let init = processes.iter().find(|p| p.process == ProcessId::Init);
+    Some(ContainerView {
+        spec: record.spec.clone(),
+        state: Container::rebuilt(record.clone(), processes).oci_state(),
+        relay: init.and_then(|init| init.relay),
+    })
 }
 
 /// A record that does not read. It is left where it is, and nobody looks after what it is about.
@@ -127,10 +146,26 @@ pub struct Unread {
     pub why: String,
 }
 
+impl Unread {
+    /// Of which sandbox it is a record, if of one.
+    pub fn uid(&self) -> Option<SandboxUid> {
+        let (room, rest) = self.key.split_once('/')?;
+        let uid = rest.split('/').next()?;
+        ROOMS.contains(&room).then(|| uid.parse().ok())?
+    }
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {:?} does not read: {}", self.key, self.why)
+    }
+}
+
 /// Everything on record.
 #[derive(Default)]
 pub struct Kept {
     pub sandboxes: Vec<KnownSandbox>,
+    pub unread_sandboxes: Vec<UnreadSandbox>,
     pub deletions: Vec<DeletionRecord>,
     pub unread: Vec<Unread>,
 }
@@ -145,36 +180,30 @@ pub async fn read_all(records: &dyn Records) -> Result<Kept, Fault> {
     let processes = records.scan("process/".to_owned()).await?;
     let deletions = records.scan(DeletionRecord::PREFIX.to_owned()).await?;
     let mut unread = Vec::new();
+    let (sandboxes, unread_sandboxes) = known([&sandboxes, &containers, &processes], &mut unread);
     Ok(Kept {
-        sandboxes: known([&sandboxes, &containers, &processes], &mut unread),
+        sandboxes,
+        unread_sandboxes,
         deletions: readable(&deletions, &mut unread),
         unread,
     })
 }
 
-/// Reads the records of one sandbox; `None`: there are none.
+/// Reads the records of one sandbox.
 ///
 /// # Errors
-/// The store does not answer, or the sandbox's own record does not read: then it is not gone.
-pub async fn read_one(
-    records: &dyn Records,
-    uid: SandboxUid,
-) -> Result<Option<KnownSandbox>, Fault> {
+/// The store does not answer.
+pub async fn read_one(records: &dyn Records, uid: SandboxUid) -> Result<OnRecord, Fault> {
     let sandboxes = records.scan(SandboxRecord::key(uid)).await?;
     let containers = records.scan(ContainerRecord::prefix(uid)).await?;
     let processes = records.scan(format!("process/{uid}/")).await?;
-    let mut unread = Vec::new();
-    let found = known([&sandboxes, &containers, &processes], &mut unread).pop();
-    let own = unread
-        .into_iter()
-        .find(|one| one.key == SandboxRecord::key(uid));
-    match (found, own) {
-        (None, Some(Unread { key, why })) => Err(Fault::new(
-            Kind::Internal,
-            format!("record {key:?} does not read: {why}"),
-        )),
-        (found, _) => Ok(found),
-    }
+    let rows = [&sandboxes, &containers, &processes];
+    let (mut known, mut unread) = known(rows, &mut Vec::new());
+    Ok(match (known.pop(), unread.pop()) {
+        (Some(known), _) => OnRecord::Known(known),
+        (None, Some(unread)) => OnRecord::Unread(unread),
+        (None, None) => OnRecord::Nothing,
+    })
 }
 
 /// A record that does not read is left where it is, and named.
@@ -196,9 +225,8 @@ fn readable<R: Record>(rows: &Rows, unread: &mut Vec<Unread>) -> Vec<R> {
 fn known(
     [sandboxes, containers, processes]: [&Rows; 3],
     unread: &mut Vec<Unread>,
-) -> Vec<KnownSandbox> {
-    let mut by_sandbox: BTreeMap<SandboxUid, Vec<(ContainerRecord, Vec<ProcessRecord>)>> =
-        BTreeMap::new();
+) -> (Vec<KnownSandbox>, Vec<UnreadSandbox>) {
+    let mut by_sandbox: BTreeMap<SandboxUid, Vec<Held>> = BTreeMap::new();
     let mut by_container: BTreeMap<(SandboxUid, ContainerNumber), Vec<ProcessRecord>> =
         BTreeMap::new();
     for process in readable::<ProcessRecord>(processes, unread) {
@@ -213,22 +241,51 @@ fn known(
             .or_default()
             .push((container, processes));
     }
-    let sandboxes = readable::<SandboxRecord>(sandboxes, unread).into_iter();
-    let with_containers = sandboxes.map(|record| KnownSandbox {
+    let read = readable::<SandboxRecord>(sandboxes, unread).into_iter();
+    let with_containers = read.map(|record| KnownSandbox {
         containers: by_sandbox.remove(&record.spec.uid).unwrap_or_default(),
         record,
     });
-    with_containers.collect()
+    let known = with_containers.collect();
+    let torn = |one: &Unread| {
+        let uid = one.key.strip_prefix(SandboxRecord::PREFIX)?.parse().ok()?;
+        let prefix = ContainerRecord::prefix(uid);
+        Some(UnreadSandbox {
+            uid,
+            why: one.to_string(),
+            name: name_in(sandboxes, &one.key),
+            containers: by_sandbox.remove(&uid).unwrap_or_default(),
+            nameless: unread.iter().any(|other| other.key.starts_with(&prefix)),
+        })
+    };
+    (known, unread.iter().filter_map(torn).collect())
+}
+
+/// A record of another version may still say what the sandbox goes by.
+fn name_in(sandboxes: &Rows, key: &str) -> Option<SandboxName> {
+    let (_, bytes) = sandboxes.iter().find(|(found, _)| found == key)?;
+    let record: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let spec = &record["body"]["spec"];
+    Some(SandboxName {
+        namespace: Namespace::new(spec["namespace"].as_str()?).ok()?,
+        id: SandboxId::new(spec["id"].as_str()?).ok()?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{kit::Work, records::Change};
+    use super::{OnRecord, read_one};
+    use crate::{
+        error::Fault,
+        ids::SandboxUid,
+        kit::Work,
+        records::{Change, Records, Rows},
+        sandbox::SandboxRecord,
+    };
 
-    struct OnRecord(Rows);
+    struct Kept(Rows);
 
-    impl Records for OnRecord {
+    impl Records for Kept {
         fn write(&self, _: Vec<Change>) -> Work<()> {
             unreachable!("what is read is not written")
         }
@@ -243,17 +300,16 @@ mod tests {
     #[tokio::test]
     async fn a_sandbox_whose_record_does_not_read_is_not_taken_for_gone() {
         let uid = SandboxUid::from_random(7);
-        let torn = OnRecord(vec![(SandboxRecord::key(uid), b"{".to_vec())]);
+        let torn = Kept(vec![(SandboxRecord::key(uid), b"{".to_vec())]);
 
-        let refused = read_one(&torn, uid).await.err().unwrap();
+        let found = read_one(&torn, uid).await.unwrap();
 
-        let text = refused.to_string();
-        assert!(text.contains(&SandboxRecord::key(uid)), "{text}");
-        assert!(
-            read_one(&OnRecord(Vec::new()), uid)
-                .await
-                .unwrap()
-                .is_none()
-        );
+        let OnRecord::Unread(unread) = found else {
+            panic!("it is taken for another");
+        };
+        let key = SandboxRecord::key(uid);
+        assert!(unread.why.contains(&key), "{}", unread.why);
+        let none = read_one(&Kept(Vec::new()), uid).await.unwrap();
+        assert!(matches!(none, OnRecord::Nothing));
     }
 }

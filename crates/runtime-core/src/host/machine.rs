@@ -21,7 +21,7 @@ use super::{
         Refusal, Repeated, World,
     },
     messages::{Delete, Wish},
-    sandboxes::{Progress, Sandboxes},
+    sandboxes::{Forlorn, Progress, Sandboxes},
 };
 use crate::{
     container::Force,
@@ -78,7 +78,6 @@ pub struct Host {
     answered: VecDeque<RequestKey>,
     pub(super) deletions: Deletions,
     pub(super) panics: BTreeMap<SandboxUid, Vec<EpochMs>>,
-    pub(super) given_up: BTreeSet<SandboxUid>,
 }
 
 impl Host {
@@ -146,8 +145,9 @@ impl Host {
         self.sandboxes.uids()
     }
 
-    pub fn is_given_up(&self, uid: SandboxUid) -> bool {
-        self.given_up.contains(&uid)
+    /// Why nobody looks after it, where that is so.
+    pub fn forlorn(&self, uid: SandboxUid) -> Option<&Forlorn> {
+        self.sandboxes.forlorn(uid)
     }
 
     pub(super) fn creating(&self) -> usize {
@@ -311,7 +311,7 @@ impl Host {
             }
             found @ (Found::None | Found::Ambiguous(_)) => return Err(Denied::NotOne(found, id)),
         };
-        let doomed = Doomed::Container(place);
+        let doomed = self.doomed(place, force)?;
         if let Some(key) = key.clone() {
             let changes = self.deletions.begin(key, doomed, force, at);
             batch.records.extend(changes);
@@ -325,6 +325,23 @@ impl Host {
             repeated: Repeated::No,
         });
         Ok(())
+    }
+
+    /// Of a sandbox whose record does not read nothing can be deleted but all of it: with its container,
+    /// where that is alone in it.
+    fn doomed(&self, place: Place, force: Force) -> Result<Doomed, Denied> {
+        let uid = place.uid;
+        match (self.forlorn(uid), force) {
+            (Some(forlorn @ Forlorn::Unread { nameless, .. }), Force::Yes) => {
+                let mates = self.containers.values();
+                let mates = mates.filter(|entry| entry.place().uid == uid).count();
+                match *nameless || mates > 1 {
+                    true => Err(Denied::NotAlone(uid, forlorn.clone())),
+                    false => Ok(Doomed::Sandbox(uid)),
+                }
+            }
+            (Some(_) | None, _) => Ok(Doomed::Container(place)),
+        }
     }
 
     fn deleted(
@@ -370,6 +387,19 @@ impl Host {
         }
     }
 
+    /// Nobody looks after it any more: whoever waits for it, or for a name in it, hears why.
+    fn forsake(&mut self, uid: SandboxUid, forlorn: Forlorn, batch: &mut Batch<Self>) {
+        self.forsake_home(uid, forlorn, batch);
+        for (name, entry) in &self.containers {
+            match entry {
+                Entry::Undoing(place) if place.uid == uid => {
+                    batch.world.push(World::TellUndone(name.clone()));
+                }
+                Entry::Undoing(_) | Entry::Creating(_) | Entry::Lives(_) => {}
+            }
+        }
+    }
+
     fn panicked(&mut self, uid: SandboxUid, at: EpochMs, batch: &mut Batch<Self>) {
         for entry in self.containers.values_mut() {
             if let Entry::Creating(place) = *entry
@@ -387,10 +417,8 @@ impl Host {
         panics.retain(|before| before.0 + REBUILD_WINDOW_MS > at.0);
         panics.push(at);
         if panics.len() > REBUILDS_MAX {
-            self.given_up.insert(uid);
-            if let Some(home) = self.sandboxes.by_uid(uid) {
-                home.progress = Progress::Failed;
-            }
+            let why = "its room panicked too often".to_owned();
+            self.forsake(uid, Forlorn::Panicking(why), batch);
             batch.world.push(World::GiveUp(uid));
         } else {
             batch.world.push(World::Rebuild(uid));
@@ -464,6 +492,7 @@ impl Machine for Host {
                 self.free(gone, batch);
                 batch.world.push(World::ForgetSandbox(uid));
             }
+            Event::Unread { uid, forlorn } => self.forsake(uid, forlorn, batch),
             Event::RoomPanicked { uid, at } => self.panicked(uid, at, batch),
         }
         Ok(())

@@ -153,6 +153,8 @@ pub struct List {
 pub struct Listed {
     pub uid: SandboxUid,
     pub view: ContainerView,
+    /// Why the view may be wrong: nobody looks after what may live. Empty: it is right.
+    pub unsure: String,
 }
 
 /// Query: all sandboxes or those of one namespace, with the ids of their containers.

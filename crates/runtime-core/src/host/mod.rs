@@ -9,6 +9,7 @@ mod machine;
 mod messages;
 mod naming;
 mod sandboxes;
+mod unread;
 
 pub use actor::{Architect, HostActor, Surroundings};
 pub use deletions::DeletionRecord;

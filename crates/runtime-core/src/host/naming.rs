@@ -5,7 +5,7 @@ use super::{
     events::{Answer, Denied, Doomed, HomeFate, KnownHome, Place, Repeated, World},
     machine::{CREATIONS_MAX, Host},
     messages::{DeleteSandbox, SandboxWish, Wish},
-    sandboxes::{FoundSandbox, Home, Progress, SandboxName, given_up},
+    sandboxes::{Forlorn, FoundSandbox, Home, Progress, SandboxName},
 };
 use crate::{
     container::Force,
@@ -18,18 +18,19 @@ impl Host {
     /// A sandbox on record.
     pub(super) fn settle_in(&mut self, known: KnownHome) {
         let KnownHome {
-            name,
+            mut name,
             uid,
             created_by,
             fate,
         } = known;
+        // What does not read may say what is not so.
+        if self.sandboxes.get(&name).is_some() {
+            name.id = uid.as_id();
+        }
         let progress = match fate {
             HomeFate::Made => Progress::Lives,
             HomeFate::HalfMade => Progress::Undoing,
-            HomeFate::Failed => {
-                self.given_up.insert(uid);
-                Progress::Failed
-            }
+            HomeFate::Failed(forlorn) => Progress::Failed(forlorn),
         };
         let home = Home {
             uid,
@@ -42,6 +43,10 @@ impl Host {
     pub fn find_sandbox(&self, namespace: Option<&Namespace>, id: &str) -> FoundSandbox {
         let containers = self.names().map(|(name, place)| (name, place.uid));
         self.sandboxes.find(namespace, id, containers)
+    }
+
+    pub fn sandbox_name(&self, uid: SandboxUid) -> Option<&SandboxName> {
+        self.sandboxes.name(uid)
     }
 
     pub(super) fn create_sandbox(
@@ -60,7 +65,7 @@ impl Host {
                 }
                 Progress::Lives => Ok((name.clone(), home.uid)),
                 Progress::Undoing => Err(FoundSandbox::Undoing.fault(name.id.as_str())),
-                Progress::Failed => Err(given_up(home.uid)),
+                Progress::Failed(forlorn) => Err(forlorn.fault(home.uid)),
             };
             batch.replies.push((waiter, Answer::SandboxCreated(answer)));
             return Ok(());
@@ -159,12 +164,30 @@ impl Host {
                 let outcome = outcome.clone().and_then(|()| Err(gone()));
                 (waiters, outcome)
             }
-            Progress::Lives | Progress::Undoing | Progress::Failed => return,
+            Progress::Lives | Progress::Undoing | Progress::Failed(_) => return,
         };
         let answer = outcome.map(|()| (name, uid));
         for waiter in waiters {
             let answer = Answer::SandboxCreated(answer.clone());
             batch.replies.push((waiter, answer));
+        }
+    }
+
+    pub(super) fn forsake_home(
+        &mut self,
+        uid: SandboxUid,
+        forlorn: Forlorn,
+        batch: &mut Batch<Self>,
+    ) {
+        let Some(home) = self.sandboxes.by_uid(uid) else {
+            return;
+        };
+        let why = forlorn.fault(uid);
+        let before = std::mem::replace(&mut home.progress, Progress::Failed(forlorn));
+        if let Progress::Creating(waiters) | Progress::Gone(waiters) = before {
+            let answer = Answer::SandboxCreated(Err(why));
+            let answers = waiters.into_iter().map(|waiter| (waiter, answer.clone()));
+            batch.replies.extend(answers);
         }
     }
 
@@ -181,7 +204,6 @@ impl Host {
             Some(_) | None => self.sandboxes.remove(uid),
         }
         self.panics.remove(&uid);
-        self.given_up.remove(&uid);
     }
 
     pub(super) fn delete_sandbox(
@@ -202,7 +224,7 @@ impl Host {
         }
         let uid = match self.find_sandbox(Some(&namespace), &id) {
             FoundSandbox::One(_, uid) => uid,
-            FoundSandbox::Failed(_, uid) if force == Force::Yes => uid,
+            FoundSandbox::Failed(_, uid, _) if force == Force::Yes => uid,
             // As of a container: deleting with force what is not there is no error.
             FoundSandbox::None if force == Force::Yes => {
                 batch.replies.push((waiter, Answer::Deleted(Ok(()))));

@@ -37,15 +37,28 @@ pub enum Progress {
     Gone(Vec<Waiter>),
     /// What an earlier daemon left half made; it is going.
     Undoing,
-    /// Its room panicked too often.
-    Failed,
+    /// Nobody looks after it.
+    Failed(Forlorn),
+}
+
+/// Why nobody looks after a sandbox, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forlorn {
+    /// Its VM is ended, and its record says what is left of it.
+    Panicking(String),
+    /// Its own record does not read: whatever it has may live.
+    Unread {
+        why: String,
+        /// There are containers in it whose records do not read either.
+        nameless: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundSandbox {
     One(SandboxName, SandboxUid),
     Undoing,
-    Failed(SandboxName, SandboxUid),
+    Failed(SandboxName, SandboxUid, Forlorn),
     None,
     /// A prefix of several; at most a few of them.
     Ambiguous(Vec<String>),
@@ -54,7 +67,7 @@ pub enum FoundSandbox {
 impl FoundSandbox {
     pub fn uid(&self) -> Option<SandboxUid> {
         match self {
-            Self::One(_, uid) | Self::Failed(_, uid) => Some(*uid),
+            Self::One(_, uid) | Self::Failed(_, uid, _) => Some(*uid),
             Self::Undoing | Self::None | Self::Ambiguous(_) => None,
         }
     }
@@ -74,15 +87,24 @@ impl FoundSandbox {
                     "what an earlier daemon left half made of it is being undone; ask again";
                 Fault::new(Kind::Unavailable, still)
             }
-            Self::Failed(_, uid) => given_up(uid),
+            Self::Failed(_, uid, forlorn) => forlorn.fault(uid),
             Self::One(..) | Self::None => Fault::new(Kind::NotFound, "sandbox does not exist"),
         }
     }
 }
 
-pub fn given_up(uid: SandboxUid) -> Fault {
-    let why = format!("its sandbox {uid} failed: its room panicked too often");
-    Fault::new(Kind::Internal, why)
+impl Forlorn {
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Panicking(why) | Self::Unread { why, .. } => why,
+        }
+    }
+
+    /// What everything that is asked of it is told.
+    pub fn fault(&self, uid: SandboxUid) -> Fault {
+        let why = format!("its sandbox {uid} failed: {}", self.why());
+        Fault::new(Kind::Internal, why)
+    }
 }
 
 /// The sandboxes of a host by name.
@@ -117,6 +139,20 @@ impl Sandboxes {
 
     pub fn uids(&self) -> impl Iterator<Item = SandboxUid> {
         self.0.values().map(|home| home.uid)
+    }
+
+    pub fn name(&self, uid: SandboxUid) -> Option<&SandboxName> {
+        let mut all = self.0.iter();
+        all.find(|(_, home)| home.uid == uid).map(|(name, _)| name)
+    }
+
+    /// Those that nobody looks after.
+    pub fn forlorn(&self, uid: SandboxUid) -> Option<&Forlorn> {
+        let home = self.0.values().find(|home| home.uid == uid)?;
+        match &home.progress {
+            Progress::Failed(forlorn) => Some(forlorn),
+            Progress::Creating(_) | Progress::Lives | Progress::Gone(_) | Progress::Undoing => None,
+        }
     }
 
     pub fn creating(&self) -> usize {
@@ -173,10 +209,10 @@ impl Sandboxes {
 }
 
 fn seen((name, home): (&SandboxName, &Home)) -> FoundSandbox {
-    match home.progress {
+    match &home.progress {
         Progress::Creating(_) | Progress::Lives => FoundSandbox::One(name.clone(), home.uid),
         Progress::Undoing | Progress::Gone(_) => FoundSandbox::Undoing,
-        Progress::Failed => FoundSandbox::Failed(name.clone(), home.uid),
+        Progress::Failed(forlorn) => FoundSandbox::Failed(name.clone(), home.uid, forlorn.clone()),
     }
 }
 

@@ -75,6 +75,16 @@ pub enum UnreadableRecord {
     },
 }
 
+/// What the rooms of a sandbox keep: each key is one of these and the uid.
+pub const ROOMS: [&str; 6] = [
+    "sandbox",
+    "container",
+    "process",
+    "hypervisor",
+    "devices",
+    "network",
+];
+
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Envelope<T> {
     v: u32,

@@ -61,6 +61,8 @@ struct State {
     daemon: u64,
     /// So many times more the work panics that clears the premises.
     panics_at_clear: u32,
+    /// What happens right before the next of these panics.
+    before_panic: Option<Box<dyn FnOnce()>>,
     faults: BTreeSet<Fault>,
     /// Where effects were carried out, in their order.
     carried_out: Vec<Fault>,
@@ -347,6 +349,10 @@ impl World {
     }
 
     /// The relays that were told that their container goes, with their exit codes.
+    pub fn before_panic(&self, act: impl FnOnce() + 'static) {
+        self.state.borrow_mut().before_panic = Some(Box::new(act));
+    }
+
     pub fn dismissed(&self) -> Vec<(HostProcess, u8)> {
         self.state.borrow().dismissed.clone()
     }
@@ -395,11 +401,27 @@ impl Premises for World {
         let left = self.state.borrow().panics_at_clear;
         if left > 0 {
             self.state.borrow_mut().panics_at_clear = left - 1;
+            let before = self.state.borrow_mut().before_panic.take();
+            if let Some(act) = before {
+                act();
+            }
             return Box::pin(async { panic!("a test wants this panic") });
         }
         self.effect(Fault::Clear, move |state| {
             state.premises.remove(&spec.uid);
             state.vms.remove(&spec.uid);
+            Ok(())
+        })
+    }
+
+    fn evict(&self, uid: SandboxUid, others: BTreeSet<SandboxUid>) -> Work<Result<(), CoreFault>> {
+        assert!(!others.contains(&uid), "it is no other");
+        self.effect(Fault::Clear, move |state| {
+            state.premises.remove(&uid);
+            state.vms.remove(&uid);
+            // Both are below the folder, or in the cgroups.
+            state.networks.remove(&uid);
+            state.shares.remove(&uid);
             Ok(())
         })
     }

@@ -183,6 +183,37 @@ impl Teller {
         Ok(())
     }
 
+    /// Its record does not read any more: it lives on, and goes when somebody says so.
+    pub(super) async fn sandbox_unread(&self) -> Told {
+        let (client, world) = (&self.client, &self.client.world);
+        let key = self.key("sandbox");
+        let uid = client.create_sandbox(&self.id, &key).await?;
+        let member = self.member(0);
+        self.running(&member, STAYS, Some(&self.id)).await?;
+        let lives = || world.vms.live().iter().any(|(of, _)| *of == uid);
+
+        world.garble(uid).await;
+
+        let id = uid.to_string();
+        let seen = client.view_sandbox(&id).await?;
+        let refused = client.kill(&member, &INIT, 9).await;
+        let denied = client.delete_sandbox(&id, Force::No).await;
+        if seen.standing != Standing::Failed || refused.is_ok() || denied.is_ok() || !lives() {
+            let standing = seen.standing.name();
+            world.violated(format_args!(
+                "what does not read is {standing}, lives: {}, and was told: {refused:?}, {denied:?}",
+                lives()
+            ));
+        }
+        client.delete_sandbox(&id, Force::Yes).await?;
+        if lives() {
+            world.violated(format_args!("{id} is deleted, and lives"));
+        }
+        self.sandbox_gone().await;
+        self.gone(&member).await;
+        Ok(())
+    }
+
     /// Many at once: containers, and execs in each.
     pub(super) async fn sandbox_crowd(&self) -> Told {
         let (client, id) = (&self.client, &self.id);

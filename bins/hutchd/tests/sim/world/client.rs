@@ -424,7 +424,7 @@ impl Client {
     pub async fn list(&self) -> Result<Vec<Listed>, Fault> {
         let list = List { namespace: None };
         let listed = lost(self.world.host().await.send(list).await)?;
-        for Listed { uid, view } in &listed {
+        for Listed { uid, view, .. } in &listed {
             let number = view.spec.number;
             self.ledger.seen(Place { uid: *uid, number }, &view.state);
         }

@@ -21,9 +21,11 @@ use runtime_core::{
     host::HostActor,
     hypervisor::Accelerator,
     ids::{EpochMs, SandboxUid},
+    records::Change,
+    sandbox::SandboxRecord,
 };
-use std::{cell::RefCell, collections::BTreeSet, future::pending, rc::Rc};
-use store::StoreRecords;
+use std::{cell::RefCell, collections::BTreeSet, future::pending, rc::Rc, sync::Arc};
+use store::{Disk as _, Durability, StoreRecords};
 use tokio::task::{LocalSet, spawn_local};
 
 pub const VIRTIOFSD: &str = "/virtiofsd";
@@ -110,6 +112,17 @@ impl World {
             }
         };
         Life::new(self.fates.clone(), number, on_death, after_each)
+    }
+
+    /// Where no daemon runs, something writes over the record of a sandbox; the next one comes upon it.
+    pub async fn garble(&self, uid: SandboxUid) {
+        self.log.say(format_args!("the record of {uid} is garbled"));
+        self.kill_daemon();
+        let (key, value) = (SandboxRecord::key(uid), b"{\"v\":".to_vec());
+        let garbled = Arc::new([Change::Put { key, value }]);
+        let disk = self.disk.borrow().clone();
+        let written = disk.write(garbled, Durability::Kill).await;
+        written.expect("a disk that is sound");
     }
 
     /// As `hutchd::start` does it.

@@ -32,6 +32,7 @@ use runtime_core::{
 };
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     future::ready,
     io,
     path::{Path, PathBuf},
@@ -467,6 +468,12 @@ impl Premises for SimPremises {
     fn clear(&self, spec: PremisesSpec) -> Work<Result<(), Fault>> {
         let name = format!("premises clear {}", spec.uid);
         let work = || self.premises.clear(spec);
+        self.life.call(name, ANY, work, || failing(Err(fault())))
+    }
+
+    fn evict(&self, uid: SandboxUid, others: BTreeSet<SandboxUid>) -> Work<Result<(), Fault>> {
+        let name = format!("premises evict {uid}");
+        let work = || self.premises.evict(uid, others);
         self.life.call(name, ANY, work, || failing(Err(fault())))
     }
 
