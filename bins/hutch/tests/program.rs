@@ -129,6 +129,8 @@ fn a_spec_is_one_that_can_be_started_from() {
     let config: Value = serde_json::from_str(&text).unwrap();
     let namespaces = config["linux"]["namespaces"].as_array().unwrap();
     assert!(namespaces.contains(&json!({"type": "pid"})), "{text}");
+    let capabilities = &config["process"]["capabilities"];
+    assert_eq!(capabilities["ambient"], Value::Null, "nobody can have them");
 }
 
 #[test]
