@@ -5,7 +5,7 @@ use super::{
     known::{Kept, KnownSandbox, OnRecord, Unread, read_all, read_one},
     machine::Host,
     messages::{Find, FindSandbox, Located, LocatedSandbox, SandboxWish, Wish},
-    sandboxes::{FoundSandbox, SandboxName},
+    sandboxes::{FoundSandbox, PANICKED, SandboxName},
     unread::UnreadSandbox,
 };
 use crate::{
@@ -289,8 +289,7 @@ impl HostActor {
                     return tracing::error!(%uid, %why, "sandbox given up, but not released");
                 }
             };
-            let text = "its room panicked too often".to_owned();
-            known.record.phase = Phase::Failed(text);
+            known.record.phase = Phase::Failed(PANICKED.to_owned());
             let key = SandboxRecord::key(uid);
             records.write(vec![records::put(key, &known.record)]).await;
             if let Err(why) = premises.clear(known.record.spec.premises.clone()).await {

@@ -21,7 +21,7 @@ use super::{
         Refusal, Repeated, World,
     },
     messages::{Delete, Wish},
-    sandboxes::{Forlorn, Progress, Sandboxes},
+    sandboxes::{Forlorn, PANICKED, Progress, Sandboxes},
 };
 use crate::{
     container::Force,
@@ -417,8 +417,7 @@ impl Host {
         panics.retain(|before| before.0 + REBUILD_WINDOW_MS > at.0);
         panics.push(at);
         if panics.len() > REBUILDS_MAX {
-            let why = "its room panicked too often".to_owned();
-            self.forsake(uid, Forlorn::Panicking(why), batch);
+            self.forsake(uid, Forlorn::Panicking(PANICKED.to_owned()), batch);
             batch.world.push(World::GiveUp(uid));
         } else {
             batch.world.push(World::Rebuild(uid));

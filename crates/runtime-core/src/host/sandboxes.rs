@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 /// At most so many candidates are named to whoever gives a prefix of several.
 const CANDIDATES_MAX: usize = 5;
 
+/// Why one is given up.
+pub const PANICKED: &str = "its room panicked too often";
+
 /// What identifies a sandbox to its callers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SandboxName {
