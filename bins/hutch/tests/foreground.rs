@@ -19,8 +19,11 @@ use std::{
     fs,
     os::{fd::AsFd, unix::net::UnixListener},
     path::PathBuf,
-    process::Command,
-    sync::Arc,
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use ttrpc::{Server, TtrpcContext};
 
@@ -30,6 +33,8 @@ const CODE: u8 = 137;
 /// Its container is deleted in the instant in which the exec is answered, and the guest never says a word.
 struct Deleting {
     stream: PathBuf,
+    /// Of whoever asks, while it waits for the answer.
+    threads: Arc<AtomicUsize>,
 }
 
 impl Runtime for Deleting {
@@ -43,6 +48,8 @@ impl Runtime for Deleting {
 
     fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ExecResponse> {
         let pid = Pid::from_raw(request.relay_pid.cast_signed()).unwrap();
+        let threads = fs::read_dir(format!("/proc/{}/task", request.relay_pid)).unwrap();
+        self.threads.store(threads.count(), Ordering::SeqCst);
         let relay = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         dismissal::send(relay.as_fd(), CODE).unwrap();
         let stream = StreamAddress {
@@ -60,16 +67,21 @@ impl Runtime for Deleting {
     }
 }
 
-#[test]
-fn an_exec_whose_container_goes_before_it_relays_ends_with_what_is_on_record() {
+/// And how many threads it had when it asked.
+fn exec() -> (Output, usize) {
     let root = tempfile::tempdir().unwrap();
     let stream = root.path().join("p1.sock");
     let _silent = UnixListener::bind(&stream).unwrap();
     let socket = root.path().join("hutchd.sock");
+    let threads = Arc::<AtomicUsize>::default();
+    let played = Deleting {
+        stream,
+        threads: threads.clone(),
+    };
     let mut server = Server::new()
         .bind(&format!("unix://{}", socket.display()))
         .unwrap()
-        .register_service(create_runtime(Arc::new(Deleting { stream })));
+        .register_service(create_runtime(Arc::new(played)));
     server.start().unwrap();
     let process = root.path().join("process.json");
     let text = json!({"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
@@ -80,6 +92,20 @@ fn an_exec_whose_container_goes_before_it_relays_ends_with_what_is_on_record() {
     hutch.arg("exec").arg("--process").arg(&process).arg("web");
     let output = hutch.output().unwrap();
     server.shutdown();
+    (output, threads.load(Ordering::SeqCst))
+}
+
+#[test]
+fn an_exec_whose_container_goes_before_it_relays_ends_with_what_is_on_record() {
+    let (output, _) = exec();
 
     assert_eq!(output.status.code(), Some(i32::from(CODE)), "{output:?}");
+}
+
+/// One that did not hear a signal for it would be enough to lose it.
+#[test]
+fn who_stands_for_a_process_has_no_thread_beside() {
+    let (output, threads) = exec();
+
+    assert_eq!(threads, 1, "{output:?}");
 }
