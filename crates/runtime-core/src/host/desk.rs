@@ -220,8 +220,10 @@ impl Handler<List> for HostActor {
                 .is_none_or(|wanted| name.namespace == *wanted)
         };
         let host = self.host();
-        // Of one whose room panicked too often the VM is ended.
-        let lives = |uid| !matches!(host.forlorn(uid), Some(Forlorn::Panicking(_)));
+        // Of one whose room panicked too often the VM is ended. Few are looked for among all.
+        let is_failed = |uid| self.failed.contains_key(&uid);
+        let has_ended = |uid| matches!(host.forlorn(uid), Some(Forlorn::Panicking(_)));
+        let lives = |uid| !(is_failed(uid) && has_ended(uid));
         let places: Vec<_> = host
             .names()
             .filter(|(name, place)| wanted(name) && lives(place.uid))
