@@ -209,7 +209,13 @@ impl Daemon {
 
 /// A refusal of the daemon's, and no sign of one that is away.
 fn is_answer(why: &RelayError) -> bool {
-    matches!(why, RelayError::Daemon { source, .. } if matches!(source, ttrpc::Error::RpcStatus(_)))
+    matches!(
+        why,
+        RelayError::Daemon {
+            source: ttrpc::Error::RpcStatus(_),
+            ..
+        }
+    )
 }
 
 #[cfg(test)]

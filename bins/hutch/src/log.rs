@@ -52,9 +52,7 @@ impl Log {
     pub fn error(&self, text: &str) {
         let text = one_line(text);
         eprintln!("hutch: {text}");
-        if self.file.is_some() {
-            self.write(Level::Error, &text);
-        }
+        self.write(Level::Error, &text);
     }
 
     /// What the guest could not honour of a request that it carried out all the same.
@@ -68,6 +66,7 @@ impl Log {
         }
     }
 
+    /// Without a file there is nothing to write.
     fn write(&self, level: Level, text: &str) {
         let Some((path, file)) = &self.file else {
             return;

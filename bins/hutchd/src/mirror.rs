@@ -11,7 +11,7 @@ use runtime_core::{
     ids::SandboxUid,
     kit::{self, Work},
     premises::PremisesSpec,
-    records::{Change, ROOMS, Records, Rows, decode},
+    records::{Change, ROOMS, Records, Rows, decode, sandbox_of},
     sandbox::SandboxRecord,
 };
 use std::{
@@ -31,6 +31,7 @@ const FRESH: &str = "records.jsonl.new";
 const BYTES_MAX: u64 = 256 << 20;
 /// A file is begun anew once more than this was appended, and more than it began with.
 const APPENDED_MAX: u64 = 64 << 10;
+
 /// A change as it stands in a file: without a value, the key is gone.
 type Line = Vec<(String, Option<String>)>;
 
@@ -145,7 +146,7 @@ impl Records for Mirrored {
     fn write(&self, changes: Vec<Change>) -> Work<()> {
         let mirrored = changes
             .iter()
-            .filter_map(|change| Some((uid_of(key_of(change))?, change.clone())));
+            .filter_map(|change| Some((sandbox_of(key_of(change))?, change.clone())));
         let mirrored = mirrored.collect();
         let (written, mirror) = (self.store.write(changes), self.clone());
         Box::pin(async move {
@@ -163,13 +164,6 @@ fn key_of(change: &Change) -> &str {
     match change {
         Change::Put { key, .. } | Change::Delete { key } => key,
     }
-}
-
-/// The sandbox that a key belongs to.
-fn uid_of(key: &str) -> Option<SandboxUid> {
-    let (room, rest) = key.split_once('/')?;
-    let uid = rest.split('/').next()?;
-    ROOMS.contains(&room).then(|| uid.parse().ok())?
 }
 
 /// What changes do to the sandbox itself.
@@ -247,7 +241,7 @@ fn read(claim: &PremisesSpec) -> Result<Vec<Change>> {
             break;
         }
         for (key, value) in serde_json::from_slice::<Line>(line).with_context(about)? {
-            if uid_of(&key) != Some(claim.uid) {
+            if sandbox_of(&key) != Some(claim.uid) {
                 bail!("{}: {key:?} is not of sandbox {}", about(), claim.uid);
             }
             match value {

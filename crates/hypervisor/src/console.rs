@@ -26,7 +26,7 @@ const TAIL_LINES: usize = 8;
 /// How much of the end of a console is looked through for what a kernel said of its own end: its report of a fault has
 /// some sixty lines, and a fault while it reports is followed by another.
 const REPORT_BYTES: u64 = 16 * 1024;
-/// How a kernel begins to speak of a fault (arch/x86/kernel/dumpstack.c, traps.c and mm/fault.c of Linux).
+/// How a kernel begins to speak of a fault (kernel/panic.c, lib/bug.c, and dumpstack.c, traps.c and fault.c of arch/x86 of Linux).
 const FAULTS: [&str; 8] = [
     "BUG: ",
     "kernel BUG at ",

@@ -11,7 +11,7 @@ use crate::{
     error::Fault,
     ids::{ContainerNumber, Namespace, ProcessId, SandboxId, SandboxUid},
     process::ProcessRecord,
-    records::{ROOMS, Record, Records, Rows, decode},
+    records::{Record, Records, Rows, decode, sandbox_of},
     sandbox::{Phase, SandboxRecord, SandboxView, Standing},
 };
 use actix::prelude::*;
@@ -149,9 +149,7 @@ pub struct Unread {
 impl Unread {
     /// Of which sandbox it is a record, if of one.
     pub fn uid(&self) -> Option<SandboxUid> {
-        let (room, rest) = self.key.split_once('/')?;
-        let uid = rest.split('/').next()?;
-        ROOMS.contains(&room).then(|| uid.parse().ok())?
+        sandbox_of(&self.key)
     }
 }
 

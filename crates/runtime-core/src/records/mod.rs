@@ -3,7 +3,7 @@
 //! A record is JSON behind a version number. A record of an older version is upgraded step by
 //! step when it is read; one of a newer version is refused by name.
 
-use crate::{error::Fault, kit::Work};
+use crate::{error::Fault, ids::SandboxUid, kit::Work};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
 
@@ -84,6 +84,13 @@ pub const ROOMS: [&str; 6] = [
     "devices",
     "network",
 ];
+
+/// The sandbox whose room keeps this key; `None`: no room of a sandbox does.
+pub fn sandbox_of(key: &str) -> Option<SandboxUid> {
+    let (room, rest) = key.split_once('/')?;
+    let uid = rest.split('/').next()?;
+    ROOMS.contains(&room).then(|| uid.parse().ok())?
+}
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Envelope<T> {
