@@ -74,10 +74,11 @@ pub struct Rootfs {
 /// # Errors
 /// The host exports none.
 pub fn mount_share() -> Result<(), Error> {
-    static MOUNTING: Mutex<()> = Mutex::new(());
-    // One look and mount at a time, or it would be mounted twice.
-    let _mounting = MOUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    if statfs(SHARE).is_ok_and(|fs| fs.filesystem_type().0 == FUSE_MAGIC) {
+    static MOUNTED: Mutex<bool> = Mutex::new(false);
+    // One look and mount at a time, or it would be mounted twice; and a look asks the host.
+    let mut mounted = MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if *mounted || statfs(SHARE).is_ok_and(|fs| fs.filesystem_type().0 == FUSE_MAGIC) {
+        *mounted = true;
         return Ok(());
     }
     fs::create_dir_all(SHARE).doing(|| format!("make {SHARE}"))?;
@@ -88,7 +89,9 @@ pub fn mount_share() -> Result<(), Error> {
         MsFlags::empty(),
         None::<&str>,
     )
-    .doing(|| format!("mount the share {SHARE_TAG:?} on {SHARE}"))
+    .doing(|| format!("mount the share {SHARE_TAG:?} on {SHARE}"))?;
+    *mounted = true;
+    Ok(())
 }
 
 /// The guest path of something in the shared folder, which must be mounted.

@@ -128,6 +128,7 @@ fn do_early(agent: &Agent, share: Share) {
             crate::error!("{}", error.chain());
         }
     }
+    agent.make_ready();
 }
 
 /// Lets the answer to the call that asked for the end reach the host; not for ever, since a

@@ -100,7 +100,7 @@ impl Agent {
             self.discard(&id).await;
             return Err(error);
         }
-        self.watch_memory(&id);
+        self.tidy_up_behind(&id);
         Ok(Made { pid, warnings })
     }
 

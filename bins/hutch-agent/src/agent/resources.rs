@@ -9,6 +9,7 @@ use crate::{
     oom,
 };
 use std::{mem, sync::Arc};
+use tokio::runtime::Handle;
 
 impl Agent {
     /// Freezes every process of a container; already so is fine.
@@ -66,17 +67,37 @@ impl Agent {
         stats.map_err(engine_failed(|| format!("count container {id}")))
     }
 
-    /// Tells of kills for want of memory as they happen, for as long as there is the container.
-    pub(super) fn watch_memory(self: &Arc<Self>, id: &Id) {
+    /// What a creation leaves to be done, while its caller has the answer already.
+    pub(super) fn tidy_up_behind(self: &Arc<Self>, id: &Id) {
+        let (agent, id) = (self.clone(), id.clone());
+        let tasks = Handle::current();
+        tokio::task::spawn_blocking(move || {
+            agent.watch_memory(&id, &tasks);
+            agent.make_ready();
+        });
+    }
+
+    /// Tells of kills for want of memory as they happen, for as long as there is the container. Of one that happened
+    /// before, the watch tells as it begins.
+    fn watch_memory(self: &Arc<Self>, id: &Id, tasks: &Handle) {
         let Ok(file) = self.engine.oom_watch(id.as_str()) else {
             return;
         };
         let (agent, id) = (Arc::downgrade(self), id.clone());
-        tokio::spawn(oom::on_change(file, move || {
+        tasks.spawn(oom::on_change(file, move || {
             if let Some(agent) = agent.upgrade() {
                 agent.look_for_kills(&mut agent.state(), &id);
             }
         }));
+    }
+
+    /// So that the next container need not wait for what can be there before it is asked for.
+    pub fn make_ready(&self) {
+        let ready = self.engine.make_ready();
+        if let Err(error) = ready.map_err(engine_failed(|| "make ready for a container".to_owned()))
+        {
+            crate::note!("{}", error.chain());
+        }
     }
 
     /// Whether such a kill is behind an exit by SIGKILL that is being told; it is told before it.

@@ -45,6 +45,8 @@ pub struct Engine {
     spawner: OwnedFd,
     containers: Mutex<BTreeMap<String, Slot>>,
     cgroups_made: AtomicU64,
+    /// For the next container: the kernel takes a while to make one.
+    spare_cgroup: Mutex<Option<Cgroup>>,
     device_programs: Mutex<Vec<DeviceProgram>>,
 }
 
@@ -70,6 +72,7 @@ impl Engine {
             spawner: spawner::fork()?,
             containers: Mutex::default(),
             cgroups_made: AtomicU64::new(0),
+            spare_cgroup: Mutex::default(),
             device_programs: Mutex::default(),
         })
     }
@@ -92,6 +95,26 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Makes the cgroup of the next container, unless there is one. For whoever has time, as between two creations.
+    ///
+    /// # Errors
+    /// When it cannot be made; the next creation tries again.
+    pub fn make_ready(&self) -> Result<()> {
+        if lock(&self.spare_cgroup).is_some() {
+            return Ok(());
+        }
+        let cgroup = self.make_cgroup()?;
+        let more = lock(&self.spare_cgroup).replace(cgroup);
+        // Somebody else had the same idea.
+        more.map_or(Ok(()), |cgroup| cgroup.remove())
+    }
+
+    fn make_cgroup(&self) -> Result<Cgroup> {
+        // A counter, since an id may be longer than the name of a folder.
+        let number = self.cgroups_made.fetch_add(1, Ordering::Relaxed);
+        Cgroup::make(self.roots.cgroup.join(format!("c{number}")))
     }
 
     /// Lets the init go on to its program, and waits for nothing.
@@ -248,9 +271,10 @@ impl Engine {
         let before = Before::of_new(&lowered.resources, &self.roots.cgroup)?;
         let limits = cgroup::lower_limits(&lowered.resources, &before, &mut warnings)?;
         let devices = self.device_program(&lowered.resources)?;
-        // A counter, since an id may be longer than the name of a folder.
-        let number = self.cgroups_made.fetch_add(1, Ordering::Relaxed);
-        let cgroup = Cgroup::make(self.roots.cgroup.join(format!("c{number}")))?;
+        let cgroup = match lock(&self.spare_cgroup).take() {
+            Some(spare) => spare,
+            None => self.make_cgroup()?,
+        };
         let spawned = cgroup
             .apply(&limits)
             .and_then(|()| devices.map_or(Ok(()), |program| cgroup.allow_devices(&program)))

@@ -4,7 +4,7 @@ use super::{
     error::{Doing, Error, Result},
     plan::{Plan, Report},
     sys,
-    wire::{self, ForkOrder},
+    wire::{self, ForkOrder, Packed},
 };
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -86,11 +86,23 @@ pub fn order(
         .chain(birth.pid_namespace_of)
         .chain(birth.cgroup)
         .collect();
+    // The process is nobody before its ids are mapped, and waits for its plan until then.
+    let (early, late) = match birth.id_maps {
+        Some(_) => (None, None),
+        None => match pack(plan)? {
+            // There before the process is, which then need not wait for it.
+            packed if packed.is_short() => (Some(packed), None),
+            // Somebody must read it while it is sent.
+            packed => (None, Some(packed)),
+        },
+    };
+    if let Some(packed) = early {
+        send_plan(&socket, &packed, plan_fds)?;
+    }
     wire::send_order(spawner, &order, &fds).doing(step)?;
     drop(theirs);
-    // The process is nobody before its ids are mapped, and waits for its plan until then.
-    if birth.id_maps.is_none() {
-        send_plan(&socket, plan, plan_fds)?;
+    if let Some(packed) = late {
+        send_plan(&socket, &packed, plan_fds)?;
     }
     Ok(Unheard { socket, limit })
 }
@@ -133,7 +145,7 @@ fn follow(
                     (was_known, &unborn.process, birth.id_maps)
                 {
                     map_ids(*pid, maps)?;
-                    send_plan(&gate.socket, plan, plan_fds)?;
+                    send_plan(&gate.socket, &pack(plan)?, plan_fds)?;
                 }
             }
             None => return Err(Error::Died { oom: false }),
@@ -257,12 +269,20 @@ fn next_report(from: &Unheard) -> Result<Option<(Report, Option<OwnedFd>)>> {
     }
 }
 
-fn send_plan(socket: &OwnedFd, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
-    match wire::send_plan(socket.as_fd(), plan, fds) {
+fn pack(plan: &Plan) -> Result<Packed> {
+    Packed::of(plan).doing(sending)
+}
+
+fn send_plan(socket: &OwnedFd, packed: &Packed, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    match packed.send(socket.as_fd(), fds) {
         // Nobody is there to read it; why, the next report says.
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-        Err(errno) => Err(errno).doing(|| "send the plan".to_owned()),
+        Err(errno) => Err(errno).doing(sending),
     }
+}
+
+fn sending() -> String {
+    "send the plan".to_owned()
 }
 
 fn map_ids(pid: u32, (uids, gids): &(String, String)) -> Result<()> {

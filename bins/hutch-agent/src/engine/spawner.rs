@@ -90,11 +90,15 @@ impl Home {
     }
 
     /// Whoever is forked next is born at home again.
-    fn come_back(&self) -> Result<(), Errno> {
-        move_into_link_name_space(self.pid.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-        match &self.time {
-            Some(time) => move_into_link_name_space(time.as_fd(), Some(LinkNameSpaceType::Time)),
-            None => Ok(()),
+    fn come_back(&self, order: &ForkOrder) -> Result<(), Errno> {
+        if order.enter_pid_namespace {
+            move_into_link_name_space(self.pid.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        }
+        match (&order.time_offsets, &self.time) {
+            (Some(_), Some(time)) => {
+                move_into_link_name_space(time.as_fd(), Some(LinkNameSpaceType::Time))
+            }
+            (Some(_), None) | (None, _) => Ok(()),
         }
     }
 }
@@ -111,7 +115,6 @@ fn fork_as_ordered(
     let neighbour = order.enter_pid_namespace.then(|| fds.next()).flatten();
     let cgroup = order.enter_cgroup.then(|| fds.next()).flatten();
 
-    let away = neighbour.is_some() || order.time_offsets.is_some();
     let forked = leave_home(order, neighbour.as_ref()).and_then(|()| {
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
         sys::fork_sibling(order.namespaces, cgroup).map_err(|errno| ("fork", errno))
@@ -121,9 +124,7 @@ fn fork_as_ordered(
         drop((cgroup, neighbour));
         child::run(request, socket);
     }
-    if away {
-        home.come_back()?;
-    }
+    home.come_back(order)?;
     match forked {
         Ok(Forked::Parent { pid, pidfd }) => {
             // An agent that gave up has closed its end; the process finds that out itself.

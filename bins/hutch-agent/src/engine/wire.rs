@@ -85,20 +85,38 @@ pub fn receive_order(socket: BorrowedFd<'_>) -> Result<Option<(ForkOrder, Vec<Ow
     Ok(Some((order, fds)))
 }
 
-/// # Errors
-/// What the socket says; EMSGSIZE for a plan beyond all bounds.
-pub fn send_plan(socket: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let bytes = postcard::to_stdvec(plan).map_err(|_| Errno::INVAL)?;
-    if bytes.len() > PLAN_BYTES_MAX {
-        return Err(Errno::MSGSIZE);
+/// A plan as it travels.
+#[derive(Debug)]
+pub struct Packed(Vec<u8>);
+
+impl Packed {
+    /// # Errors
+    /// EMSGSIZE for a plan beyond all bounds.
+    pub fn of(plan: &Plan) -> Result<Self, Errno> {
+        let bytes = postcard::to_stdvec(plan).map_err(|_| Errno::INVAL)?;
+        match bytes.len() {
+            ..=PLAN_BYTES_MAX => Ok(Self(bytes)),
+            _ => Err(Errno::MSGSIZE),
+        }
     }
-    let length = (bytes.len() as u64).to_ne_bytes();
-    let first = bytes.len().min(FIRST_BYTES);
-    send(socket, &[&length, &bytes[..first]], fds)?;
-    for piece in bytes[first..].chunks(PIECE_BYTES) {
-        send(socket, &[piece], &[])?;
+
+    /// A socket takes it whole, whether or not anyone reads there yet.
+    pub fn is_short(&self) -> bool {
+        self.0.len() <= PIECE_BYTES
     }
-    Ok(())
+
+    /// # Errors
+    /// What the socket says.
+    pub fn send(&self, socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let Self(bytes) = self;
+        let length = (bytes.len() as u64).to_ne_bytes();
+        let first = bytes.len().min(FIRST_BYTES);
+        send(socket, &[&length, &bytes[..first]], fds)?;
+        for piece in bytes[first..].chunks(PIECE_BYTES) {
+            send(socket, &[piece], &[])?;
+        }
+        Ok(())
+    }
 }
 
 /// The plan, or None when the agent gave up.
@@ -254,12 +272,29 @@ mod tests {
             let plan = plan_of(bytes);
             let (near, far) = pair().unwrap();
             let sent = plan.clone();
-            let sending = thread::spawn(move || send_plan(near.as_fd(), &sent, &[]));
+            let sending = thread::spawn(move || Packed::of(&sent)?.send(near.as_fd(), &[]));
 
             let received = receive_plan(far.as_fd()).unwrap();
 
             assert_eq!(received.map(|(plan, _)| plan), Some(plan), "{bytes} bytes");
             sending.join().unwrap().unwrap();
         }
+    }
+
+    #[test]
+    fn a_short_plan_is_taken_before_anyone_reads() {
+        let room = PIECE_BYTES - Packed::of(&plan_of(0)).unwrap().0.len();
+        // The length of a longer one takes a byte or two more.
+        let (longest, longer) = (plan_of(room - 2), plan_of(room + 1));
+        assert!(!Packed::of(&longer).unwrap().is_short());
+        let packed = Packed::of(&longest).unwrap();
+        assert!(packed.is_short());
+        let (near, far) = pair().unwrap();
+
+        // Comes back, though nobody reads.
+        packed.send(near.as_fd(), &[]).unwrap();
+
+        let received = receive_plan(far.as_fd()).unwrap();
+        assert_eq!(received.map(|(plan, _)| plan), Some(longest));
     }
 }

@@ -66,8 +66,9 @@ async fn a_terminal_has_a_size_echoes_and_hears_keys() {
     peer.resize(40, 80);
     peer.send(b"stty size\n");
     peer.expect("40 80").await;
-    peer.send(b"sleep 1000\n");
-    peer.expect("sleep 1000").await;
+    // Says that it is in the foreground, and hears a key that comes between two commands.
+    peer.send(b"(trap 'exit 0' INT; echo up $((20+1)); while :; do sleep 1; done)\n");
+    peer.expect("up 21").await;
     peer.send(b"\x03");
     peer.send(b"echo $((6*7)) again\n");
     peer.expect("42 again").await;
