@@ -7,10 +7,11 @@
 //! thread that does not hear it for it is enough to lose it, or to die of it.
 
 use anyhow::{Context as _, Result, bail};
+use hutch_relay::HostProcess;
 use nix::fcntl::{Flock, FlockArg};
 use protocols::{
     asynchronous::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient},
-    revision::Speaker,
+    revision::{SIGN, Sign, Speaker},
 };
 use std::{
     env,
@@ -23,7 +24,10 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tokio::runtime::{self, Runtime};
+use tokio::{
+    net::UnixStream,
+    runtime::{self, Runtime},
+};
 use ttrpc::{Code, asynchronous::Client, context::Context};
 
 /// A daemon opens its store and its socket in well under a second; an adopting one may be busy.
@@ -196,18 +200,47 @@ fn reach(runtime: &Runtime, root: &Path) -> Result<Peer> {
     }
 }
 
-/// Connects, and says who we are. `None`: nobody answers there.
+/// Connects, and learns who answers. `None`: nobody does.
 fn dial(runtime: &Runtime, root: &Path) -> Result<Option<Peer>> {
     let socket = socket_path(root);
     if !socket.exists() {
         return Ok(None);
     }
-    let path = format!("unix://{}", socket.display());
-    let Ok(client) = runtime.block_on(Client::connect(&path)) else {
+    let connected = runtime.block_on(async {
+        let socket = UnixStream::connect(&socket).await.ok()?;
+        let listener = socket.peer_cred().ok().and_then(|cred| cred.pid());
+        let client = RuntimeClient::new(Client::new(socket.into()));
+        Some((client, listener))
+    });
+    let Some((client, listener)) = connected else {
         return Ok(None);
     };
-    let client = RuntimeClient::new(client);
     let ours = Speaker::of(env!("CARGO_PKG_VERSION"));
+    let theirs = match sign_of(root, listener) {
+        Some(theirs) => theirs,
+        None => match greet(runtime, &client, &ours)? {
+            Some(theirs) => theirs,
+            None => return Ok(None),
+        },
+    };
+    if !ours.understands(&theirs) {
+        bail!("{}", ours.cannot_speak_with(&theirs));
+    }
+    let version = theirs.version;
+    Ok(Some(Peer { client, version }))
+}
+
+/// What whoever listens has written beside its socket. `None`: it has not, and another one may have; it is to be asked.
+fn sign_of(root: &Path, listener: Option<i32>) -> Option<Speaker> {
+    let text = fs::read_to_string(root.join(SIGN)).ok()?;
+    let sign: Sign = text.parse().ok()?;
+    let is_theirs = listener.and_then(|pid| u32::try_from(pid).ok()) == Some(sign.pid);
+    let known = HostProcess::of(sign.pid).ok().flatten()?;
+    (is_theirs && known.start_time == sign.start_time).then_some(sign.speaker)
+}
+
+/// Says who we are, and hears who answers. `None`: nobody does.
+fn greet(runtime: &Runtime, client: &RuntimeClient, ours: &Speaker) -> Result<Option<Speaker>> {
     let greeting = VersionRequest {
         version: ours.version.clone(),
         revision: ours.revision,
@@ -215,18 +248,11 @@ fn dial(runtime: &Runtime, root: &Path) -> Result<Option<Peer>> {
         ..Default::default()
     };
     match runtime.block_on(client.version(within(GREETING_MAX), &greeting)) {
-        Ok(answer) => {
-            let theirs = Speaker {
-                version: answer.version,
-                revision: answer.revision,
-                oldest: answer.oldest_revision,
-            };
-            if !ours.understands(&theirs) {
-                bail!("{}", ours.cannot_speak_with(&theirs));
-            }
-            let version = theirs.version;
-            Ok(Some(Peer { client, version }))
-        }
+        Ok(answer) => Ok(Some(Speaker {
+            version: answer.version,
+            revision: answer.revision,
+            oldest: answer.oldest_revision,
+        })),
         Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::UNIMPLEMENTED => {
             Err(refused(&status).into())
         }
@@ -342,10 +368,12 @@ mod tests {
         revision: u32,
         busy: AtomicU32,
         keys: Arc<Mutex<Vec<String>>>,
+        greeted: Arc<AtomicU32>,
     }
 
     impl Runtime for Impatient {
         fn version(&self, _: &TtrpcContext, _: VersionRequest) -> ttrpc::Result<VersionResponse> {
+            self.greeted.fetch_add(1, Ordering::SeqCst);
             Ok(VersionResponse {
                 version: "9.9.9".to_owned(),
                 revision: self.revision,
@@ -371,23 +399,87 @@ mod tests {
     struct House {
         root: tempfile::TempDir,
         keys: Arc<Mutex<Vec<String>>>,
+        greeted: Arc<AtomicU32>,
         server: Server,
     }
 
     fn daemon(revision: u32, busy: u32) -> House {
         let root = tempfile::tempdir().unwrap();
         let keys = Arc::new(Mutex::new(Vec::new()));
+        let greeted = Arc::new(AtomicU32::new(0));
         let service = Impatient {
             revision,
             busy: AtomicU32::new(busy),
             keys: keys.clone(),
+            greeted: greeted.clone(),
         };
         let mut server = Server::new()
             .bind(&format!("unix://{}", socket_path(root.path()).display()))
             .unwrap()
             .register_service(create_runtime(Arc::new(service)));
         server.start().unwrap();
-        House { root, keys, server }
+        House {
+            root,
+            keys,
+            greeted,
+            server,
+        }
+    }
+
+    /// This very process plays the daemon.
+    fn sign(revision: u32) -> Sign {
+        let myself = HostProcess::myself().unwrap().unwrap();
+        Sign {
+            pid: myself.pid,
+            start_time: myself.start_time,
+            speaker: Speaker {
+                version: "9.9.9".to_owned(),
+                revision,
+                oldest: revision,
+            },
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_says_who_it_is_beside_its_socket_is_not_asked() {
+        let house = daemon(revision::REVISION, 0);
+        let path = house.root.path().join(SIGN);
+        fs::write(&path, sign(revision::REVISION).to_string()).unwrap();
+        ask(&house, RESEND_MAX).unwrap();
+        assert_eq!(house.greeted.load(Ordering::SeqCst), 0);
+
+        fs::write(&path, sign(revision::REVISION + 1).to_string()).unwrap();
+        let why = ask(&house, RESEND_MAX).map(drop).unwrap_err().to_string();
+        house.server.shutdown();
+
+        assert!(why.contains("hutchd 9.9.9"), "{why}");
+        assert_eq!(
+            house.keys.lock().unwrap().len(),
+            1,
+            "nothing more was asked"
+        );
+    }
+
+    #[test]
+    fn what_another_daemon_said_of_itself_is_not_believed_of_this_one() {
+        let house = daemon(revision::REVISION, 0);
+        let (newer, parent) = (sign(revision::REVISION + 1), nix::unistd::getppid());
+        let of_another = Sign {
+            pid: u32::try_from(parent.as_raw()).unwrap(),
+            ..newer.clone()
+        };
+        let of_one_before = Sign {
+            start_time: newer.start_time - 1,
+            ..newer
+        };
+        let (another, before) = (of_another.to_string(), of_one_before.to_string());
+        for said in [another.as_str(), before.as_str(), "", "no sign"] {
+            fs::write(house.root.path().join(SIGN), said).unwrap();
+            ask(&house, RESEND_MAX).unwrap();
+        }
+        house.server.shutdown();
+
+        assert_eq!(house.greeted.load(Ordering::SeqCst), 4);
     }
 
     fn ask(house: &House, limit: Duration) -> Result<hutch::StartResponse> {

@@ -9,7 +9,10 @@ use nix::sys::{
     socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as hear, socket},
     stat::{Mode, fchmod},
 };
-use protocols::asynchronous::hutch_ttrpc::create_runtime;
+use protocols::{
+    asynchronous::hutch_ttrpc::create_runtime,
+    revision::{SIGN, Sign, Speaker},
+};
 use runtime_core::host::Drain;
 use std::{
     convert::Infallible,
@@ -74,7 +77,24 @@ fn listen(root: &Path) -> Result<UnixListener> {
         Err(why) if why.kind() == io::ErrorKind::NotFound => {}
         Err(why) => return Err(why).with_context(|| format!("remove {}", path.display())),
     }
+    if let Err(why) = put_up_sign(root) {
+        tracing::warn!(%why, "callers have to ask for the version of this daemon");
+    }
     listen_alone(&path).with_context(|| format!("listen on {}", path.display()))
+}
+
+/// Says who will listen, so that callers need not ask. Where that cannot be said they do.
+fn put_up_sign(root: &Path) -> io::Result<()> {
+    let pid = std::process::id();
+    let gone = || io::Error::other("/proc does not show this process");
+    let sign = Sign {
+        pid,
+        start_time: proc::start_time(pid)?.ok_or_else(gone)?,
+        speaker: Speaker::of(env!("CARGO_PKG_VERSION")),
+    };
+    let (path, fresh) = (root.join(SIGN), root.join(format!(".{SIGN}")));
+    fs::write(&fresh, sign.to_string())?;
+    fs::rename(&fresh, &path)
 }
 
 /// The file of a socket has the mode that the socket had when it was bound (`unix_bind` of the kernel), so it is never
@@ -163,8 +183,10 @@ pub async fn serve(root: &Path, api: Api) -> Result<()> {
         tracing::warn!("creations in progress are left to the next daemon");
     }
     server.stop_listen().await;
-    let path = socket_path(root);
-    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    for path in [socket_path(root), root.join(SIGN)] {
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Without systemd there is nobody to tell.
@@ -205,5 +227,20 @@ mod tests {
         let _listener = listen(root.path()).unwrap();
 
         assert_eq!(mode(&socket_path(root.path())), 0o600);
+    }
+
+    #[tokio::test]
+    async fn beside_the_socket_it_says_who_listens_there() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(SIGN), "left by a daemon that died").unwrap();
+
+        let _listener = listen(root.path()).unwrap();
+
+        let text = fs::read_to_string(root.path().join(SIGN)).unwrap();
+        let sign: Sign = text.parse().unwrap();
+        let pid = std::process::id();
+        assert_eq!(sign.pid, pid);
+        assert_eq!(Some(sign.start_time), proc::start_time(pid).unwrap());
+        assert!(sign.speaker.understands(&Speaker::of("1")));
     }
 }
