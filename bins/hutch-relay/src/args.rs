@@ -1,6 +1,6 @@
 //! The arguments of `hutch-relay`. It is started by programs, not by people.
 
-use hutch_relay::{HostProcess, StreamAddress};
+use hutch_relay::StreamAddress;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,8 +26,6 @@ pub struct Args {
     pub container: String,
     /// Empty: the init.
     pub exec: String,
-    /// Who stands for it until now.
-    pub instead_of: Option<HostProcess>,
     pub terminal: bool,
     pub console_socket: Option<PathBuf>,
     /// A successor knows what its predecessor had written out, and how much of stdin it had read.
@@ -81,7 +79,6 @@ impl Args {
             namespace: "default".to_owned(),
             container: String::new(),
             exec: String::new(),
-            instead_of: None,
             terminal: false,
             console_socket: None,
             resume: Resume::Acked,
@@ -130,7 +127,6 @@ impl Args {
             "--namespace" => self.namespace = value,
             "--container" => found.container = Some(value),
             "--exec" => self.exec = value,
-            "--instead-of" => self.instead_of = Some(number(name, value)?),
             "--console-socket" => self.console_socket = Some(value.into()),
             "--stdin-from" => self.stdin_from = StdinFrom::At(number(name, value)?),
             "--stdout-from" => found.stdout_from = Some(number(name, value)?),
@@ -162,7 +158,7 @@ mod tests {
     fn every_argument_has_its_place() {
         let args = parse(
             "--stream /s/p1.sock --connect-port 1025 --hutchd /s/hutchd.sock --namespace k8s.io \
-             --container web --exec e1 --terminal --console-socket /c.sock --instead-of 7:8 \
+             --container web --exec e1 --terminal --console-socket /c.sock \
              --answer-ms 1500 --oom-note /b/oom --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
         );
 
@@ -177,10 +173,6 @@ mod tests {
                 namespace: "k8s.io".to_owned(),
                 container: "web".to_owned(),
                 exec: "e1".to_owned(),
-                instead_of: Some(HostProcess {
-                    pid: 7,
-                    start_time: 8
-                }),
                 terminal: true,
                 console_socket: Some("/c.sock".into()),
                 resume: Resume::At {

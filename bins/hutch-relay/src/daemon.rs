@@ -8,9 +8,7 @@ use protobuf::MessageField;
 use protocols::asynchronous::hutch::{AttachRequest, ExitedRequest, ProcessRef, WaitRequest};
 use protocols::asynchronous::hutch_ttrpc::RuntimeClient;
 use std::io;
-use std::num::ParseIntError;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::runtime;
@@ -53,22 +51,16 @@ impl HostProcess {
     /// # Errors
     /// What reading /proc says.
     pub fn myself() -> io::Result<Option<Self>> {
-        let pid = std::process::id();
+        Self::of(std::process::id())
+    }
+
+    /// That child of the caller's, which cannot be another one before it is waited for. `None`: /proc does not show it.
+    ///
+    /// # Errors
+    /// What reading /proc says.
+    pub fn of(pid: u32) -> io::Result<Option<Self>> {
         let start_time = proc::start_time(pid)?;
         Ok(start_time.map(|start_time| Self { pid, start_time }))
-    }
-}
-
-impl FromStr for HostProcess {
-    type Err = ParseIntError;
-
-    /// `PID:START-TIME`
-    fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        let (pid, start_time) = text.split_once(':').unwrap_or((text, ""));
-        Ok(Self {
-            pid: pid.parse()?,
-            start_time: start_time.parse()?,
-        })
     }
 }
 
@@ -81,24 +73,17 @@ pub struct Exit {
 }
 
 impl Daemon {
-    /// Says that this very process stands for the process in the guest, perhaps instead of another one, and hears where it
-    /// belongs.
+    /// Says that this very process stands for the process in the guest, and hears where it belongs.
     ///
     /// # Errors
     /// When the daemon does not take it in time.
-    pub fn attach(
-        &self,
-        instead_of: Option<HostProcess>,
-        limit: Duration,
-    ) -> Result<Place, RelayError> {
+    pub fn attach(&self, limit: Duration) -> Result<Place, RelayError> {
         // Without /proc nobody could watch us either.
         let myself = HostProcess::myself().ok().flatten();
         let request = AttachRequest {
             process: self.process(),
             relay_pid: std::process::id(),
             relay_start_time: myself.map_or(0, |myself| myself.start_time),
-            instead_of_pid: instead_of.map_or(0, |one| one.pid),
-            instead_of_start_time: instead_of.map_or(0, |one| one.start_time),
             ..AttachRequest::default()
         };
         self.call("attach", limit, async |client, context| {

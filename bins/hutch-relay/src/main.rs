@@ -108,7 +108,7 @@ fn stand(
         ..Session::new(stream, stdio, args.answer_limit)
     })?;
     // The guest answers meanwhile.
-    daemon.attach(args.instead_of, ATTACH_LIMIT)?.enter()?;
+    daemon.attach(ATTACH_LIMIT)?.enter()?;
     let relay = greeted.join()?;
     tell(caller, "ready");
     Ok(Some(relay.run()?.outcome))

@@ -115,6 +115,7 @@ async fn live(host: Addr<HostActor>, bundle: &Path, config: &[u8], number: u64) 
         join: None,
         neighbour: None,
         cgroups_path: String::new(),
+        relay: None,
         uid: SandboxUid::from_random(number),
         created: now(),
     })?;

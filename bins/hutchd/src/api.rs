@@ -149,6 +149,7 @@ impl Api {
             join: joined,
             neighbour,
             cgroups_path: request.cgroups_path,
+            relay: somebody(request.relay_pid, request.relay_start_time),
             uid: SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0),
             created: now(),
         })?;
@@ -268,7 +269,6 @@ impl Api {
                 pid: request.relay_pid,
                 start_time: request.relay_start_time,
             },
-            instead_of: somebody(request.instead_of_pid, request.instead_of_start_time),
         };
         let view = ViewProcess {
             container: target.located.place.number,

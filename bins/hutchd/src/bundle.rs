@@ -17,7 +17,7 @@ use runtime_core::{
     devices::{BindSpec, ContainerDevices, Purpose},
     error::{Fault, Kind},
     host::Wish,
-    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, SandboxUid},
+    ids::{ContainerId, ContainerNumber, EpochMs, HostProcess, Namespace, SandboxUid},
     premises::Cgroup,
     sandbox::ANNOTATIONS_BYTES_MAX,
 };
@@ -43,6 +43,8 @@ pub struct Request<'a> {
     /// The container whose sandbox it joins, where that is known already.
     pub neighbour: Option<Neighbour>,
     pub cgroups_path: String,
+    /// Who stands for its init from the start.
+    pub relay: Option<HostProcess>,
     pub uid: SandboxUid,
     pub created: EpochMs,
 }
@@ -119,6 +121,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             owner_uid: 0,
             cgroup: callers_cgroup(&request.cgroups_path),
             created_by: None,
+            relay: request.relay,
         },
     })
 }

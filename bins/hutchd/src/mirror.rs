@@ -329,6 +329,7 @@ mod tests {
             join: None,
             neighbour: None,
             cgroups_path: String::new(),
+            relay: None,
             uid: SandboxUid::from_random(random),
             created: EpochMs(1),
         });

@@ -36,6 +36,7 @@ use runtime_core::{
     rooms::Rooms,
 };
 use std::{
+    collections::BTreeSet,
     env,
     path::{Path, PathBuf},
     rc::Rc,
@@ -66,6 +67,7 @@ impl Rooms for PortedRooms {
     fn hypervisor(
         &self,
         uid: SandboxUid,
+        leased: BTreeSet<u32>,
         parent: hypervisor_room::Parent,
     ) -> Work<Result<hypervisor_room::Address, Fault>> {
         let around = hypervisor::actor::Surroundings {
@@ -75,7 +77,7 @@ impl Rooms for PortedRooms {
             defaults: VmDefaults::default(),
             parent,
         };
-        Box::pin(hypervisor::actor::open(uid, around))
+        Box::pin(hypervisor::actor::open(uid, leased, around))
     }
 
     fn agent(&self, uid: SandboxUid, parent: agent::Parent) -> Work<Result<agent::Address, Fault>> {

@@ -124,6 +124,7 @@ impl House {
             join: None,
             neighbour: None,
             cgroups_path: String::new(),
+            relay: None,
             uid: SandboxUid::from_random(RANDOM),
             created: now(),
         });

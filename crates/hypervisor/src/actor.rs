@@ -19,7 +19,7 @@ use runtime_core::{
     kit::{self, Guard, Room, Shell, Work},
     records::{self, Records},
 };
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 /// How every VM of this host is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +51,17 @@ pub struct Surroundings {
     pub parent: Parent,
 }
 
-/// Opens the room of a sandbox from its record: with one, what may live is adopted.
+/// Opens the room of a sandbox from its record: with one, what may live is adopted, with the streams that processes have
+/// of it.
 ///
 /// # Errors
 /// The record cannot be read.
-pub async fn open(uid: SandboxUid, around: Surroundings) -> Result<Address, Fault> {
-    HypervisorActor::open(uid, around).await
+pub async fn open(
+    uid: SandboxUid,
+    leased: BTreeSet<u32>,
+    around: Surroundings,
+) -> Result<Address, Fault> {
+    HypervisorActor::open(uid, leased, around).await
 }
 
 /// The hypervisor room of one sandbox.
@@ -68,7 +73,11 @@ pub struct HypervisorActor {
 }
 
 impl HypervisorActor {
-    async fn open(uid: SandboxUid, around: Surroundings) -> Result<Address, Fault> {
+    async fn open(
+        uid: SandboxUid,
+        leased: BTreeSet<u32>,
+        around: Surroundings,
+    ) -> Result<Address, Fault> {
         let key = key(uid);
         let rows = around.records.scan(key.clone()).await?;
         let row = rows.into_iter().find(|(found, _)| *found == key);
@@ -80,7 +89,7 @@ impl HypervisorActor {
                 let unreadable = |error: records::UnreadableRecord| {
                     Fault::new(Kind::Internal, error.to_string()).during("open the hypervisor room")
                 };
-                Hypervisor::rebuilt(uid, boot_id, record.map_err(unreadable)?)
+                Hypervisor::rebuilt(uid, boot_id, record.map_err(unreadable)?, leased)
             }
         };
         let gone = around.parent.gone.clone();

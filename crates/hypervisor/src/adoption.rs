@@ -98,14 +98,14 @@ impl Hypervisor {
             process,
             watch,
         };
-        let (leased, blocks) = match suspect {
+        let blocks = match suspect {
             Suspect::Stopping { .. } => {
                 return self.kill(vm, Cause::Ordered, Waiting::default(), batch);
             }
             Suspect::Starting { .. } => Default::default(),
-            Suspect::Started(record) => (record.leased, record.blocks),
+            Suspect::Started(record) => record.blocks,
         };
-        self.connect(vm, Whose::Adoption { leased, blocks }, Vec::new(), batch);
+        self.connect(vm, Whose::Adoption { blocks }, Vec::new(), batch);
     }
 
     /// It is gone; the watch says how, as far as anyone knows.

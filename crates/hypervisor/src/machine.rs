@@ -18,7 +18,7 @@
 //! - A VMM that may live is never started again: what is on record is looked for first.
 //! - The end of a VMM is seen in one way only, by [`Event::Ended`]; killing merely hastens it.
 //! - After a rebuild from a record the sandbox hears exactly one of `Adopted` and `Exited`.
-//! - A port is leased on record before its caller knows of it.
+//! - Who has which port is on record with who has it: a rebuilt machine is told, and lends it to nobody else.
 //!
 //! How a VM ends is in `ending.rs`, what a running one lends in `lending.rs`, what a rebuilt
 //! machine does in `adoption.rs`.
@@ -113,10 +113,7 @@ pub struct Waiting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whose {
     Launch(Vec<Waiter>),
-    Adoption {
-        leased: BTreeSet<u32>,
-        blocks: BTreeMap<u32, BlockRecord>,
-    },
+    Adoption { blocks: BTreeMap<u32, BlockRecord> },
 }
 
 /// A VMM that is to go, or of which only the end is still to be learnt.
@@ -152,6 +149,8 @@ pub enum Cause {
 pub struct Hypervisor {
     uid: SandboxUid,
     boot_id: String,
+    /// Of the VM that is to be adopted: the ports that processes have.
+    leased: BTreeSet<u32>,
     pub(crate) state: State,
     pub(crate) ops: Ops,
 }
@@ -224,15 +223,24 @@ impl Hypervisor {
         Self {
             uid,
             boot_id,
+            leased: BTreeSet::new(),
             state: State::Idle,
             ops: Ops::default(),
         }
     }
 
-    /// One that may have a VM. Its first event is [`Event::Adopt`].
-    pub fn rebuilt(uid: SandboxUid, boot_id: String, record: HypervisorRecord) -> Self {
+    /// One that may have a VM, of which processes have these ports. Its first event is [`Event::Adopt`].
+    pub fn rebuilt(
+        uid: SandboxUid,
+        boot_id: String,
+        record: HypervisorRecord,
+        leased: BTreeSet<u32>,
+    ) -> Self {
         let same_boot = record.boot_id == boot_id;
-        let mut machine = Self::new(uid, boot_id);
+        let mut machine = Self {
+            leased,
+            ..Self::new(uid, boot_id)
+        };
         machine.state = match record.phase {
             Phase::Ended(exit) => State::Ended(exit),
             Phase::MayLive(Suspect::Stopping { .. }) if !same_boot => State::Ended(VmExit::Stopped),
@@ -274,15 +282,10 @@ impl Hypervisor {
                 Phase::MayLive(Suspect::Starting { plan: plan.clone() })
             }
             State::Connecting { vm, whose, .. } => match whose {
-                Whose::Launch(_) => started(vm, BTreeSet::new(), plugged_at_boot(vm)),
-                Whose::Adoption { leased, blocks } => started(vm, leased.clone(), blocks.clone()),
+                Whose::Launch(_) => started(vm, plugged_at_boot(vm)),
+                Whose::Adoption { blocks } => started(vm, blocks.clone()),
             },
-            State::Running {
-                vm,
-                streams,
-                blocks,
-                gait: _,
-            } => started(vm, streams.leased().clone(), blocks.record()),
+            State::Running { vm, blocks, .. } => started(vm, blocks.record()),
             State::Ending(ending) => Phase::MayLive(Suspect::Stopping {
                 plan: ending.plan.clone(),
                 process: ending.process,
@@ -436,8 +439,9 @@ impl Hypervisor {
                 let blocks = plugged_at_boot(&vm);
                 self.run(vm, BTreeSet::new(), blocks, batch);
             }
-            (Ok(()), Whose::Adoption { leased, blocks }) => {
+            (Ok(()), Whose::Adoption { blocks }) => {
                 batch.announce.push(Notice::Adopted(status(&vm)));
+                let leased = std::mem::take(&mut self.leased);
                 self.run(vm, leased, blocks, batch);
             }
             (Err(why), Whose::Launch(launchers)) => {
@@ -530,11 +534,10 @@ fn plugged_at_boot(vm: &Vm) -> BTreeMap<u32, BlockRecord> {
     slots.map(|(slot, block)| (slot, record(block))).collect()
 }
 
-fn started(vm: &Vm, leased: BTreeSet<u32>, blocks: BTreeMap<u32, BlockRecord>) -> Phase {
+fn started(vm: &Vm, blocks: BTreeMap<u32, BlockRecord>) -> Phase {
     Phase::MayLive(Suspect::Started(StartedRecord {
         plan: vm.plan.clone(),
         process: vm.process,
-        leased,
         blocks,
     }))
 }

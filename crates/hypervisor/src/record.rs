@@ -7,7 +7,7 @@ use runtime_core::{
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Where the record of a sandbox's VM is kept.
 pub fn key(uid: SandboxUid) -> String {
@@ -70,8 +70,6 @@ impl Suspect {
 pub struct StartedRecord {
     pub plan: LaunchPlan,
     pub process: HostProcess,
-    /// Numbers of the stream ports that somebody has.
-    pub leased: BTreeSet<u32>,
     /// What is plugged in, by slot.
     pub blocks: BTreeMap<u32, BlockRecord>,
 }
@@ -92,9 +90,13 @@ pub enum Plugged {
 
 impl Record for HypervisorRecord {
     const NAME: &'static str = "hypervisor record";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
-    fn upgrade(from: u32, _: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
-        Err(UpgradeFailed { from })
+    /// The first version had the ports that processes have, which those have on record too.
+    fn upgrade(from: u32, old: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
+        match from {
+            1 => Ok(old),
+            _ => Err(UpgradeFailed { from }),
+        }
     }
 }

@@ -24,7 +24,7 @@ use runtime_core::{
 };
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::Duration,
 };
@@ -140,8 +140,12 @@ impl House {
         }
     }
 
-    /// Opens the room with this daemon's driver.
     async fn open(&self) -> Address {
+        self.open_with(BTreeSet::new()).await
+    }
+
+    /// Opens the room with this daemon's driver, and the streams that processes have.
+    async fn open_with(&self, leased: BTreeSet<u32>) -> Address {
         let around = Surroundings {
             vmm: self.vmm.clone(),
             records: self.store.clone(),
@@ -155,7 +159,7 @@ impl House {
                 gone: self.sandbox.clone().recipient().downgrade(),
             },
         };
-        open(uid(), around).await.unwrap()
+        open(uid(), leased, around).await.unwrap()
     }
 
     /// Another daemon: it knows nothing but the store.
@@ -293,14 +297,14 @@ stories! {
         assert_eq!(house.store.record(), None);
     }
 
-    async fn another_daemon_adopts_the_vm_and_its_leases(mut house) {
+    async fn another_daemon_adopts_the_vm_and_what_processes_have_of_it(mut house) {
         let room = house.open().await;
         let launched = room.launch.send(Launch(spec())).await.unwrap().unwrap();
         let first = room.lease.send(LeaseStream).await.unwrap().unwrap();
         drop(room);
         house.restart_daemon();
 
-        let room = house.open().await;
+        let room = house.open_with(BTreeSet::from([first.number])).await;
         let second = room.lease.send(LeaseStream).await.unwrap().unwrap();
 
         assert_eq!(house.heard().await, [Notice::Adopted(launched.clone())]);

@@ -5,12 +5,15 @@
 //! was restarted take one path. Each room keeps one record under a key of its own, `<room>/<uid>`.
 
 use crate::{agent, devices, error::Fault, hypervisor, ids::SandboxUid, kit::Work, network};
+use std::collections::BTreeSet;
 
 /// Opens rooms; built by the wiring, with real ports or fakes.
 pub trait Rooms {
+    /// With the streams that processes have of a VM that may live: they have them on record, the room has not.
     fn hypervisor(
         &self,
         uid: SandboxUid,
+        leased: BTreeSet<u32>,
         parent: hypervisor::Parent,
     ) -> Work<Result<hypervisor::Address, Fault>>;
 

@@ -8,6 +8,7 @@ use crate::{
     verbs::{fresh_key, relay},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
+use hutch_relay::HostProcess;
 use protocols::asynchronous::hutch::{ExecRequest, StateRequest, StreamAddress};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -23,38 +24,46 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     let terminal = process["terminal"].as_bool().unwrap_or(false);
     relay::check_terminal(terminal, exec.detach, socket)?;
     let exec_id = fresh_key();
-    // In the background too, until a relay does instead.
-    let myself = relay::myself()?;
-    let request = ExecRequest {
-        key: fresh_key(),
-        process: Some(at.process(&exec.id, &exec_id)).into(),
-        process_json: serde_json::to_vec(&process).context("process")?,
-        relay_pid: myself.pid,
-        relay_start_time: myself.start_time,
-        ..Default::default()
-    };
     let stands = relay::Stands {
         process: at.process(&exec.id, &exec_id),
         terminal,
         console_socket: socket,
         pid_file,
         oom_note: None,
-        instead_of: Some(myself),
+    };
+    let request = ExecRequest {
+        key: fresh_key(),
+        process: Some(at.process(&exec.id, &exec_id)).into(),
+        process_json: serde_json::to_vec(&process).context("process")?,
+        ..Default::default()
     };
     if exec.detach {
         let waiting = relay::prepare(&daemon, stands)?;
-        waiting.stand(&begin(at, &mut daemon, &request)?)?;
+        let relay = waiting.relay()?;
+        waiting.stand(&begin(at, &mut daemon, request, relay)?)?;
         return Ok(0);
     }
-    let stream = begin(at, &mut daemon, &request)?;
+    let myself = relay::myself()?;
+    let stream = begin(at, &mut daemon, request, myself)?;
     if let Some(path) = pid_file {
         relay::write_pid_file(path, myself.pid)?;
     }
     relay::foreground(&mut daemon, stands, &stream)
 }
 
-fn begin(at: &Place, daemon: &mut Daemon, request: &ExecRequest) -> Result<StreamAddress> {
-    let begun = daemon.ask(async |client| client.exec(soon(), request).await)?;
+/// Has the process made, for which `relay` stands; its stream is there to be read.
+fn begin(
+    at: &Place,
+    daemon: &mut Daemon,
+    request: ExecRequest,
+    relay: HostProcess,
+) -> Result<StreamAddress> {
+    let request = ExecRequest {
+        relay_pid: relay.pid,
+        relay_start_time: relay.start_time,
+        ..request
+    };
+    let begun = daemon.ask(async |client| client.exec(soon(), &request).await)?;
     at.log.warn_of_guest(&begun.warnings);
     Ok(begun.stream.unwrap_or_default())
 }

@@ -8,6 +8,7 @@ use crate::{
     verbs::relay,
 };
 use anyhow::{Result, anyhow, bail};
+use hutch_relay::HostProcess;
 use protocols::asynchronous::hutch::{CreateRequest, DeleteRequest, StartRequest, StreamAddress};
 
 /// conmon's name for it; Podman looks for it in the bundle.
@@ -20,12 +21,13 @@ pub fn refuse_preserved_fds(count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Creates the container; its stream is there to be read.
+/// Creates the container, for whose init `relay` stands; its stream is there to be read.
 fn create_container(
     at: &Place,
     daemon: &mut Daemon,
     creation: &args::Creation,
     bundle: &Bundle,
+    relay: HostProcess,
 ) -> Result<StreamAddress> {
     let request = CreateRequest {
         key: fresh_key(),
@@ -35,6 +37,8 @@ fn create_container(
         config_json: bundle.config_json.clone(),
         sandbox_id: creation.sandbox.clone().unwrap_or_default(),
         cgroups_path: bundle.cgroups_path(),
+        relay_pid: relay.pid,
+        relay_start_time: relay.start_time,
         ..Default::default()
     };
     let created = daemon.ask(async |client| client.create(soon(), &request).await)?;
@@ -56,7 +60,7 @@ pub fn create(at: &Place, create: args::Create) -> Result<u8> {
     check(&creation, &bundle, true)?;
     let mut daemon = at.daemon()?;
     let waiting = relay::prepare(&daemon, stands(at, &creation, &bundle))?;
-    let stream = create_container(at, &mut daemon, &creation, &bundle)?;
+    let stream = create_container(at, &mut daemon, &creation, &bundle, waiting.relay()?)?;
     undone(at, &creation.id, waiting.stand(&stream))?;
     Ok(0)
 }
@@ -68,7 +72,6 @@ fn stands<'a>(at: &Place, creation: &'a args::Creation, bundle: &Bundle) -> rela
         console_socket: creation.console_socket.as_deref(),
         pid_file: creation.pid_file.as_deref(),
         oom_note: Some(bundle.folder.join(OOM_NOTE)),
-        instead_of: None,
     }
 }
 
@@ -106,7 +109,7 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let stands = stands(at, creation, &bundle);
     if run.detach {
         let waiting = relay::prepare(&daemon, stands)?;
-        let stream = create_container(at, &mut daemon, creation, &bundle)?;
+        let stream = create_container(at, &mut daemon, creation, &bundle, waiting.relay()?)?;
         let standing = waiting.stand(&stream);
         undone(
             at,
@@ -115,9 +118,13 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
         )?;
         return Ok(0);
     }
-    let stream = create_container(at, &mut daemon, creation, &bundle)?;
-    let started = relay::attach_self(&mut daemon, &stands);
-    let started = started.and_then(|()| start_in(at, &mut daemon, id));
+    let myself = relay::myself()?;
+    let stream = create_container(at, &mut daemon, creation, &bundle, myself)?;
+    let written = match stands.pid_file {
+        Some(path) => relay::write_pid_file(path, myself.pid),
+        None => Ok(()),
+    };
+    let started = written.and_then(|()| start_in(at, &mut daemon, id));
     undone(at, id, started)?;
     let code = relay::foreground(&mut daemon, stands, &stream)?;
     match run.keep {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use hutch_relay::{HostProcess, Outcome, Relay, Session, VM_LOST};
 use nix::fcntl::{FcntlArg, FdFlag};
 use protocols::asynchronous::hutch::{
-    AttachRequest, ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
+    ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
 };
 use std::{
     env, fs,
@@ -36,8 +36,6 @@ pub struct Stands<'a> {
     pub pid_file: Option<&'a Path>,
     /// Made when the process was killed for want of memory.
     pub oom_note: Option<PathBuf>,
-    /// Who stands for it until a relay does.
-    pub instead_of: Option<HostProcess>,
 }
 
 /// A relay that has been started, and waits to be told where the stream is: what it stands for is made meanwhile.
@@ -97,22 +95,6 @@ pub fn check_files(pid_file: Option<&Path>, console_socket: Option<&Path>) -> Re
 pub fn myself() -> Result<HostProcess> {
     let myself = HostProcess::myself().context("read our start time")?;
     myself.context("this process is not in /proc")
-}
-
-/// This very program stands for the process.
-pub fn attach_self(daemon: &mut Daemon, stands: &Stands<'_>) -> Result<()> {
-    let HostProcess { pid, start_time } = myself()?;
-    let request = AttachRequest {
-        process: Some(stands.process.clone()).into(),
-        relay_pid: pid,
-        relay_start_time: start_time,
-        ..Default::default()
-    };
-    daemon.ask(async |client| client.attach(soon(), &request).await)?;
-    match stands.pid_file {
-        Some(path) => write_pid_file(path, process::id()),
-        None => Ok(()),
-    }
 }
 
 /// Whole or not at all, and last: its existence means that the container is there.
@@ -204,9 +186,6 @@ pub fn prepare<'a>(daemon: &Daemon, stands: Stands<'a>) -> Result<Waiting<'a>> {
     if !stands.process.exec_id.is_empty() {
         command.args(["--exec", &stands.process.exec_id]);
     }
-    if let Some(HostProcess { pid, start_time }) = stands.instead_of {
-        command.args(["--instead-of", &format!("{pid}:{start_time}")]);
-    }
     if stands.terminal {
         command.arg("--terminal");
     }
@@ -232,6 +211,15 @@ pub fn prepare<'a>(daemon: &Daemon, stands: Stands<'a>) -> Result<Waiting<'a>> {
 }
 
 impl Waiting<'_> {
+    /// As the daemon is told of it.
+    ///
+    /// # Errors
+    /// /proc does not show it.
+    pub fn relay(&self) -> Result<HostProcess> {
+        let relay = HostProcess::of(self.child.id()).context("read start time of relay")?;
+        relay.context("the relay is not in /proc")
+    }
+
     /// Leaves it behind; writes the pid file once it stands for the process.
     ///
     /// # Errors

@@ -172,8 +172,8 @@ impl Teller {
     async fn running(&self, id: &str, command: &str, join: Option<&str>) -> Told {
         let client = &self.client;
         let key = format!("{id}-key");
-        let place = client.create(self.wanted(id, command, join), &key).await?;
-        client.relay(id, place, INIT).await;
+        let wanted = self.wanted(id, command, join);
+        client.create_stood_for(wanted, &key).await?;
         client.start(id).await
     }
 
@@ -305,8 +305,8 @@ impl Teller {
     async fn relay_death(&self) -> Told {
         let (client, id) = (&self.client, &self.id);
         let key = self.key("key");
-        let place = client.create(self.wanted(id, STAYS, None), &key).await?;
-        let relay = client.relay(id, place, INIT).await;
+        let wanted = self.wanted(id, STAYS, None);
+        let (_, relay) = client.create_stood_for(wanted, &key).await?;
         client.start(id).await?;
         self.moment().await;
         if let Some(relay) = relay {
@@ -377,8 +377,8 @@ impl Teller {
     async fn freeze_created(&self) -> Told {
         let (client, id) = (&self.client, &self.id);
         let key = self.key("key");
-        let place = client.create(self.wanted(id, STAYS, None), &key).await?;
-        client.relay(id, place, INIT).await;
+        let wanted = self.wanted(id, STAYS, None);
+        client.create_stood_for(wanted, &key).await?;
         client.freeze(id, Freeze::Pause).await?;
         let started = client.start(id).await;
         self.expect(started.is_err(), "it was started though it is paused");
@@ -415,8 +415,7 @@ impl Teller {
             hooks: Some(["/ok", poststart, poststop]),
             ..self.wanted(id, STAYS, None)
         };
-        let place = client.create(wanted, &self.key("key")).await?;
-        client.relay(id, place, INIT).await;
+        client.create_stood_for(wanted, &self.key("key")).await?;
         let early = self.hooks_run();
         client.start(id).await?;
         let started = self.hooks_run();

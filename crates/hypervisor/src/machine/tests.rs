@@ -165,8 +165,12 @@ fn running() -> (Hypervisor, OpId) {
 }
 
 fn rebuilt(record: Option<HypervisorRecord>) -> Hypervisor {
+    rebuilt_with(record, BTreeSet::new())
+}
+
+fn rebuilt_with(record: Option<HypervisorRecord>, leased: BTreeSet<u32>) -> Hypervisor {
     let record = record.expect("there is a record");
-    Hypervisor::rebuilt(SandboxUid::from_random(1), "boot".into(), record)
+    Hypervisor::rebuilt(SandboxUid::from_random(1), "boot".into(), record, leased)
 }
 
 fn leases(batch: &Batch) -> Vec<(u64, u32)> {

@@ -62,6 +62,9 @@ impl ContainerActor {
         record: ContainerRecord,
         processes: Vec<ProcessRecord>,
     ) -> Addr<Self> {
+        let settled = processes.into_iter();
+        let settled = settled.map(|process| process.in_container(&record.state));
+        let processes: Vec<_> = settled.collect();
         let machine = Container::rebuilt(record, &processes);
         Self::build(around, machine, processes).start()
     }

@@ -10,6 +10,7 @@ use crate::{
     error::{Fault, Kind},
     ids::EpochMs,
     kit::{Batch, Machine, Waiter},
+    process::ProcessRecord,
     records,
 };
 use std::time::Duration;
@@ -146,6 +147,10 @@ impl Container {
     pub(super) fn retired(&mut self, waiters: Vec<Waiter>, batch: &mut Batch<Self>) {
         self.state = State::Retired;
         batch.records.push(records::delete(self.key()));
+        let (uid, number) = (self.uid(), self.number());
+        let closed = self.closed.drain(..);
+        let keys = closed.map(|process| ProcessRecord::key(uid, number, &process));
+        batch.records.extend(keys.map(records::delete));
         for waiter in waiters {
             batch.replies.push((waiter, Answer::Retired(Ok(()))));
         }

@@ -110,6 +110,8 @@ pub struct Container {
     pub(super) members: BTreeMap<ProcessId, Member>,
     /// Execs that are over and were read, the oldest first.
     pub(super) over: VecDeque<ProcessId>,
+    /// Processes that were closed, whose records go with its own.
+    pub(super) closed: Vec<ProcessId>,
     /// It is on record as stopped, and its init not as exited: a daemon died while it deleted it.
     pub(super) left_alive: bool,
     ops_issued: u64,
@@ -131,9 +133,15 @@ impl Container {
             poststart: Poststart::default(),
             members: BTreeMap::new(),
             over: VecDeque::new(),
+            closed: Vec::new(),
             left_alive: false,
             ops_issued: 0,
         }
+    }
+
+    /// Its first record, for the sandbox that takes it in.
+    pub fn taken_in(uid: SandboxUid, spec: SharedSpec) -> Change {
+        Self::new(uid, spec).record()
     }
 
     /// From the records. One that was being created is undone by its sandbox.
@@ -164,6 +172,10 @@ impl Container {
         };
         container.rebuilt_freezer(&record.freezer);
         container
+    }
+
+    pub(super) fn uid(&self) -> SandboxUid {
+        self.uid
     }
 
     pub fn spec(&self) -> &SharedSpec {
@@ -254,11 +266,16 @@ impl Container {
 
     pub(super) fn make_init(&mut self, batch: &mut Batch<Self>) {
         self.state = State::Making;
+        let relay = self.spec.relay;
         self.members
-            .insert(ProcessId::Init, Member::making(None, None, Vec::new()));
+            .insert(ProcessId::Init, Member::making(None, relay, Vec::new()));
+        let make = process::Make {
+            relay,
+            ..Default::default()
+        };
         batch.world.push(World::MakeProcess {
             process: ProcessId::Init,
-            make: process::Make::default(),
+            make,
         });
     }
 
@@ -294,6 +311,9 @@ impl Container {
             }
             (process, process::Notice::Drained) => self.exec_over(process, batch),
             (process, process::Notice::Closed) => {
+                if self.is_ending() {
+                    self.closed.push(process.clone());
+                }
                 let why = "its container was deleted while it was being made";
                 self.forget(process, &Fault::new(Kind::Aborted, why), batch);
                 self.closed(batch);
@@ -337,8 +357,8 @@ impl Machine for Container {
         match (&self.state, event) {
             (State::New, Event::Create) => {
                 let op = self.next_op();
+                // On record since its sandbox took it in.
                 self.state = State::Attaching { op };
-                batch.records.push(self.record());
                 batch.world.push(World::Attach { op });
             }
             (&State::Attaching { op }, Event::Attached { op: done, outcome }) if op == done => {
@@ -347,7 +367,10 @@ impl Machine for Container {
                         let blocks = attached.blocks.clone();
                         self.attached = Some(attached);
                         self.state = State::AwaitingGuest;
-                        batch.records.push(self.record());
+                        // What has to be unplugged one day. All else of it has the devices room on record.
+                        if !blocks.is_empty() {
+                            batch.records.push(self.record());
+                        }
                         batch.announce.push(Notice::Attached { blocks });
                     }
                     Err(why) => self.fail(why, batch),

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     agent::ExitStatus,
     devices::{Attached, ContainerDevices},
-    ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
+    ids::{ContainerId, ContainerNumber, EpochMs, HostProcess, Namespace, RequestKey, SandboxUid},
     premises::Cgroup,
     records::{Record, UpgradeFailed},
 };
@@ -42,6 +42,9 @@ pub struct ContainerSpec {
     /// The request that created it: asked again, it gets the same answer.
     #[serde(default)]
     pub created_by: Option<RequestKey>,
+    /// Who stands for its init from the start.
+    #[serde(default)]
+    pub relay: Option<HostProcess>,
 }
 
 /// One for a machine, its confirmed copy, its record and every view.

@@ -11,7 +11,7 @@ use super::{
     record::ProcessRecord,
 };
 use crate::{
-    agent::{Adopt, Exec, ExitStatus, GuestProcessState, Signal},
+    agent::{Adopt, Exec, ExitStatus, GuestProcessState, Signal, SignalTarget},
     error::{Fault, Kind},
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, HostProcess, OpId, ProcessId, SandboxUid},
@@ -110,6 +110,23 @@ impl ProcessActor {
         }
     }
 
+    /// It is looked at again until its exit is known.
+    fn kill_orphan(&self, relay: HostProcess, target: SignalTarget, ctx: &mut Context<Self>) {
+        let work = self.around.plant.signal(Signal {
+            container: self.around.container,
+            target,
+            signal: 9,
+            once: None,
+        });
+        kit::complete(ctx, async move {
+            if let Err(why) = work.await {
+                tracing::warn!(%why, "the process of a relay that is gone was not killed yet");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            Event::RelayEnded { relay }
+        });
+    }
+
     fn dismiss(&self, relay: HostProcess, status: &ExitStatus, ctx: &mut Context<Self>) {
         let code = u8::try_from(status.code).unwrap_or(u8::MAX);
         let work = self.around.premises.dismiss(relay, code);
@@ -146,7 +163,8 @@ impl Room for ProcessActor {
         match effect {
             World::Lease { op } => {
                 let leased = move |outcome| Event::Leased { op, outcome };
-                kit::complete(ctx, plant.lease().map(leased));
+                let lease = plant.lease(container, self.id.clone());
+                kit::complete(ctx, lease.map(leased));
             }
             World::Create { op, stream } => {
                 let made = move |outcome| Event::Made { op, outcome };
@@ -161,6 +179,7 @@ impl Room for ProcessActor {
                 };
                 self.exec(op, exec, ctx);
             }
+            World::Note => kit::complete(ctx, async { Event::Note }),
             World::Start { op } => {
                 let begun = move |outcome| Event::Begun { op, outcome };
                 kit::complete(ctx, plant.start(container).map(begun));
@@ -191,23 +210,11 @@ impl Room for ProcessActor {
                     Event::RelayEnded { relay }
                 });
             }
-            World::KillOrphan { relay, target } => {
-                let work = plant.signal(Signal {
-                    container,
-                    target,
-                    signal: 9,
-                    once: None,
-                });
-                kit::complete(ctx, async move {
-                    if let Err(why) = work.await {
-                        tracing::warn!(%why, "the process of a relay that is gone was not killed yet");
-                    }
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                    Event::RelayEnded { relay }
-                });
-            }
+            World::KillOrphan { relay, target } => self.kill_orphan(relay, target, ctx),
             World::Dismiss { relay, status } => self.dismiss(relay, &status, ctx),
-            World::GiveBack { number } => kit::detach(plant.give_back(number)),
+            World::GiveBack { number } => {
+                kit::detach(plant.give_back(container, &self.id, number));
+            }
         }
     }
 

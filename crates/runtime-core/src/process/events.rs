@@ -23,6 +23,8 @@ pub enum Event {
         op: OpId,
         outcome: Result<Warnings, Fault>,
     },
+    /// Whoever waited for it to be made was told.
+    Note,
     Begin {
         waiter: Waiter,
         key: Option<RequestKey>,
@@ -92,6 +94,8 @@ pub enum World {
         stream: GuestEndpoint,
         json: Vec<u8>,
     },
+    /// Come back, and put on record what has been told.
+    Note,
     Start {
         op: OpId,
     },

@@ -16,7 +16,8 @@
 //!   on record before it is sent, so that the guest can tell a repetition.
 //! - A rebuilt process whose last step is not known asks the guest how far it came.
 //! - The first exit stands; a second one, or a start that answers late, changes nothing.
-//! - A closed process has no record and writes none.
+//! - A closed process writes no record. What is on record of it goes with its container's.
+//! - Whoever waits for a process to be made is told before that is on record, where a next daemon finds it out.
 //! - A relay that ends while its process lives takes the process with it, as any runtime's child
 //!   would; with its sandbox's bytes drained, the stream is given back.
 
@@ -195,12 +196,18 @@ impl Process {
         });
     }
 
+    /// That it is being made is on record. That it was is found out again: of an init by its container's record, of an
+    /// exec that is asked for again by the guest. So whoever waits for it does not wait for the store too.
     pub(super) fn made(&mut self, batch: &mut Batch<Self>) {
-        self.state = match self.id {
-            ProcessId::Init => State::Created,
-            ProcessId::Exec(_) => State::Running,
+        let is_found_out;
+        (self.state, is_found_out) = match self.id {
+            ProcessId::Init => (State::Created, true),
+            ProcessId::Exec(_) => (State::Running, self.begun_by.is_some()),
         };
-        batch.records.push(self.record());
+        match is_found_out && self.warnings.is_empty() {
+            true => batch.world.push(World::Note),
+            false => batch.records.push(self.record()),
+        }
         self.is_made(batch);
     }
 
@@ -328,15 +335,13 @@ impl Process {
     fn attach_relay(
         &mut self,
         waiter: Waiter,
-        AttachRelay { relay, instead_of }: AttachRelay,
+        AttachRelay { relay }: AttachRelay,
         batch: &mut Batch<Self>,
     ) -> Result<(), Reason> {
         match self.relay {
             Relay::Attached(known) if known == relay => {}
-            Relay::Attached(known) if instead_of != Some(known) => {
-                return Err(Reason::RelayAttached(known));
-            }
-            Relay::Attached(_) | Relay::None | Relay::Done => {
+            Relay::Attached(known) => return Err(Reason::RelayAttached(known)),
+            Relay::None | Relay::Done => {
                 self.relay = Relay::Attached(relay);
                 batch.records.push(self.record());
                 batch.world.push(World::WatchRelay { relay });
@@ -372,12 +377,19 @@ impl Process {
         }
     }
 
+    /// Its record and its stream go with its container: one transaction ends them all.
     fn closed(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        self.give_back(batch);
+        self.lease = None;
         self.state = State::Closed(status);
+        batch.announce.push(Notice::Closed);
+    }
+
+    /// Its container goes on.
+    fn forgotten(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
+        self.give_back(batch);
         let key = ProcessRecord::key(self.uid, self.container, &self.id);
         batch.records.push(records::delete(key));
-        batch.announce.push(Notice::Closed);
+        self.closed(status, batch);
     }
 
     /// Its stdio is carried by this daemon, and its exit told once: both need a daemon that knows it.
@@ -468,7 +480,7 @@ impl Machine for Process {
             (_, Event::Close { status }) => self.close(status, batch),
             (State::Exited(status), Event::Forget) => {
                 let status = status.clone();
-                self.close(status, batch);
+                self.forgotten(status, batch);
             }
             (State::New, Event::Make(Make { json, key, relay })) => {
                 let op = self.next_op();
@@ -484,6 +496,12 @@ impl Machine for Process {
                     Err(why) => self.failed(why, batch),
                 }
             }
+            // It was closed while it was looked for.
+            (_, Event::Leased { outcome, .. }) => {
+                if let Ok(StreamLease { number, .. }) = outcome {
+                    batch.world.push(World::GiveBack { number });
+                }
+            }
             (&State::Making { op }, Event::Made { op: done, outcome }) if op == done => {
                 match outcome {
                     Ok(warnings) => {
@@ -493,6 +511,7 @@ impl Machine for Process {
                     Err(why) => self.failed(why, batch),
                 }
             }
+            (State::Created | State::Running, Event::Note) => batch.records.push(self.record()),
             (_, Event::Begin { waiter, key }) => {
                 return self.begin(waiter, key, batch).map_err(Denied::Command);
             }
@@ -538,8 +557,8 @@ impl Machine for Process {
             (
                 _,
                 Event::Make { .. }
+                | Event::Note
                 | Event::Forget
-                | Event::Leased { .. }
                 | Event::Made { .. }
                 | Event::Begun { .. }
                 | Event::Looked { .. }
@@ -669,7 +688,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inits_port_is_given_back_when_its_container_goes_though_its_output_was_drained() {
+    fn an_inits_port_and_record_go_with_its_container_though_its_output_was_drained() {
         let mut process = made(ProcessId::Init);
         on(&mut process, Event::RelayDone);
         let drained = on(&mut process, exited());
@@ -681,7 +700,8 @@ mod tests {
 
         let batch = on(&mut process, Event::Close { status });
 
-        assert_eq!(batch.world, [World::GiveBack { number: PORT }]);
+        assert_eq!(batch.announce, [Notice::Closed]);
+        assert!(batch.world.is_empty() && batch.records.is_empty());
     }
 
     /// A guest that takes the container away without a word about its exit would else keep the relay, and the
@@ -690,7 +710,7 @@ mod tests {
     fn a_relay_hears_that_its_container_goes_before_the_record_does() {
         let mut process = made(ProcessId::Init);
         let relay = RELAY;
-        attach(&mut process, relay, None);
+        attach(&mut process, relay);
         let status = status();
 
         let closing = on(
@@ -706,9 +726,8 @@ mod tests {
         assert_eq!((ended.world, ended.announce), (vec![], vec![]));
 
         let closed = on(&mut process, Event::Dismissed);
-        assert_eq!(closed.world, [World::GiveBack { number: PORT }]);
         assert_eq!(closed.announce, [Notice::Closed]);
-        assert_eq!(closed.records.len(), 1);
+        assert!(closed.world.is_empty() && closed.records.is_empty());
     }
 
     #[test]
@@ -781,7 +800,7 @@ mod tests {
     fn a_process_whose_relay_is_gone_is_killed_until_it_is_gone_too() {
         let mut process = running_exec();
         let relay = RELAY;
-        attach(&mut process, relay, None);
+        attach(&mut process, relay);
         let target = SignalTarget::Process(process.id.clone());
 
         for _ in 0..2 {
@@ -797,40 +816,32 @@ mod tests {
         assert!(batch.announce.contains(&Notice::Drained));
     }
 
-    fn attach(
-        process: &mut Process,
-        relay: HostProcess,
-        instead_of: Option<HostProcess>,
-    ) -> Batch<Process> {
-        let relay = AttachRelay { relay, instead_of };
-        let waiter = Waiter(1);
+    fn attach(process: &mut Process, relay: HostProcess) -> Batch<Process> {
+        let (waiter, relay) = (Waiter(1), relay.into());
         on(process, Event::AttachRelay { waiter, relay })
     }
 
-    /// Who asked for it in the background hands over to the relay that it leaves behind.
     #[test]
-    fn a_relay_stands_instead_of_another_only_where_it_names_that_one() {
+    fn one_relay_stands_for_a_process_and_may_say_so_again() {
         let mut process = running_exec();
-        attach(&mut process, RELAY, None);
-        let next = HostProcess {
+        let attached = attach(&mut process, RELAY);
+        assert_eq!(attached.world, [World::WatchRelay { relay: RELAY }]);
+        assert_eq!(attached.records.len(), 1);
+
+        let again = attach(&mut process, RELAY);
+
+        assert_eq!(again.replies, [(Waiter(1), Answer::Done(Ok(())))]);
+        assert!(again.records.is_empty() && again.world.is_empty());
+        let other = HostProcess {
             pid: RELAY.pid + 1,
             ..RELAY
         };
-        let mut batch = Batch::default();
-        let relay = next.into();
-        let waiter = Waiter(2);
-        let uninvited = process.on(Event::AttachRelay { waiter, relay }, &mut batch);
+        let (waiter, relay) = (Waiter(2), other.into());
+        let uninvited = process.on(Event::AttachRelay { waiter, relay }, &mut Batch::default());
         assert_eq!(
             uninvited,
             Err(Denied::Command(Reason::RelayAttached(RELAY)))
         );
-
-        let handed_over = attach(&mut process, next, Some(RELAY));
-
-        assert_eq!(handed_over.world, [World::WatchRelay { relay: next }]);
-        assert_eq!(process.relay(), Some(next));
-        let first_gone = on(&mut process, Event::RelayEnded { relay: RELAY });
-        assert!(first_gone.world.is_empty(), "it does so no longer");
     }
 
     #[test]
@@ -850,7 +861,36 @@ mod tests {
         let outcome = Ok(Some(GuestProcessState::Running));
         let found = on(&mut process, Event::Looked { op, outcome });
 
-        assert_eq!(found.world, [World::WatchRelay { relay: RELAY }]);
+        let watched = World::WatchRelay { relay: RELAY };
+        assert_eq!(found.world, [World::Note, watched]);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_process_waits_for_no_record_that_can_be_found_out_again() {
+        let key = || Some(RequestKey::new("k").unwrap());
+        let warned = || vec!["cwd: not honoured".to_owned()];
+        for (id, key, warnings, recorded_first) in [
+            (ProcessId::Init, None, Warnings::new(), false),
+            (exec_id(), key(), Warnings::new(), false),
+            (exec_id(), None, Warnings::new(), true),
+            (exec_id(), key(), warned(), true),
+            (ProcessId::Init, None, warned(), true),
+        ] {
+            let mut process = being_made(id, None);
+            process.begun_by = key;
+            let (op, outcome) = (OpId(2), Ok(warnings));
+
+            let told = on(&mut process, Event::Made { op, outcome });
+
+            assert!(matches!(told.announce[..], [Notice::Made(_)]));
+            assert_eq!(told.records.len(), usize::from(recorded_first));
+            assert_eq!(told.world.contains(&World::Note), !recorded_first);
+            let noted = on(&mut process, Event::Note);
+            assert_eq!(noted.records, [process.record()]);
+            on(&mut process, exited());
+            let late = on(&mut process, Event::Note);
+            assert!(late.is_empty(), "its exit is on record");
+        }
     }
 
     fn exec_id() -> ProcessId {

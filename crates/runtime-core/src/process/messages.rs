@@ -54,14 +54,11 @@ pub struct Wait;
 #[rtype(result = "Result<(), Fault>")]
 pub struct AttachRelay {
     pub relay: HostProcess,
-    /// Who did until now, and knows that it no longer does.
-    pub instead_of: Option<HostProcess>,
 }
 
 impl From<HostProcess> for AttachRelay {
     fn from(relay: HostProcess) -> Self {
-        let instead_of = None;
-        Self { relay, instead_of }
+        Self { relay }
     }
 }
 

@@ -26,8 +26,14 @@ use crate::{
 
 /// What a process needs of its sandbox. A port: the sandbox lends it, simulation too.
 pub trait Plant {
-    fn lease(&self) -> Work<Result<StreamLease, Fault>>;
-    fn give_back(&self, number: u32) -> Work<()>;
+    /// A stream that is this process's alone until it gives it back. Whoever leases puts it on record.
+    fn lease(
+        &self,
+        container: ContainerNumber,
+        process: ProcessId,
+    ) -> Work<Result<StreamLease, Fault>>;
+    /// Of a process that does not have it any more, or whose VM is gone: nothing happens.
+    fn give_back(&self, container: ContainerNumber, process: &ProcessId, number: u32) -> Work<()>;
     /// Creates the container in the guest, with its init waiting.
     fn create(
         &self,

@@ -3,6 +3,7 @@
 use super::messages::Made;
 use crate::{
     agent::{ExitStatus, Warnings},
+    container::ContainerState,
     hypervisor::StreamLease,
     ids::{ContainerNumber, HostProcess, ProcessId, RequestKey, SandboxUid},
     records::{Record, UpgradeFailed},
@@ -46,6 +47,16 @@ impl ProcessRecord {
         Some(Made { lease, warnings })
     }
 
+    /// What the record of its container tells of an init: one that was created has an init that was made.
+    #[must_use]
+    pub fn in_container(mut self, container: &ContainerState) -> Self {
+        let was_created = !matches!(container, ContainerState::Creating);
+        if was_created && self.process == ProcessId::Init && self.state == ProcessState::Making {
+            self.state = ProcessState::Created;
+        }
+        self
+    }
+
     /// Of an init that was made, and is not known to have exited.
     pub fn is_living_init(&self) -> bool {
         let lives = matches!(self.state, ProcessState::Created | ProcessState::Running);
@@ -72,5 +83,51 @@ impl Record for ProcessRecord {
 
     fn upgrade(from: u32, _: serde_json::Value) -> Result<serde_json::Value, UpgradeFailed> {
         Err(UpgradeFailed { from })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        agent::ExitReason,
+        ids::{EpochMs, ExecId},
+    };
+
+    fn being_made(process: ProcessId) -> ProcessRecord {
+        ProcessRecord {
+            uid: SandboxUid::from_random(1),
+            container: ContainerNumber(0),
+            process,
+            state: ProcessState::Making,
+            lease: None,
+            warnings: Warnings::new(),
+            relay: None,
+            begun_by: None,
+            signaled_by: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_init_was_made_if_its_container_was_created_whatever_its_own_record_says() {
+        let stopped = ContainerState::Stopped(ExitStatus {
+            code: 137,
+            reason: ExitReason::Signaled,
+            detail: String::new(),
+            at: EpochMs(0),
+        });
+        for (container, known) in [
+            (ContainerState::Creating, ProcessState::Making),
+            (ContainerState::Created, ProcessState::Created),
+            (ContainerState::Running, ProcessState::Created),
+            // Its deletion was begun: the init may live.
+            (stopped, ProcessState::Created),
+        ] {
+            let init = being_made(ProcessId::Init).in_container(&container);
+            assert_eq!(init.state, known, "{container:?}");
+
+            let exec = being_made(ProcessId::Exec(ExecId::new("e").unwrap()));
+            assert_eq!(exec.clone().in_container(&container), exec);
+        }
     }
 }

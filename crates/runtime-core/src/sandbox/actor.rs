@@ -91,6 +91,11 @@ impl SandboxActor {
         if let Some((first, _)) = containers.first() {
             actor.name(&first.spec);
         }
+        for (ContainerRecord { spec, .. }, processes) in &containers {
+            let is_past = actor.shell.confirmed().is_past(spec.number);
+            let processes = processes.iter().filter(|_| !is_past);
+            actor.lent.arrived(spec.number, processes);
+        }
         actor.rebuild = containers;
         actor.resume = Some(Event::Resume { same_boot });
         actor.start()
@@ -151,6 +156,7 @@ impl SandboxActor {
 
     fn start_container(&mut self, spec: ContainerSpec, ctx: &Context<Self>) {
         let number = spec.number;
+        self.lent.arrived(number, []);
         let address = ContainerActor::start_new(self.container_surroundings(ctx), spec);
         address.do_send(container::Create);
         self.containers.insert(number, address);
@@ -178,7 +184,8 @@ impl SandboxActor {
         Box::pin(async move {
             let open = lent.rooms();
             if open.hypervisor.is_none() {
-                let room = rooms.hypervisor(uid, hypervisor_parent).await?;
+                let room = rooms.hypervisor(uid, lent.leased(), hypervisor_parent);
+                let room = room.await?;
                 lent.update(|open| open.hypervisor = Some(room));
             }
             if open.agent.is_none() {
@@ -257,7 +264,7 @@ impl SandboxActor {
             };
             faults.extend(disconnected.await.err());
             faults.extend(premises.clear(spec).await.err());
-            lent.update(|open| *open = Default::default());
+            lent.vm_is_gone();
             Fault::join(faults)
         })
     }
@@ -492,6 +499,7 @@ impl Room for SandboxActor {
             World::Discard { container, guest } => self.discard(container, guest),
             World::Forget { container } => {
                 self.containers.remove(&container);
+                self.lent.left(container);
             }
             World::AwaitVmExit { op, share: why } => kit::complete(ctx, async move {
                 tokio::time::sleep(VM_EXIT_TOLD).await;

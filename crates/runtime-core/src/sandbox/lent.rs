@@ -3,6 +3,7 @@
 //! Containers ask the rooms of their sandbox through this port, never each other. The rooms tell
 //! the sandbox alone, so no cycle of questions can form.
 
+use super::leases::Leases;
 use crate::{
     agent::{self, GuestProcess, GuestProcessState, Warnings},
     container,
@@ -12,9 +13,16 @@ use crate::{
     hypervisor::{self, GuestEndpoint, StreamLease},
     ids::{ContainerNumber, ProcessId},
     kit::{self, Work, ask, ask_weakly},
-    network, process,
+    network,
+    process::{self, ProcessRecord},
 };
-use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    rc::{Rc, Weak},
+    time::Duration,
+};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
@@ -74,6 +82,7 @@ impl Drop for Shelf {
 pub struct Lent {
     shelf: Rc<Shelf>,
     described: Rc<RefCell<BTreeMap<ContainerNumber, Description>>>,
+    leases: Rc<RefCell<Leases>>,
 }
 
 fn closed(room: &str) -> Fault {
@@ -101,6 +110,41 @@ impl Lent {
             *rooms = OpenRooms::default();
         }
         self.shelf.changed.notify_waiters();
+    }
+
+    /// A container is there, perhaps with processes that have streams of a VM that may live.
+    pub fn arrived<'p>(
+        &self,
+        container: ContainerNumber,
+        with: impl IntoIterator<Item = &'p ProcessRecord>,
+    ) {
+        let mut leases = self.leases.borrow_mut();
+        leases.arrived(container);
+        for process in with {
+            if let Some(lease) = &process.lease {
+                let holder = (container, process.process.clone());
+                let _ = leases.hold(lease.number, holder);
+            }
+        }
+    }
+
+    /// The container is gone: whatever of its processes did not give back is free.
+    pub fn left(&self, container: ContainerNumber) {
+        self.described.borrow_mut().remove(&container);
+        for number in self.leases.borrow_mut().left(container) {
+            kit::detach(give_back(self.hypervisor(), number));
+        }
+    }
+
+    /// The streams that processes have.
+    pub fn leased(&self) -> BTreeSet<u32> {
+        self.leases.borrow().numbers()
+    }
+
+    /// Its rooms went with it.
+    pub fn vm_is_gone(&self) {
+        self.update(|open| *open = OpenRooms::default());
+        self.leases.borrow_mut().vm_is_gone();
     }
 
     pub fn agent(&self) -> Result<agent::Address, Fault> {
@@ -178,6 +222,32 @@ impl Lent {
     }
 }
 
+/// From the room that is there when it answers: one that is opened instead meanwhile was not told of the lease.
+async fn lease(
+    room: Work<Result<hypervisor::Address, Fault>>,
+    shelf: Weak<Shelf>,
+) -> Result<StreamLease, Fault> {
+    let room = room.await?.lease.downgrade();
+    let lease = ask_weakly(&room, hypervisor::LeaseStream, "lease a stream", ASK_MAX).await?;
+    let shelf = shelf.upgrade();
+    let now = shelf.and_then(|shelf| Some(shelf.rooms.borrow().hypervisor.as_ref()?.lease.clone()));
+    match (room.upgrade(), now) {
+        (Some(room), Some(now)) if room == now => Ok(lease),
+        _ => Err(closed("hypervisor")),
+    }
+}
+
+async fn give_back(room: Work<Result<hypervisor::Address, Fault>>, number: u32) {
+    let Ok(room) = room.await.map(|room| room.give_back) else {
+        return;
+    };
+    let command = hypervisor::ReturnStream { number };
+    let outcome = ask(room, command, "give back a stream", ASK_MAX).await;
+    if let Err(why) = outcome {
+        tracing::debug!(%why, number, "stream not given back; it goes with its vm");
+    }
+}
+
 /// What could not be unplugged, and why.
 async fn unplug(
     room: Work<Result<hypervisor::Address, Fault>>,
@@ -201,26 +271,31 @@ async fn unplug(
 }
 
 impl process::Plant for Lent {
-    fn lease(&self) -> Work<Result<StreamLease, Fault>> {
-        let room = self.hypervisor();
+    fn lease(
+        &self,
+        container: ContainerNumber,
+        process: ProcessId,
+    ) -> Work<Result<StreamLease, Fault>> {
+        let (room, room_again) = (self.hypervisor(), self.hypervisor());
+        let (shelf, leases) = (Rc::downgrade(&self.shelf), self.leases.clone());
         Box::pin(async move {
-            let room = room.await?.lease;
-            ask(room, hypervisor::LeaseStream, "lease a stream", ASK_MAX).await
+            let lease = lease(room, shelf).await?;
+            let holder = (container, process);
+            if leases.borrow_mut().hold(lease.number, holder) {
+                return Ok(lease);
+            }
+            give_back(room_again, lease.number).await;
+            let deleted = "its container was deleted meanwhile";
+            Err(Fault::new(Kind::Aborted, deleted))
         })
     }
 
-    fn give_back(&self, number: u32) -> Work<()> {
-        let room = self.hypervisor();
-        Box::pin(async move {
-            let Ok(room) = room.await.map(|room| room.give_back) else {
-                return;
-            };
-            let command = hypervisor::ReturnStream { number };
-            let outcome = ask(room, command, "give back a stream", ASK_MAX).await;
-            if let Err(why) = outcome {
-                tracing::debug!(%why, number, "stream not given back; it goes with its vm");
-            }
-        })
+    fn give_back(&self, container: ContainerNumber, process: &ProcessId, number: u32) -> Work<()> {
+        let holder = (container, process.clone());
+        if !self.leases.borrow_mut().let_go(number, &holder) {
+            return Box::pin(async {});
+        }
+        Box::pin(give_back(self.hypervisor(), number))
     }
 
     fn create(
@@ -229,7 +304,7 @@ impl process::Plant for Lent {
         stream: GuestEndpoint,
     ) -> Work<Result<Warnings, Fault>> {
         let room = self.linked();
-        let described = self.described.borrow().get(&container).cloned();
+        let described = self.described.borrow_mut().remove(&container);
         Box::pin(async move {
             let described = described.expect("a container is described before its init is made");
             let command = agent::CreateContainer {

@@ -320,7 +320,7 @@ impl Sandbox {
             share: share.clone(),
         };
         match std::mem::replace(&mut self.boot, Boot::Over) {
-            Boot::Container(spec) => batch.world.push(World::StartContainer { spec }),
+            Boot::Container(spec) => self.take_in(spec, batch),
             boot @ (Boot::Empty | Boot::Again | Boot::Over) => {
                 self.boot = boot;
                 self.launch(Vec::new(), batch);

@@ -9,11 +9,12 @@ use super::{
     rules::Op,
 };
 use crate::{
-    container::{self, ContainerSpec, Force, Guest},
+    container::{self, Container, ContainerSpec, Force, Guest},
     error::{Fault, Kind},
     ids::ContainerNumber,
     kit::{Batch, Waiter},
 };
+use std::sync::Arc;
 
 impl Sandbox {
     /// Nothing of it was made: there is nothing to release, and no container to discard.
@@ -52,12 +53,21 @@ impl Sandbox {
             State::New => self.boot(Boot::Container(spec), batch),
             _ => {
                 refused(Op::CreateContainer, self.standing())?;
-                batch.world.push(World::StartContainer { spec });
+                self.take_in(spec, batch);
             }
         }
         self.containers.insert(number, entry);
         self.containers_numbered = self.containers_numbered.max(number.0 + 1);
         Ok(())
+    }
+
+    /// One transaction puts it on record, and that the sandbox has it.
+    pub(super) fn take_in(&self, spec: Box<ContainerSpec>, batch: &mut Batch<Self>) {
+        let shared = Arc::from(spec.clone());
+        batch
+            .records
+            .push(Container::taken_in(self.spec.uid, shared));
+        batch.world.push(World::StartContainer { spec });
     }
 
     pub(super) fn plumb(&mut self, batch: &mut Batch<Self>) {

@@ -10,6 +10,7 @@ mod exits;
 mod hearing;
 mod journal;
 mod ladder;
+mod leases;
 mod lent;
 mod machine;
 mod members;

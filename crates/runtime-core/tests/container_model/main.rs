@@ -21,7 +21,7 @@ use runtime_core::{
     process,
     records::{Change, decode},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 use words::{asked, attached, done, heard, refusal, request_key, said, spec, status, uid};
 
 /// What somebody does, or what happens.
@@ -101,10 +101,15 @@ struct Story {
 
 impl Story {
     fn new(hooks: Hooks) -> Self {
+        let spec = Arc::new(spec(hooks));
+        // Its sandbox has put it on record.
+        let Change::Put { value, .. } = Container::taken_in(uid(), spec.clone()) else {
+            panic!("a container that comes to be is put on record");
+        };
         let mut story = Self {
-            container: Container::new(uid(), spec(hooks).into()),
+            container: Container::new(uid(), spec),
             model: Model::new(hooks),
-            record: None,
+            record: Some(decode(&value).unwrap()),
             plays: Plays::default(),
             under_way: Vec::new(),
             log: Vec::new(),

@@ -53,6 +53,7 @@ pub fn spec(hooks: Hooks) -> ContainerSpec {
         owner_uid: 0,
         cgroup: None,
         created_by: None,
+        relay: None,
     }
 }
 

@@ -187,6 +187,7 @@ pub fn wish(id: &str, random: u64) -> Wish {
             hooks: Default::default(),
             cgroup: None,
             created_by: None,
+            relay: None,
         },
         uid: SandboxUid::from_random(random),
         join: None,

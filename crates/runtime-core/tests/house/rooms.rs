@@ -97,7 +97,7 @@ struct State {
 
 #[derive(Default)]
 struct Vm {
-    leased: u32,
+    leased: BTreeSet<u32>,
     paused: bool,
     clock: EpochMs,
     processes: BTreeMap<(ContainerNumber, ProcessId), bool>,
@@ -220,6 +220,13 @@ impl World {
         self.state.borrow().confirmed.clone()
     }
 
+    /// The streams of a sandbox's VM that somebody has.
+    pub fn leased(&self, uid: SandboxUid) -> Vec<u32> {
+        let state = self.state.borrow();
+        let vm = state.vms.get(&uid);
+        vm.map_or_else(Vec::new, |vm| vm.leased.iter().copied().collect())
+    }
+
     pub fn is_paused(&self, uid: SandboxUid) -> bool {
         self.state
             .borrow()
@@ -328,6 +335,14 @@ impl World {
                 stderr: String::new(),
             };
             parent.do_send(hypervisor::Notice::VmExited(exit));
+        }
+    }
+
+    /// The room of its VM panics.
+    pub fn panic_hypervisor_room(&self, uid: SandboxUid) {
+        let parent = self.state.borrow().hypervisors.get(&uid).cloned();
+        if let Some(parent) = parent.and_then(|parent| parent.gone.upgrade()) {
+            parent.do_send(hypervisor::RoomGone(Gone::Panicked));
         }
     }
 
@@ -510,9 +525,16 @@ impl Rooms for World {
     fn hypervisor(
         &self,
         uid: SandboxUid,
+        leased: BTreeSet<u32>,
         parent: hypervisor::Parent,
     ) -> Work<Result<hypervisor::Address, CoreFault>> {
-        self.state.borrow_mut().hypervisors.insert(uid, parent);
+        let mut state = self.state.borrow_mut();
+        state.hypervisors.insert(uid, parent);
+        // A room knows no more of it than it is told.
+        if let Some(vm) = state.vms.get_mut(&uid) {
+            vm.leased = leased;
+        }
+        drop(state);
         self.room(uid, "hypervisor")
     }
 
@@ -621,8 +643,9 @@ scripted!(
     Fault::Lease,
     |uid, command, state| {
         let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
-        vm.leased += 1;
-        let number = vm.leased;
+        let free = (1..).find(|number| !vm.leased.contains(number));
+        let number = free.expect("there is no end of numbers");
+        vm.leased.insert(number);
         Ok(StreamLease {
             number,
             guest: match state.stdio {
@@ -638,7 +661,9 @@ scripted!(
     (),
     Fault::Lease,
     |uid, command, state| {
-        let _ = state;
+        if let Some(vm) = state.vms.get_mut(&uid) {
+            vm.leased.remove(&command.number);
+        }
         Ok(())
     }
 );

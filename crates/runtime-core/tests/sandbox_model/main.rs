@@ -9,7 +9,7 @@ use model::{Ask, Came, Doing, Life, Model};
 use proptest::{prelude::*, sample::Index};
 use runtime_core::{
     agent::{ExitReason, ExitStatus},
-    container::{self, ContainerSpec, ContainerState, Force, Guest},
+    container::{self, ContainerRecord, ContainerSpec, ContainerState, Force, Guest},
     devices::{ContainerDevices, Share, ShareSpec},
     error::{Fault, Kind},
     hypervisor::{
@@ -31,6 +31,10 @@ use runtime_core::{
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+fn uid() -> SandboxUid {
+    SandboxUid::from_random(7)
+}
 
 /// What somebody does, or what happens.
 #[derive(Debug, Clone)]
@@ -80,7 +84,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn spec(own: bool, share: bool) -> SandboxSpec {
-    let uid = SandboxUid::from_random(7);
+    let uid = uid();
     let cgroup = |part: &str| Cgroup(format!("/hutch/{uid}/{part}"));
     let folder = std::path::PathBuf::from("/f");
     SandboxSpec {
@@ -155,6 +159,7 @@ fn container(number: ContainerNumber) -> ContainerSpec {
         owner_uid: 0,
         cgroup: None,
         created_by: None,
+        relay: None,
     }
 }
 
@@ -266,6 +271,14 @@ struct Story {
     booting: bool,
 }
 
+/// Where a container that a sandbox takes in is on record from then on.
+fn first_key(effect: &World) -> Option<String> {
+    match effect {
+        World::StartContainer { spec } => Some(ContainerRecord::key(uid(), spec.number)),
+        _ => None,
+    }
+}
+
 impl Story {
     fn new(own: bool, share: bool) -> Self {
         Self {
@@ -310,6 +323,7 @@ impl Story {
         asked.sort();
         due.sort();
         assert_eq!(asked, due, "{told}: what the world is asked for");
+        let mut taken_in: Vec<_> = batch.world.iter().filter_map(first_key).collect();
         for effect in batch.world {
             self.noticed(&effect);
             if named(&effect).1 {
@@ -318,10 +332,15 @@ impl Story {
         }
         for change in batch.records {
             self.record = match change {
+                Change::Put { key, .. } if taken_in.contains(&key) => {
+                    taken_in.retain(|due| *due != key);
+                    continue;
+                }
                 Change::Put { value, .. } => Some(decode(&value).unwrap()),
                 Change::Delete { .. } => None,
             };
         }
+        assert!(taken_in.is_empty(), "{told}: on no record: {taken_in:?}");
         assert_eq!(self.sandbox.standing().name(), self.model.seen(), "{told}");
         self.log.push(format!("{told} -> {}", self.model.seen()));
         assert_eq!(self.record.is_none(), self.model.gone || !self.model.born);

@@ -15,8 +15,8 @@ impl Teller {
             binds: &["hosts", "disk"],
             ..self.wanted(id, STAYS, Some(join))
         };
-        let place = self.client.create(wanted, &format!("{id}-key")).await?;
-        self.client.relay(id, place, INIT).await;
+        let key = format!("{id}-key");
+        self.client.create_stood_for(wanted, &key).await?;
         Ok(())
     }
 

@@ -133,8 +133,7 @@ impl Teller {
         for member in &members {
             let key = format!("{member}-key");
             let wanted = self.wanted(member, STAYS, Some(id));
-            let place = client.create(wanted, &key).await?;
-            client.relay(member, place, INIT).await;
+            client.create_stood_for(wanted, &key).await?;
         }
         self.expect_standing(Standing::Ready).await?;
         client.order(id, Verb::Pause).await?;

@@ -190,12 +190,50 @@ impl Client {
 
     /// The key makes it one request, however often it must be sent.
     pub async fn create(&self, wanted: Wanted<'_>, key: &str) -> Result<Place, Fault> {
+        self.create_for(wanted, key, None).await
+    }
+
+    /// With a relay that its init has from the start, or that comes later.
+    pub async fn create_stood_for(
+        &self,
+        wanted: Wanted<'_>,
+        key: &str,
+    ) -> Result<(Place, Option<Rc<Relay>>), Fault> {
+        if self.world.dice.below(2) == 0 {
+            let place = self.create(wanted, key).await?;
+            return Ok((place, self.relay(wanted.id, place, ProcessId::Init).await));
+        }
+        let relay = Rc::new(Relay::spawn(&self.world));
+        let created = self.create_for(wanted, key, Some(relay.process)).await;
+        match created {
+            Ok(place) => {
+                self.stand(wanted.id, place, ProcessId::Init, &relay);
+                Ok((place, Some(relay)))
+            }
+            Err(why) => {
+                relay.exit();
+                Err(why)
+            }
+        }
+    }
+
+    async fn create_for(
+        &self,
+        wanted: Wanted<'_>,
+        key: &str,
+        relay: Option<HostProcess>,
+    ) -> Result<Place, Fault> {
         let what = format!("create {wanted:?} under {key}");
-        self.ask(what, async || self.create_once(wanted, key).await)
+        self.ask(what, async || self.create_once(wanted, key, relay).await)
             .await
     }
 
-    async fn create_once(&self, wanted: Wanted<'_>, key: &str) -> Result<Place, Fault> {
+    async fn create_once(
+        &self,
+        wanted: Wanted<'_>,
+        key: &str,
+        relay: Option<HostProcess>,
+    ) -> Result<Place, Fault> {
         let host = self.world.host().await;
         let wish = bundle::wish(bundle::Request {
             namespace: namespace(),
@@ -209,6 +247,7 @@ impl Client {
                 Some(_) => format!("/caller-{}", wanted.id),
                 None => String::new(),
             },
+            relay,
             uid: SandboxUid::from_random(self.world.dice.throw()),
             created: self.world.now(),
         })?;

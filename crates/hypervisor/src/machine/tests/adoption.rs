@@ -6,7 +6,7 @@ use super::*;
 fn a_running_vm_is_adopted_with_its_leases_and_never_spawned_again() {
     let (mut before, _) = running();
     ask(&mut before, 2, Command::LeaseStream);
-    let mut machine = rebuilt(before.record());
+    let mut machine = rebuilt_with(before.record(), BTreeSet::from([1]));
 
     let looking = drive(&mut machine, Event::Adopt);
     assert!(matches!(
@@ -203,4 +203,17 @@ fn a_record_is_read_back_as_it_was_written() {
     let bytes = records::encode(&record);
 
     assert_eq!(records::decode::<HypervisorRecord>(&bytes).unwrap(), record);
+}
+
+#[test]
+fn a_record_that_has_the_ports_too_is_read() {
+    let (machine, _) = running();
+    let record = machine.record().unwrap();
+    let mut old: serde_json::Value = serde_json::from_slice(&records::encode(&record)).unwrap();
+    old["v"] = 1.into();
+    old["body"]["phase"]["may-live"]["started"]["leased"] = serde_json::json!([1, 2]);
+
+    let read = records::decode::<HypervisorRecord>(old.to_string().as_bytes());
+
+    assert_eq!(read.unwrap(), record);
 }

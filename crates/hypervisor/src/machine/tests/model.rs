@@ -205,7 +205,7 @@ impl Model {
         let uid = SandboxUid::from_random(1);
         *machine = match machine.record() {
             None => Hypervisor::new(uid, "boot".into()),
-            Some(record) => Hypervisor::rebuilt(uid, "boot".into(), record),
+            Some(record) => Hypervisor::rebuilt(uid, "boot".into(), record, self.leased.clone()),
         };
         self.event(machine, Event::Adopt);
     }
