@@ -17,7 +17,7 @@
 use crate::{
     events::{Answer, Denied, Event, Refused, World},
     plan::{self, Plan, Refusal, Survey},
-    record::DevicesRecord,
+    record::{DevicesRecord, SharedPlan},
     steps::Bind,
 };
 use runtime_core::{
@@ -51,7 +51,7 @@ enum ShareState {
         waiter: Waiter,
         spec: Option<ShareSpec>,
         /// What was bound may be so still, where closing fails.
-        plans: BTreeMap<ContainerNumber, Plan>,
+        plans: BTreeMap<ContainerNumber, SharedPlan>,
     },
 }
 
@@ -65,13 +65,13 @@ enum Container {
     Binding {
         op: OpId,
         waiter: Waiter,
-        plan: Plan,
+        plan: SharedPlan,
     },
-    Attached(Plan),
+    Attached(SharedPlan),
     Unbinding {
         op: OpId,
         waiter: Waiter,
-        plan: Plan,
+        plan: SharedPlan,
     },
 }
 
@@ -128,7 +128,7 @@ impl Devices {
         }
     }
 
-    fn plans(&self) -> BTreeMap<ContainerNumber, Plan> {
+    fn plans(&self) -> BTreeMap<ContainerNumber, SharedPlan> {
         let plan = |container: &Container| match container {
             Container::Surveying { .. } => None,
             Container::Binding { plan, .. }
@@ -231,7 +231,8 @@ impl Devices {
         let folder = self.spec().map(|spec| spec.folder.clone());
         let planned = outcome.and_then(|survey| {
             let plan = plan::plan(&devices, &survey, folder.as_deref());
-            plan.map_err(|refusal: Refusal| fault(&refusal))
+            let plan = plan.map_err(|refusal: Refusal| fault(&refusal));
+            plan.map(SharedPlan::new)
         });
         match planned {
             Ok(plan) => {
@@ -592,10 +593,10 @@ mod tests {
             disks: Vec::new(),
             blocks: Vec::new(),
         };
-        let plan = Plan {
+        let plan = SharedPlan::new(Plan {
             binds: Vec::new(),
             attached,
-        };
+        });
         DevicesRecord {
             uid,
             share: Some(ShareSpec {

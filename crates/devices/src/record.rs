@@ -7,7 +7,10 @@ use runtime_core::{
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// It never changes: one for a machine, its confirmed copy and its record.
+pub type SharedPlan = Arc<Plan>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevicesRecord {
@@ -17,7 +20,7 @@ pub struct DevicesRecord {
     /// On record once it listens.
     pub virtiofsd: Option<HostProcess>,
     /// On record before anything is bound.
-    pub containers: BTreeMap<ContainerNumber, Plan>,
+    pub containers: BTreeMap<ContainerNumber, SharedPlan>,
 }
 
 impl DevicesRecord {

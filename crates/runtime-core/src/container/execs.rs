@@ -16,7 +16,8 @@ use crate::{
 
 /// Each exec holds a stream port of the VM while it runs, and a VM has at most 128; those that exited and that
 /// nobody read are kept.
-pub(super) const EXECS_MAX: usize = 4096;
+/// One transaction of the store ends all their records, and has room for them.
+pub(super) const EXECS_MAX: usize = 4000;
 
 /// Execs that are over, and whose relay has their output and exit: for as many more a waiter that comes late hears of
 /// the exit, and a caller that asks again is not taken for a new one.
@@ -70,7 +71,7 @@ impl Container {
             return Err(Reason::TooManyExecs);
         }
         let member = Member::making(key.clone(), relay, vec![waiter]);
-        self.members.insert(process.clone(), member);
+        self.members.insert(process.clone(), Box::new(member));
         let json = Some(json);
         let make = process::Make { json, key, relay };
         batch.world.push(World::MakeProcess { process, make });
@@ -122,7 +123,7 @@ impl Container {
         if let Some(Member {
             progress: Progress::Making(waiters),
             ..
-        }) = self.members.remove(&process)
+        }) = self.members.remove(&process).map(|member| *member)
         {
             let answers = waiters.into_iter();
             let answers = answers.map(|waiter| (waiter, Answer::Exec(Err(why.clone()))));

@@ -107,7 +107,8 @@ pub struct Container {
     pub(super) oom_waiters: Vec<OomWaiter>,
     pub(super) hooks: HookProgress,
     pub(super) poststart: Poststart,
-    pub(super) members: BTreeMap<ProcessId, Member>,
+    /// Boxed: a map has room for eleven at once, and most containers have one.
+    pub(super) members: BTreeMap<ProcessId, Box<Member>>,
     /// Execs that are over and were read, the oldest first.
     pub(super) over: VecDeque<ProcessId>,
     /// Processes that were closed, whose records go with its own.
@@ -156,7 +157,7 @@ impl Container {
         };
         let members = processes
             .iter()
-            .map(|p| (p.process.clone(), Member::rebuilt(p)));
+            .map(|p| (p.process.clone(), Box::new(Member::rebuilt(p))));
         let left_alive = matches!(told, ContainerState::Stopped(_))
             && processes.iter().any(process::ProcessRecord::is_living_init);
         let mut container = Self {
@@ -267,8 +268,8 @@ impl Container {
     pub(super) fn make_init(&mut self, batch: &mut Batch<Self>) {
         self.state = State::Making;
         let relay = self.spec.relay;
-        self.members
-            .insert(ProcessId::Init, Member::making(None, relay, Vec::new()));
+        let member = Box::new(Member::making(None, relay, Vec::new()));
+        self.members.insert(ProcessId::Init, member);
         let make = process::Make {
             relay,
             ..Default::default()

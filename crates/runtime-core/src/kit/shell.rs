@@ -76,7 +76,8 @@ pub struct Shell<M: Machine> {
     machine: M,
     confirmed: M,
     unconfirmed: Option<Batch<M>>,
-    line: VecDeque<(M::Event, Option<Waiter>)>,
+    /// Most often empty, and an event may be large: a queue keeps room for some.
+    line: VecDeque<Box<(M::Event, Option<Waiter>)>>,
     waiters: BTreeMap<Waiter, oneshot::Sender<M::Answer>>,
     waiters_issued: u64,
     span: tracing::Span,
@@ -128,7 +129,7 @@ impl<M: Machine> Shell<M> {
 
     pub(super) fn push(&mut self, event: M::Event, waiter: Option<Waiter>) {
         assert!(self.line.len() < LINE_MAX, "admission bounds what can wait");
-        self.line.push_back((event, waiter));
+        self.line.push_back(Box::new((event, waiter)));
     }
 
     /// Applies the next event in line unless a record is being written. `None`: nothing to do.
@@ -136,7 +137,7 @@ impl<M: Machine> Shell<M> {
         if self.unconfirmed.is_some() {
             return None;
         }
-        let (event, waiter) = self.line.pop_front()?;
+        let (event, waiter) = *self.line.pop_front()?;
         let mut batch = Batch::default();
         let from = self.machine.state_name();
         let described = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{event:?}"));

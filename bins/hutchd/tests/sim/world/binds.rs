@@ -25,7 +25,7 @@ fn recorded(world: &World, uid: SandboxUid) -> Vec<Bind> {
     let row = world.on_disk().remove(&DevicesRecord::key(uid));
     let record = row.and_then(|row| decode::<DevicesRecord>(&row).ok());
     let plans = record.into_iter().flat_map(|record| record.containers);
-    plans.flat_map(|(_, plan)| plan.binds).collect()
+    plans.flat_map(|(_, plan)| plan.binds.clone()).collect()
 }
 
 pub fn check_on_record(world: &World, after: &str) {
