@@ -54,7 +54,7 @@ impl HostProcess {
         Self::of(std::process::id())
     }
 
-    /// That child of the caller's, which cannot be another one before it is waited for. `None`: /proc does not show it.
+    /// Whoever has that pid now; of a child that was not waited for, nobody else. `None`: /proc does not show it.
     ///
     /// # Errors
     /// What reading /proc says.

@@ -21,12 +21,15 @@ use std::{
         process::ExitStatusExt as _,
     },
     path::{Path, PathBuf},
+    pin::pin,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use tokio::{
     net::UnixStream,
     runtime::{self, Runtime},
+    select,
+    time::{sleep, timeout},
 };
 use ttrpc::{Code, asynchronous::Client, context::Context};
 
@@ -42,6 +45,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Who answers a greeting does so at once; a daemon that starts is busy reading its store.
 const GREETING_MAX: Duration = Duration::from_secs(10);
+/// An answer that takes longer than this makes one wonder whether there is anybody.
+const LATE: Duration = Duration::from_secs(10);
 /// The longest answer: a guest that boots under emulation on a busy host.
 const ANSWER_MAX: Duration = Duration::from_secs(600);
 /// A unix socket path ends at 107 bytes; the longest below a root is `s/<16 digits>/control.sock`.
@@ -140,7 +145,15 @@ impl Daemon {
         let mut lost: Option<Instant> = None;
         let mut pause = PAUSE_FIRST;
         loop {
-            let why = match self.runtime.block_on(request(&self.peer.client)) {
+            let asked = answered(&self.peer.client, request(&self.peer.client));
+            let Some(answered) = self.runtime.block_on(asked) else {
+                bail!(
+                    "hutchd of {} takes requests and has answered nothing for {} s",
+                    self.root.display(),
+                    (LATE + GREETING_MAX).as_secs()
+                );
+            };
+            let why = match answered {
                 Ok(answer) => return Ok(answer),
                 Err(ttrpc::Error::RpcStatus(status)) if status.code() != Code::UNAVAILABLE => {
                     return Err(refused(&status).into());
@@ -164,6 +177,27 @@ impl Daemon {
             }
         }
     }
+}
+
+/// What the daemon says. An answer may take long, and one that lives greets meanwhile. `None`: it does not.
+async fn answered<T>(
+    client: &RuntimeClient,
+    asked: impl Future<Output = ttrpc::Result<T>>,
+) -> Option<ttrpc::Result<T>> {
+    let mut asked = pin!(asked);
+    if let Ok(answer) = timeout(LATE, &mut asked).await {
+        return Some(answer);
+    }
+    let greeting = VersionRequest::default();
+    let greeted = client.version(soon(), &greeting);
+    select! {
+        biased;
+        answer = &mut asked => return Some(answer),
+        // Whatever it says of who we are, it speaks; a connection that breaks breaks the request too.
+        _ = greeted => {}
+        () = sleep(GREETING_MAX) => return None,
+    }
+    Some(asked.await)
 }
 
 /// The daemon said no.
@@ -357,9 +391,12 @@ mod tests {
         },
         revision,
     };
-    use std::sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+    use std::{
+        os::unix::net::UnixListener,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU32, Ordering},
+        },
     };
     use ttrpc::{Server, TtrpcContext};
 
@@ -464,8 +501,11 @@ mod tests {
     fn what_another_daemon_said_of_itself_is_not_believed_of_this_one() {
         let house = daemon(revision::REVISION, 0);
         let (newer, parent) = (sign(revision::REVISION + 1), nix::unistd::getppid());
+        let parent = HostProcess::of(u32::try_from(parent.as_raw()).unwrap());
+        let parent = parent.unwrap().unwrap();
         let of_another = Sign {
-            pid: u32::try_from(parent.as_raw()).unwrap(),
+            pid: parent.pid,
+            start_time: parent.start_time,
             ..newer.clone()
         };
         let of_one_before = Sign {
@@ -524,6 +564,22 @@ mod tests {
 
         answer.unwrap();
         assert_eq!(*house.keys.lock().unwrap(), ["k"; 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_takes_requests_and_says_nothing_is_given_up() {
+        let root = tempfile::tempdir().unwrap();
+        // Connections are made by the kernel, and nobody ever reads.
+        let path = socket_path(root.path());
+        let _mute = UnixListener::bind(&path).unwrap();
+        let socket = UnixStream::connect(&path).await.unwrap();
+        let client = RuntimeClient::new(Client::new(socket.into()));
+        let (request, begun) = (hutch::StartRequest::default(), tokio::time::Instant::now());
+
+        let answer = answered(&client, client.start(soon(), &request)).await;
+
+        assert!(answer.is_none());
+        assert_eq!(begun.elapsed(), LATE + GREETING_MAX);
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use std::{fmt, str::FromStr};
 
 /// The interface of this build.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 /// The oldest that this build still speaks.
-pub const OLDEST: u32 = 2;
+pub const OLDEST: u32 = 3;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

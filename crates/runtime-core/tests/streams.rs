@@ -95,6 +95,28 @@ async fn a_container_of_a_vm_that_is_gone_takes_nothing_from_those_of_the_next()
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_the_next_daemon_finds_of_a_vm_that_is_gone_is_lent_anew() {
+    told(async {
+        let (house, uid) = with(&["web"]).await;
+        assert_eq!(exec(&house, "web", "a").await, 2);
+        house.order("pod", Verb::Stop(Force::Yes)).await.unwrap();
+        let house = house.restart().await;
+        settle().await;
+        house.order("pod", Verb::Start).await.unwrap();
+        house.join("pod", "new").await.unwrap();
+
+        house.world.panic_hypervisor_room(uid);
+        settle().await;
+
+        assert_eq!(house.world.leased(uid), [1]);
+        house.delete("web", Force::No).await.unwrap();
+        settle().await;
+        assert_eq!(house.world.leased(uid), [1]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_stream_that_comes_when_nobody_waits_any_more_is_free() {
     told(async {
         let (house, uid) = with(&["web", "other"]).await;

@@ -147,14 +147,18 @@ impl Container {
     pub(super) fn retired(&mut self, waiters: Vec<Waiter>, batch: &mut Batch<Self>) {
         self.state = State::Retired;
         batch.records.push(records::delete(self.key()));
-        let (uid, number) = (self.uid(), self.number());
-        let closed = self.closed.drain(..);
-        let keys = closed.map(|process| ProcessRecord::key(uid, number, &process));
-        batch.records.extend(keys.map(records::delete));
+        self.forget_closed(batch);
         for waiter in waiters {
             batch.replies.push((waiter, Answer::Retired(Ok(()))));
         }
         batch.announce.push(Notice::Retired);
+    }
+
+    fn forget_closed(&mut self, batch: &mut Batch<Self>) {
+        let (uid, number) = (self.uid(), self.number());
+        let closed = self.closed.drain(..);
+        let keys = closed.map(|process| ProcessRecord::key(uid, number, &process));
+        batch.records.extend(keys.map(records::delete));
     }
 
     pub(super) fn removed(
@@ -166,8 +170,9 @@ impl Container {
         match outcome {
             Ok(()) => self.finish(waiters, batch),
             Err(why) => {
-                // It stays, stopped, so that the deletion can be asked for again.
+                // It stays, stopped, so that the deletion can be asked for again; its processes are over.
                 self.state = State::Failed;
+                self.forget_closed(batch);
                 for waiter in waiters {
                     let why = why.clone();
                     batch.replies.push((waiter, Answer::Retired(Err(why))));

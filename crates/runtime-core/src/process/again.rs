@@ -107,7 +107,7 @@ impl Process {
             }
             (State::Making { .. }, Err(why)) => {
                 self.kill_unknown(batch);
-                // The guest may hold its port: this daemon lends it to nobody else.
+                // The guest may hold its port: it is lent to nobody else while its container is there.
                 self.lease = None;
                 self.failed(why, batch);
             }

@@ -368,12 +368,14 @@ impl Process {
                 .replies
                 .push((waiter, Answer::Exit(Ok(status.clone()))));
         }
-        match self.relay {
-            Relay::Attached(relay) => {
+        match (self.relay, &self.state) {
+            // Whoever asked for it hears that it was not made, and may ask again.
+            (Relay::Attached(_), State::New | State::Leasing { .. } | State::Failed(_))
+            | (Relay::None | Relay::Done, _) => self.closed(status, batch),
+            (Relay::Attached(relay), _) => {
                 self.state = State::Closing(status.clone());
                 batch.world.push(World::Dismiss { relay, status });
             }
-            Relay::None | Relay::Done => self.closed(status, batch),
         }
     }
 
@@ -943,6 +945,25 @@ mod tests {
         for event in [Event::RelayDone, Event::RelayEnded { relay: RELAY }] {
             assert!(on(&mut process, event).records.is_empty());
         }
+    }
+
+    /// Its caller hears that it was not made, asks again, and would take the word for one of the next.
+    #[test]
+    fn who_stands_for_what_was_never_made_is_not_dismissed() {
+        let record = ProcessRecord {
+            relay: Some(RELAY),
+            ..record_of(
+                being_made(ProcessId::Init, Some(RELAY)),
+                ProcessState::Making,
+            )
+        };
+        let mut process = Process::rebuilt(record);
+        assert!(matches!(process.state(), State::Failed(_)));
+
+        let closed = on(&mut process, Event::Close { status: status() });
+
+        assert_eq!(closed.world, []);
+        assert_eq!(closed.announce, [Notice::Closed]);
     }
 
     #[test]

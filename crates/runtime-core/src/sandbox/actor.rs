@@ -91,10 +91,10 @@ impl SandboxActor {
         if let Some((first, _)) = containers.first() {
             actor.name(&first.spec);
         }
+        let (sandbox, lent) = (actor.shell.confirmed(), &actor.lent);
         for (ContainerRecord { spec, .. }, processes) in &containers {
-            let is_past = actor.shell.confirmed().is_past(spec.number);
-            let processes = processes.iter().filter(|_| !is_past);
-            actor.lent.arrived(spec.number, processes);
+            let of_vm = sandbox.vm().is_some() && !sandbox.is_past(spec.number);
+            lent.arrived(spec.number, processes.iter().filter(|_| of_vm));
         }
         actor.rebuild = containers;
         actor.resume = Some(Event::Resume { same_boot });
@@ -383,8 +383,9 @@ impl SandboxActor {
     fn boot_step(&mut self, effect: World, ctx: &mut Context<Self>) {
         match effect {
             World::OpenRooms { op } => {
-                // Another guest numbers its exits anew.
+                // Another guest numbers its exits anew, and lends all its streams.
                 self.exits = Exits::default();
+                self.lent.forget_leases();
                 self.lent.update(|open| open.reach = Reach::Opening);
                 let work = self.open_rooms(ctx);
                 kit::complete(ctx, async move {

@@ -81,7 +81,7 @@ impl Drop for Shelf {
 #[derive(Clone, Default)]
 pub struct Lent {
     shelf: Rc<Shelf>,
-    described: Rc<RefCell<BTreeMap<ContainerNumber, Description>>>,
+    described: Rc<RefCell<BTreeMap<ContainerNumber, Box<Description>>>>,
     leases: Rc<RefCell<Leases>>,
 }
 
@@ -131,9 +131,15 @@ impl Lent {
     /// The container is gone: whatever of its processes did not give back is free.
     pub fn left(&self, container: ContainerNumber) {
         self.described.borrow_mut().remove(&container);
-        for number in self.leases.borrow_mut().left(container) {
-            kit::detach(give_back(self.hypervisor(), number));
-        }
+        let (room, leases) = (self.hypervisor(), self.leases.clone());
+        kit::detach(async move {
+            // Until a room hears of it the next one is told that they are lent.
+            let room = room.await;
+            let left = leases.borrow_mut().left(container);
+            for number in left {
+                give_back(room.clone(), number).await;
+            }
+        });
     }
 
     /// The streams that processes have.
@@ -144,6 +150,11 @@ impl Lent {
     /// Its rooms went with it.
     pub fn vm_is_gone(&self) {
         self.update(|open| *open = OpenRooms::default());
+        self.forget_leases();
+    }
+
+    /// They were of a VM that is gone.
+    pub fn forget_leases(&self) {
         self.leases.borrow_mut().vm_is_gone();
     }
 
@@ -237,8 +248,9 @@ async fn lease(
     }
 }
 
-async fn give_back(room: Work<Result<hypervisor::Address, Fault>>, number: u32) {
-    let Ok(room) = room.await.map(|room| room.give_back) else {
+/// Where there is no room there is no VM either.
+async fn give_back(room: Result<hypervisor::Address, Fault>, number: u32) {
+    let Ok(room) = room.map(|room| room.give_back) else {
         return;
     };
     let command = hypervisor::ReturnStream { number };
@@ -284,18 +296,23 @@ impl process::Plant for Lent {
             if leases.borrow_mut().hold(lease.number, holder) {
                 return Ok(lease);
             }
-            give_back(room_again, lease.number).await;
+            give_back(room_again.await, lease.number).await;
             let deleted = "its container was deleted meanwhile";
             Err(Fault::new(Kind::Aborted, deleted))
         })
     }
 
     fn give_back(&self, container: ContainerNumber, process: &ProcessId, number: u32) -> Work<()> {
+        let (room, leases) = (self.hypervisor(), self.leases.clone());
         let holder = (container, process.clone());
-        if !self.leases.borrow_mut().let_go(number, &holder) {
-            return Box::pin(async {});
-        }
-        Box::pin(give_back(self.hypervisor(), number))
+        Box::pin(async move {
+            // Until a room hears of it the next one is told that it is lent.
+            let room = room.await;
+            let is_theirs = leases.borrow_mut().let_go(number, &holder);
+            if is_theirs {
+                give_back(room, number).await;
+            }
+        })
     }
 
     fn create(
@@ -459,6 +476,7 @@ impl container::Plant for Lent {
             bundle: spec.bundle.clone(),
             attached: attached.clone(),
         };
+        let description = Box::new(description);
         self.described.borrow_mut().insert(spec.number, description);
     }
 }

@@ -18,7 +18,7 @@ use runtime_core::{
     },
     ids::{EpochMs, ExecId, ProcessId},
     kit::{Batch, Machine, Waiter},
-    process,
+    process::{self, ProcessRecord},
     records::{Change, decode},
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -89,6 +89,8 @@ struct Story {
     model: Model,
     /// As the store has it.
     record: Option<ContainerRecord>,
+    /// Records of processes that were closed, in this order.
+    closed: Vec<String>,
     plays: Plays,
     under_way: Vec<(World, Turns)>,
     log: Vec<String>,
@@ -110,6 +112,7 @@ impl Story {
             container: Container::new(uid(), spec),
             model: Model::new(hooks),
             record: Some(decode(&value).unwrap()),
+            closed: Vec::new(),
             plays: Plays::default(),
             under_way: Vec::new(),
             log: Vec::new(),
@@ -135,11 +138,21 @@ impl Story {
             );
             assert!(batch.is_empty(), "{told}: denied, and something happens");
         }
+        let own = ContainerRecord::key(uid(), self.container.number());
+        let mut ended = Vec::new();
         for change in std::mem::take(&mut batch.records) {
-            self.record = match change {
-                Change::Put { value, .. } => Some(decode(&value).unwrap()),
-                Change::Delete { .. } => None,
-            };
+            match change {
+                Change::Put { key, value } => {
+                    assert_eq!(key, own, "{told}");
+                    self.record = Some(decode(&value).unwrap());
+                }
+                Change::Delete { key } if key == own => self.record = None,
+                Change::Delete { key } => ended.push(key),
+            }
+        }
+        if self.record.is_none() || !ended.is_empty() {
+            let due = std::mem::take(&mut self.closed);
+            assert_eq!(ended, due, "{told}: records of its processes end");
         }
         self.check_due(&told, &batch);
         self.check_record(&told);
@@ -377,7 +390,14 @@ impl Story {
                 self.model.exited(&name, status.code, *seq);
             }
             process::Notice::Drained => self.model.drained(&name),
-            process::Notice::Closed => self.model.closed(&name),
+            process::Notice::Closed => {
+                if self.container.state_name() == "deleting" {
+                    let number = self.container.number();
+                    self.closed
+                        .push(ProcessRecord::key(uid(), number, &process));
+                }
+                self.model.closed(&name);
+            }
         }
         self.hears(Event::News { process, notice }, Ok(()));
     }
@@ -398,6 +418,7 @@ impl Story {
         self.log.push("restart".to_owned());
         self.under_way.clear();
         self.waiting.clear();
+        self.closed.clear();
         let processes = self.plays.restart(uid());
         self.container = Container::rebuilt(record, &processes);
         let found = processes.iter().map(|one| {
