@@ -16,6 +16,7 @@ use crate::{
     network,
     process::{self, ProcessRecord},
 };
+use actix::WeakRecipient;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -134,10 +135,10 @@ impl Lent {
         let (room, leases) = (self.hypervisor(), self.leases.clone());
         kit::detach(async move {
             // Until a room hears of it the next one is told that they are lent.
-            let room = room.await;
+            let taker = taker(room).await;
             let left = leases.borrow_mut().left(container);
             for number in left {
-                give_back(room.clone(), number).await;
+                give_back(&taker, number).await;
             }
         });
     }
@@ -248,13 +249,20 @@ async fn lease(
     }
 }
 
-/// Where there is no room there is no VM either.
-async fn give_back(room: Result<hypervisor::Address, Fault>, number: u32) {
-    let Ok(room) = room.map(|room| room.give_back) else {
+/// Who takes streams back. `None`: where there is no room there is no VM either.
+type Taker = Option<WeakRecipient<hypervisor::ReturnStream>>;
+
+async fn taker(room: Work<Result<hypervisor::Address, Fault>>) -> Taker {
+    let room = room.await.ok()?;
+    Some(room.give_back.downgrade())
+}
+
+async fn give_back(taker: &Taker, number: u32) {
+    let Some(taker) = taker else {
         return;
     };
     let command = hypervisor::ReturnStream { number };
-    let outcome = ask(room, command, "give back a stream", ASK_MAX).await;
+    let outcome = ask_weakly(taker, command, "give back a stream", ASK_MAX).await;
     if let Err(why) = outcome {
         tracing::debug!(%why, number, "stream not given back; it goes with its vm");
     }
@@ -296,7 +304,7 @@ impl process::Plant for Lent {
             if leases.borrow_mut().hold(lease.number, holder) {
                 return Ok(lease);
             }
-            give_back(room_again.await, lease.number).await;
+            give_back(&taker(room_again).await, lease.number).await;
             let deleted = "its container was deleted meanwhile";
             Err(Fault::new(Kind::Aborted, deleted))
         })
@@ -307,10 +315,10 @@ impl process::Plant for Lent {
         let holder = (container, process.clone());
         Box::pin(async move {
             // Until a room hears of it the next one is told that it is lent.
-            let room = room.await;
+            let taker = taker(room).await;
             let is_theirs = leases.borrow_mut().let_go(number, &holder);
             if is_theirs {
-                give_back(room, number).await;
+                give_back(&taker, number).await;
             }
         })
     }
