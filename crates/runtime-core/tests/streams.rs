@@ -77,16 +77,22 @@ async fn a_room_that_is_opened_again_is_told_who_has_which_stream() {
 async fn a_container_of_a_vm_that_is_gone_takes_nothing_from_those_of_the_next() {
     told(async {
         let (house, uid) = with(&["web"]).await;
+        assert_eq!(exec(&house, "web", "old").await, 2);
         house.order("pod", Verb::Stop(Force::Yes)).await.unwrap();
         house.order("pod", Verb::Start).await.unwrap();
         house.join("pod", "new").await.unwrap();
-        assert_eq!(house.world.leased(uid), [1], "both had the same number");
+        assert_eq!(exec(&house, "new", "a").await, 2, "as one that is gone had");
 
+        // Whoever read the output of the old one is done with it only now.
+        let old = ProcessId::Exec(ExecId::new("old").unwrap());
+        let done = ProcessCommand::RelayDone(old);
+        house.command("web", done).await.unwrap();
+        settle().await;
+        assert_eq!(house.world.leased(uid), [1, 2]);
         house.delete("web", Force::No).await.unwrap();
         settle().await;
 
-        assert_eq!(house.world.leased(uid), [1]);
-        assert_eq!(exec(&house, "new", "a").await, 2);
+        assert_eq!(house.world.leased(uid), [1, 2]);
         let house = house.restart().await;
         settle().await;
         assert_eq!(house.world.leased(uid), [1, 2]);
