@@ -146,14 +146,14 @@ impl Daemon {
         let mut pause = PAUSE_FIRST;
         loop {
             let asked = answered(&self.peer.client, request(&self.peer.client));
-            let Some(answered) = self.runtime.block_on(asked) else {
+            let Some(answer) = self.runtime.block_on(asked) else {
                 bail!(
                     "hutchd of {} takes requests and has answered nothing for {} s",
                     self.root.display(),
                     (LATE + GREETING_MAX).as_secs()
                 );
             };
-            let why = match answered {
+            let why = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(ttrpc::Error::RpcStatus(status)) if status.code() != Code::UNAVAILABLE => {
                     return Err(refused(&status).into());
@@ -188,7 +188,7 @@ async fn answered<T>(
     if let Ok(answer) = timeout(LATE, &mut asked).await {
         return Some(answer);
     }
-    let greeting = VersionRequest::default();
+    let greeting = greeting(&Speaker::of(env!("CARGO_PKG_VERSION")));
     let greeted = client.version(soon(), &greeting);
     select! {
         biased;
@@ -273,15 +273,18 @@ fn sign_of(root: &Path, listener: Option<i32>) -> Option<Speaker> {
     (is_theirs && known.start_time == sign.start_time).then_some(sign.speaker)
 }
 
-/// Says who we are, and hears who answers. `None`: nobody does.
-fn greet(runtime: &Runtime, client: &RuntimeClient, ours: &Speaker) -> Result<Option<Speaker>> {
-    let greeting = VersionRequest {
+fn greeting(ours: &Speaker) -> VersionRequest {
+    VersionRequest {
         version: ours.version.clone(),
         revision: ours.revision,
         oldest_revision: ours.oldest,
         ..Default::default()
-    };
-    match runtime.block_on(client.version(within(GREETING_MAX), &greeting)) {
+    }
+}
+
+/// Says who we are, and hears who answers. `None`: nobody does.
+fn greet(runtime: &Runtime, client: &RuntimeClient, ours: &Speaker) -> Result<Option<Speaker>> {
+    match runtime.block_on(client.version(within(GREETING_MAX), &greeting(ours))) {
         Ok(answer) => Ok(Some(Speaker {
             version: answer.version,
             revision: answer.revision,

@@ -52,10 +52,6 @@ impl Streams {
         }
     }
 
-    pub fn leased(&self) -> &BTreeSet<u32> {
-        &self.leased
-    }
-
     pub fn max(&self) -> u32 {
         self.max
     }
@@ -206,6 +202,6 @@ mod tests {
         let mut streams = Streams::new(plan, BTreeSet::from([1, 5]));
 
         assert_eq!(streams.ask(Waiter(1)), Wish::Granted(2));
-        assert_eq!(streams.leased(), &BTreeSet::from([1, 2, 5]));
+        assert_eq!(streams.leased, BTreeSet::from([1, 2, 5]));
     }
 }

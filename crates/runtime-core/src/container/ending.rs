@@ -155,7 +155,7 @@ impl Container {
     }
 
     fn forget_closed(&mut self, batch: &mut Batch<Self>) {
-        let (uid, number) = (self.uid(), self.number());
+        let (uid, number) = (self.uid, self.number());
         let closed = self.closed.drain(..);
         let keys = closed.map(|process| ProcessRecord::key(uid, number, &process));
         batch.records.extend(keys.map(records::delete));

@@ -94,7 +94,7 @@ pub enum Force {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
-    uid: SandboxUid,
+    pub(super) uid: SandboxUid,
     pub(super) spec: SharedSpec,
     pub(super) state: State,
     /// What callers are told, and what is on record.
@@ -173,10 +173,6 @@ impl Container {
         };
         container.rebuilt_freezer(&record.freezer);
         container
-    }
-
-    pub(super) fn uid(&self) -> SandboxUid {
-        self.uid
     }
 
     pub fn spec(&self) -> &SharedSpec {
