@@ -10,7 +10,7 @@ use runtime_core::{
     error::Fault,
     ids::{HostProcess, OpId},
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Looking for a VMM reads /proc and cgroups; where that fails it is a moment's shortage. It is
 /// looked for as long as it takes: what may live must never be told to be gone.
@@ -61,6 +61,7 @@ impl Hypervisor {
             op,
             attempt,
             suspect,
+            leased,
             held,
         } = &mut self.state
         else {
@@ -82,14 +83,21 @@ impl Hypervisor {
             }
         };
         let (suspect, held) = (suspect.clone(), std::mem::take(held));
+        let leased = std::mem::take(leased);
         match lives {
-            Some(process) => self.take_up(suspect, process, batch),
+            Some(process) => self.take_up(suspect, leased, process, batch),
             None => self.see_its_end(&suspect, batch),
         }
         self.replay(held, batch);
     }
 
-    fn take_up(&mut self, suspect: Suspect, process: HostProcess, batch: &mut Batch) {
+    fn take_up(
+        &mut self,
+        suspect: Suspect,
+        leased: BTreeSet<u32>,
+        process: HostProcess,
+        batch: &mut Batch,
+    ) {
         let watch = self.ops.issue();
         batch.world.push(World::Watch { op: watch });
         let plan = suspect.plan().clone();
@@ -105,7 +113,8 @@ impl Hypervisor {
             Suspect::Starting { .. } => Default::default(),
             Suspect::Started(record) => record.blocks,
         };
-        self.connect(vm, Whose::Adoption { blocks }, Vec::new(), batch);
+        let whose = Whose::Adoption { leased, blocks };
+        self.connect(vm, whose, Vec::new(), batch);
     }
 
     /// It is gone; the watch says how, as far as anyone knows.

@@ -24,6 +24,7 @@ impl Hypervisor {
                 op,
                 attempt,
                 suspect,
+                leased,
                 mut held,
             } => {
                 // Looking takes half a second at most; then it is known what there is to stop.
@@ -32,6 +33,7 @@ impl Hypervisor {
                     op,
                     attempt,
                     suspect,
+                    leased,
                     held,
                 };
             }

@@ -54,6 +54,8 @@ pub enum State {
         op: OpId,
         attempt: u32,
         suspect: Suspect,
+        /// The ports that processes have.
+        leased: BTreeSet<u32>,
         held: Vec<Held>,
     },
     Spawning {
@@ -113,7 +115,10 @@ pub struct Waiting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whose {
     Launch(Vec<Waiter>),
-    Adoption { blocks: BTreeMap<u32, BlockRecord> },
+    Adoption {
+        leased: BTreeSet<u32>,
+        blocks: BTreeMap<u32, BlockRecord>,
+    },
 }
 
 /// A VMM that is to go, or of which only the end is still to be learnt.
@@ -149,8 +154,6 @@ pub enum Cause {
 pub struct Hypervisor {
     uid: SandboxUid,
     boot_id: String,
-    /// Of the VM that is to be adopted: the ports that processes have.
-    leased: BTreeSet<u32>,
     pub(crate) state: State,
     pub(crate) ops: Ops,
 }
@@ -223,7 +226,6 @@ impl Hypervisor {
         Self {
             uid,
             boot_id,
-            leased: BTreeSet::new(),
             state: State::Idle,
             ops: Ops::default(),
         }
@@ -237,10 +239,7 @@ impl Hypervisor {
         leased: BTreeSet<u32>,
     ) -> Self {
         let same_boot = record.boot_id == boot_id;
-        let mut machine = Self {
-            leased,
-            ..Self::new(uid, boot_id)
-        };
+        let mut machine = Self::new(uid, boot_id);
         machine.state = match record.phase {
             Phase::Ended(exit) => State::Ended(exit),
             Phase::MayLive(Suspect::Stopping { .. }) if !same_boot => State::Ended(VmExit::Stopped),
@@ -249,6 +248,7 @@ impl Hypervisor {
                 op: machine.ops.issue(),
                 attempt: 1,
                 suspect,
+                leased,
                 held: Vec::new(),
             },
         };
@@ -283,7 +283,7 @@ impl Hypervisor {
             }
             State::Connecting { vm, whose, .. } => match whose {
                 Whose::Launch(_) => started(vm, plugged_at_boot(vm)),
-                Whose::Adoption { blocks } => started(vm, blocks.clone()),
+                Whose::Adoption { blocks, .. } => started(vm, blocks.clone()),
             },
             State::Running { vm, blocks, .. } => started(vm, blocks.record()),
             State::Ending(ending) => Phase::MayLive(Suspect::Stopping {
@@ -439,9 +439,8 @@ impl Hypervisor {
                 let blocks = plugged_at_boot(&vm);
                 self.run(vm, BTreeSet::new(), blocks, batch);
             }
-            (Ok(()), Whose::Adoption { blocks }) => {
+            (Ok(()), Whose::Adoption { leased, blocks }) => {
                 batch.announce.push(Notice::Adopted(status(&vm)));
-                let leased = std::mem::take(&mut self.leased);
                 self.run(vm, leased, blocks, batch);
             }
             (Err(why), Whose::Launch(launchers)) => {
