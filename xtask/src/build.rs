@@ -64,6 +64,8 @@ pub struct Examples {
     pub vsock_stream: PathBuf,
     /// Prints what inotify tells.
     pub hear: PathBuf,
+    /// Reads of itself when it is told to. Static: it has no other file that its end would wait for.
+    pub page_in: PathBuf,
 }
 
 impl Examples {
@@ -74,6 +76,7 @@ impl Examples {
             vsock_contract: folder.join("vsock_contract"),
             vsock_stream: folder.join("vsock_stream"),
             hear: folder.join("hear"),
+            page_in: folder.join("page_in-static"),
         }
     }
 }
@@ -87,7 +90,15 @@ pub fn examples(workspace: &Workspace) -> Result<Examples> {
         .args(["--example", "vsock_contract", "--example", "vsock_stream"])
         .args(["--example", "hear"]);
     command::run(&mut cargo)?;
-    Ok(Examples::of(workspace))
+    let examples = Examples::of(workspace);
+    let source = workspace.root().join("crates/devices/examples/page_in.rs");
+    // Of std alone.
+    let mut rustc = Command::new("rustc");
+    rustc
+        .args(["--edition", "2024", "-Ctarget-feature=+crt-static", "-o"])
+        .args([&examples.page_in, &source]);
+    command::run(&mut rustc)?;
+    Ok(examples)
 }
 
 /// The test program `name` of `package`, built as `cargo xtask test` builds it, so that it is built once.

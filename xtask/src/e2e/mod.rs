@@ -334,7 +334,8 @@ mod tests {
             examples: Examples {
                 vsock_contract: nowhere.clone(),
                 vsock_stream: nowhere.clone(),
-                hear: nowhere,
+                hear: nowhere.clone(),
+                page_in: nowhere,
             },
         }
     }

@@ -5,7 +5,8 @@ use crate::{
     image,
 };
 use anyhow::{Context, Result, ensure};
-use std::{fs, path::Path};
+use nix::sys::signal::Signal;
+use std::{fs, io::Write as _, path::Path};
 
 /// AF_VSOCK is on no host that we can count on; in a guest its loopback is.
 pub fn the_vsock_driver_keeps_the_channels_contract(world: &World<'_>) -> Result<()> {
@@ -34,6 +35,41 @@ pub fn twenty_containers_exit_and_their_guest_lives(world: &World<'_>) -> Result
             "{time}: {outcome:?}"
         );
     }
+    super::lifecycle::succeeds(&house.finish(SOON)?)
+}
+
+/// What it still asks of the host ends before its root file system goes.
+pub fn a_program_killed_while_it_is_read_takes_no_guest_along(world: &World<'_>) -> Result<()> {
+    /// Between them the guest has time to end what was killed, as far as it can.
+    const QUESTIONS: u32 = 20;
+    let house = world.start(&mut world.hutch_run("house", "echo up; read end; exit 0")?)?;
+    house.wait_for_output("up\n", BOOT_LIMIT)?;
+    let bundle = world.bundle(&["/bin/page_in"])?;
+    let program = bundle.join("rootfs/bin/page_in");
+    fs::copy(&world.fixtures().examples.page_in, program).context("put it into the bundle")?;
+    let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
+    let mut reader = world.start(run.arg(&bundle).arg("reader"))?;
+    reader.wait_for_output("ready\n", SOON)?;
+    let servers = world.processes("virtiofsd")?;
+    ensure!(!servers.is_empty(), "nobody serves the share");
+
+    for server in &servers {
+        world.signal(server.pid(), Signal::SIGSTOP)?;
+    }
+    let mut stdin = reader.stdin().context("its stdin is ours")?;
+    stdin.write_all(b"go\n")?;
+    reader.wait_for_output("reading\n", SOON)?;
+    super::lifecycle::succeeds(&world.verb(&["kill", "reader", "KILL"])?)?;
+    for _ in 0..QUESTIONS {
+        super::lifecycle::succeeds(&world.verb(&["ps", "house"])?)?;
+    }
+    for server in &servers {
+        world.signal(server.pid(), Signal::SIGCONT)?;
+    }
+
+    let outcome = reader.finish(SOON)?;
+    ensure!(outcome.code() == Some(137), "{outcome:?}");
+    super::lifecycle::succeeds(&world.verb(&["exec", "house", "/bin/true"])?)?;
     super::lifecycle::succeeds(&house.finish(SOON)?)
 }
 

@@ -37,6 +37,7 @@ macro_rules! stories {
 pub const ALL: &[Story] = stories![
     stdio::a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory,
     share::a_program_is_read_once_and_anew_when_the_host_changes_it,
+    share::a_program_that_is_given_capabilities_has_them_at_once,
     podman::podman_hides_and_forbids_and_tells_what_was_killed_for_memory,
     podman::podman_restarts_what_fails_as_often_as_it_was_told,
     podman::podman_runs_a_pod_of_two_in_one_vm,
@@ -69,6 +70,7 @@ pub const ALL: &[Story] = stories![
     kata::a_stock_guest_carries_stdio_by_calls_and_outlives_a_killed_daemon,
     kata::a_sandbox_that_asks_for_a_stock_guest_lives_a_whole_life,
     guest::twenty_containers_exit_and_their_guest_lives,
+    guest::a_program_killed_while_it_is_read_takes_no_guest_along,
     guest::the_vsock_driver_keeps_the_channels_contract,
     guest::a_relay_keeps_every_byte_over_vsock,
     lifecycle::a_container_goes_through_its_states_and_is_gone_at_the_end,

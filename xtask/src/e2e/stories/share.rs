@@ -10,6 +10,8 @@ use crate::{
     wait::wait_until,
 };
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{XattrFlags, removexattr, setxattr};
+use serde_json::json;
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -90,6 +92,52 @@ pub fn a_link_that_the_host_turns_round_leads_to_the_new_place(world: &World<'_>
         ensure!(seen, "it does not lead to {place}: {:?}", read());
         // And it stays: what was kept is that of the link which is there.
         ensure!(read()? == place, "it leads elsewhere again: {:?}", read());
+    }
+    drop(orders);
+    succeeds(&running.finish(SOON)?)
+}
+
+/// The guest keeps that a program has no capabilities, until it has some.
+pub fn a_program_that_is_given_capabilities_has_them_at_once(world: &World<'_>) -> Result<()> {
+    const NAME: &str = "security.capability";
+    // CAP_KILL, permitted and effective: struct vfs_ns_cap_data of linux/capability.h, revision 2.
+    let mut kill = [0; 20];
+    kill[..8].copy_from_slice(&[1, 0, 0, 2, 1 << 5, 0, 0, 0]);
+    let bundle = world.shell(OBEY)?;
+    bundle::change(&bundle, |config| {
+        config["process"]["noNewPrivileges"] = false.into();
+        config["process"]["capabilities"]["bounding"] = json!(["CAP_KILL"]);
+    })?;
+    let program = bundle.join("rootfs/bin/busybox");
+    let (running, orders) = obedient(world, "reader", &bundle)?;
+    let has = |expected: u64| -> Result<()> {
+        let words = [
+            "exec",
+            "--user",
+            "1000",
+            "reader",
+            "/bin/grep",
+            "CapEff",
+            "/proc/self/status",
+        ];
+        let said = world.verb(&words)?;
+        ensure!(
+            said.stdout == format!("CapEff:\t{expected:016x}\n"),
+            "not {expected:#x}: {said:?}"
+        );
+        Ok(())
+    };
+
+    for _ in 0..2 {
+        // So that the guest may keep the answer.
+        bundle::settle(&program)?;
+        has(0)?;
+        has(0)?;
+        setxattr(&program, NAME, &kill, XattrFlags::CREATE).context("give it a capability")?;
+        has(1 << 5)?;
+        has(1 << 5)?;
+        removexattr(&program, NAME).context("take it back")?;
+        has(0)?;
     }
     drop(orders);
     succeeds(&running.finish(SOON)?)
