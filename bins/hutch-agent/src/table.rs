@@ -205,6 +205,12 @@ impl Table {
         Ok(())
     }
 
+    /// Whether every process of a container has exited, and none is being made.
+    pub fn all_exited(&self, container: &Id) -> bool {
+        let mut processes = self.of(container);
+        processes.all(|(_, state)| matches!(state, State::Exited { .. }))
+    }
+
     /// Forgets a container with all its processes; exits that are kept stay.
     pub fn removed(&mut self, container: &Id) {
         self.processes

@@ -286,6 +286,7 @@ call!(
     remove_container,
     ()
 );
+call!(agent::RemoveEmpty, Call::RemoveEmpty, remove_empty, bool);
 call!(
     agent::PauseContainer,
     Call::PauseContainer,

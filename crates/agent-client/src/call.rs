@@ -13,6 +13,7 @@ pub enum Call {
     Exec,
     Signal,
     RemoveContainer,
+    RemoveEmpty,
     PauseContainer,
     ResumeContainer,
     UpdateContainer,
@@ -36,6 +37,8 @@ impl Call {
             Self::UpdateContainer => 10,
             // Kills and reaps what is left, unmounts, removes cgroups that may be busy for a while.
             Self::RemoveContainer => 20,
+            // Nobody waits for it, and it waits for nothing.
+            Self::RemoveEmpty => 5,
             // Nothing in the guest waits for anything here.
             Self::SetClock | Self::Signal | Self::Stats | Self::List | Self::Pids => 5,
         })
@@ -56,6 +59,7 @@ impl Call {
             Self::Exec => "exec",
             Self::Signal => "signal",
             Self::RemoveContainer => "remove container",
+            Self::RemoveEmpty => "remove empty container",
             Self::PauseContainer => "pause container",
             Self::ResumeContainer => "resume container",
             Self::UpdateContainer => "update container",

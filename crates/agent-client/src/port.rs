@@ -5,8 +5,8 @@ use runtime_core::{
     agent::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
-        Warnings,
+        RemoveContainer, RemoveEmpty, ResumeContainer, SetClock, Signal, StartContainer,
+        UpdateContainer, Warnings,
     },
     error::Fault,
     kit::Work,
@@ -44,6 +44,10 @@ pub trait AgentPort {
 
     /// A container that the guest does not know is already removed.
     fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()>;
+
+    /// Removes it if nothing lives in it and nothing is being made in it; whether it is removed, or was already. A
+    /// stock agent cannot tell, and removes none.
+    fn remove_empty(&self, ask: RemoveEmpty, deadline: Duration) -> Answer<bool>;
 
     /// Answers when every process of the container is frozen.
     fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()>;

@@ -429,6 +429,9 @@ mod panicking {
         fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()> {
             self.0.remove_container(ask, deadline)
         }
+        fn remove_empty(&self, ask: RemoveEmpty, deadline: Duration) -> Answer<bool> {
+            self.0.remove_empty(ask, deadline)
+        }
         fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()> {
             self.0.pause_container(ask, deadline)
         }

@@ -364,6 +364,14 @@ pub struct RemoveContainer {
     pub container: ContainerNumber,
 }
 
+/// Command: remove a container if nothing lives in it and nothing is being made in it. Whether it is removed, or was
+/// already; of a stock guest none is.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "Result<bool, Fault>")]
+pub struct RemoveEmpty {
+    pub container: ContainerNumber,
+}
+
 /// Command: freeze every process of a container. One that is frozen is already so.
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "Result<(), Fault>")]
@@ -441,6 +449,7 @@ pub struct Address {
     pub exec: Recipient<Exec>,
     pub signal: Recipient<Signal>,
     pub remove_container: Recipient<RemoveContainer>,
+    pub remove_empty: Recipient<RemoveEmpty>,
     pub pause_container: Recipient<PauseContainer>,
     pub resume_container: Recipient<ResumeContainer>,
     pub update_container: Recipient<UpdateContainer>,
@@ -463,6 +472,7 @@ where
         + Handler<Exec>
         + Handler<Signal>
         + Handler<RemoveContainer>
+        + Handler<RemoveEmpty>
         + Handler<PauseContainer>
         + Handler<ResumeContainer>
         + Handler<UpdateContainer>
@@ -483,6 +493,7 @@ where
             exec: room.clone().recipient(),
             signal: room.clone().recipient(),
             remove_container: room.clone().recipient(),
+            remove_empty: room.clone().recipient(),
             pause_container: room.clone().recipient(),
             resume_container: room.clone().recipient(),
             update_container: room.clone().recipient(),

@@ -216,26 +216,52 @@ impl Agent {
         };
         let kills = removed.map_err(engine_failed(|| format!("remove {name}")))?;
         self.all_ended(&id).await?;
+        self.removed(&id, kills);
+        Ok(())
+    }
+
+    /// As [`Self::remove`], of a container in which nothing lives and nothing is being made: else nothing happens.
+    /// Whether it was removed.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub fn remove_empty(&self, id: &Id) -> Result<bool, Error> {
+        let busy = self.busy(id)?;
+        let Ok(_busy) = busy.try_write() else {
+            return Ok(false);
+        };
+        {
+            let state = self.state();
+            let same = state.places.get(id);
+            let same = same.is_some_and(|place| Arc::ptr_eq(&place.busy, &busy));
+            if !same || !state.table.all_exited(id) {
+                return Ok(false);
+            }
+        }
+        let removed = self.engine.remove_bare(id.as_str());
+        let removed = removed.map_err(engine_failed(|| format!("remove container {id}")))?;
+        if let Some(kills) = removed {
+            self.removed(id, kills);
+        }
+        Ok(removed.is_some())
+    }
+
+    /// Nothing is left of it that could be killed, and no file that tells of kills.
+    fn removed(&self, id: &Id, kills: u64) {
         let place = {
             let mut state = self.state();
-            // The last: nothing is left that could be killed, and no file that tells.
-            self.tell_kills(&mut state, &id, kills);
-            state.table.removed(&id);
-            state.places.remove(&id)
+            self.tell_kills(&mut state, id, kills);
+            state.table.removed(id);
+            state.places.remove(id)
         };
         drop(place);
         self.changed();
-        Ok(())
     }
 
     /// Waits until every process of the container was reaped, so that no exit is lost.
     async fn all_ended(&self, id: &Id) -> Result<(), Error> {
         let mut changes = self.changes.subscribe();
-        let all = changes.wait_for(|_| {
-            let state = self.state();
-            let mut processes = state.table.of(id);
-            processes.all(|(_, state)| matches!(state, ProcessState::Exited { .. }))
-        });
+        let all = changes.wait_for(|_| self.state().table.all_exited(id));
         match timeout(REAP_LIMIT, all).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Timeout {

@@ -11,9 +11,9 @@ use protocols::asynchronous::{
     hutch_agent::{
         AckExitsRequest, AckExitsResponse, CreateRequest, ExecRequest, FreezeRequest,
         FreezeResponse, ListRequest, ListResponse, NextExitsRequest, NextExitsResponse, PidEntry,
-        PidsRequest, PidsResponse, ProcessCreated, RemoveRequest, RemoveResponse, SetClockRequest,
-        SetClockResponse, SignalRequest, SignalResponse, StartRequest, StartResponse, StatsRequest,
-        StatsResponse, UpdateRequest, UpdateResponse,
+        PidsRequest, PidsResponse, ProcessCreated, RemoveEmptyResponse, RemoveRequest,
+        RemoveResponse, SetClockRequest, SetClockResponse, SignalRequest, SignalResponse,
+        StartRequest, StartResponse, StatsRequest, StatsResponse, UpdateRequest, UpdateResponse,
     },
     hutch_agent_ttrpc,
 };
@@ -74,6 +74,17 @@ impl hutch_agent_ttrpc::Agent for Hutch {
         let id = Id::parse("container", request.container_id)?;
         whole(self.0.clone().remove(id)).await?;
         Ok(RemoveResponse::new())
+    }
+
+    async fn remove_empty(
+        &self,
+        _: &TtrpcContext,
+        request: RemoveRequest,
+    ) -> ttrpc::Result<RemoveEmptyResponse> {
+        let id = Id::parse("container", request.container_id)?;
+        let mut response = RemoveEmptyResponse::new();
+        response.removed = self.0.remove_empty(&id)?;
+        Ok(response)
     }
 
     async fn list(&self, _: &TtrpcContext, _: ListRequest) -> ttrpc::Result<ListResponse> {

@@ -3,14 +3,20 @@
 //! The promises use container numbers of their own and leave nothing behind, so that all of them
 //! can run on one guest, in any order. Exits are read from where the bench says.
 
-pub use super::warnings::what_the_guest_lacks_is_told_with_the_answer;
+pub use super::{
+    removal::{
+        a_stock_agent_removes_nothing_as_empty, only_what_nothing_lives_in_is_removed_as_empty,
+        what_is_not_there_is_not_found_and_removing_it_is_already_so,
+    },
+    warnings::what_the_guest_lacks_is_told_with_the_answer,
+};
 use crate::port::AgentPort;
 use runtime_core::{
     agent::{
         Attempt, CreateContainer, Exec, ExitReason, GetPids, GetStats, GuestExit, GuestNews,
         GuestProcess, GuestProcessState, LinkSpec, ListProcesses, Once, PauseContainer,
-        RemoveContainer, ResumeContainer, SetClock, Signal, SignalTarget, StartContainer,
-        UpdateContainer,
+        RemoveContainer, RemoveEmpty, ResumeContainer, SetClock, Signal, SignalTarget,
+        StartContainer, UpdateContainer,
     },
     error::{Fault, Kind},
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId, RequestKey},
@@ -48,7 +54,7 @@ pub enum Offers {
 
 pub(super) const STAYS: [&str; 2] = ["/bin/sleep", "1000"];
 
-fn exits_with(code: &str) -> [String; 3] {
+pub(super) fn exits_with(code: &str) -> [String; 3] {
     [
         "/bin/sh".to_owned(),
         "-c".to_owned(),
@@ -84,7 +90,7 @@ impl<B: Bench> Linked<'_, B> {
         started.await.expect("the container can be started");
     }
 
-    async fn run(&self, number: ContainerNumber, args: &[&str]) {
+    pub(super) async fn run(&self, number: ContainerNumber, args: &[&str]) {
         self.create(number, args).await;
         self.start(number).await;
     }
@@ -98,7 +104,7 @@ impl<B: Bench> Linked<'_, B> {
         }
     }
 
-    async fn exec(&self, container: ContainerNumber, id: &str, args: &[&str]) {
+    pub(super) async fn exec(&self, container: ContainerNumber, id: &str, args: &[&str]) {
         let ask = self.ask_exec(container, id, args);
         self.port
             .exec(ask, LIMIT)
@@ -106,7 +112,11 @@ impl<B: Bench> Linked<'_, B> {
             .expect("the exec can be made");
     }
 
-    async fn signal(&self, container: ContainerNumber, target: SignalTarget) -> Result<(), Fault> {
+    pub(super) async fn signal(
+        &self,
+        container: ContainerNumber,
+        target: SignalTarget,
+    ) -> Result<(), Fault> {
         self.signal_once(container, target, None).await
     }
 
@@ -125,12 +135,17 @@ impl<B: Bench> Linked<'_, B> {
         self.port.signal(ask, LIMIT).await
     }
 
-    async fn remove(&self, container: ContainerNumber) -> Result<(), Fault> {
+    pub(super) async fn remove(&self, container: ContainerNumber) -> Result<(), Fault> {
         let ask = RemoveContainer { container };
         self.port.remove_container(ask, LIMIT).await
     }
 
-    async fn list(&self, container: ContainerNumber) -> Vec<GuestProcess> {
+    pub(super) async fn remove_empty(&self, container: ContainerNumber) -> Result<bool, Fault> {
+        let ask = RemoveEmpty { container };
+        self.port.remove_empty(ask, LIMIT).await
+    }
+
+    pub(super) async fn list(&self, container: ContainerNumber) -> Vec<GuestProcess> {
         let list = self.port.list(ListProcesses, LIMIT).await;
         let mut list = list.expect("processes can be listed");
         list.retain(|process| process.container == container);
@@ -138,7 +153,11 @@ impl<B: Bench> Linked<'_, B> {
     }
 
     /// Polls until the exit of this process is there; every exit that came with it.
-    async fn exit_of(&self, container: ContainerNumber, process: &ProcessId) -> GuestExit {
+    pub(super) async fn exit_of(
+        &self,
+        container: ContainerNumber,
+        process: &ProcessId,
+    ) -> GuestExit {
         let until = Instant::now() + LIMIT;
         let mut after = 0;
         while Instant::now() < until {
@@ -173,15 +192,15 @@ impl<B: Bench> Linked<'_, B> {
     }
 }
 
-fn exec_id(id: &str) -> ProcessId {
+pub(super) fn exec_id(id: &str) -> ProcessId {
     ProcessId::Exec(ExecId::new(id).expect("the suite's ids are ids"))
 }
 
-fn words(args: &[String]) -> Vec<&str> {
+pub(super) fn words(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-fn kind<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> Kind {
+pub(super) fn kind<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> Kind {
     outcome.expect_err("it must be refused").kind()
 }
 
@@ -366,25 +385,6 @@ pub async fn a_list_tells_where_each_process_is(bench: &impl Bench) {
     assert_eq!(running, [(ProcessId::Init, ran), (exec_id("x"), ran)]);
     assert!(exited.contains(&(ProcessId::Init, GuestProcessState::Exited)));
     assert_eq!(linked.list(number).await, []);
-}
-
-pub async fn what_is_not_there_is_not_found_and_removing_it_is_already_so(bench: &impl Bench) {
-    let linked = linked(bench).await;
-    let container = ContainerNumber(107);
-    let start = StartContainer { container };
-    let exec = linked.ask_exec(container, "x", &STAYS);
-
-    let started = linked.port.start_container(start, LIMIT).await;
-    let executed = linked.port.exec(exec, LIMIT).await;
-    let signaled = linked
-        .signal(container, SignalTarget::Process(ProcessId::Init))
-        .await;
-    let removed = linked.remove(container).await;
-
-    assert_eq!(kind(started), Kind::NotFound);
-    assert_eq!(kind(executed), Kind::NotFound);
-    assert_eq!(kind(signaled), Kind::NotFound);
-    assert_eq!(removed, Ok(()));
 }
 
 pub async fn a_container_exists_once(bench: &impl Bench) {
@@ -581,8 +581,9 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
     without_a_link_a_call_is_unavailable_at_once(bench).await;
     what_happened_without_a_link_is_told_over_the_next(bench).await;
     match offers {
-        Offers::Stock => {}
+        Offers::Stock => a_stock_agent_removes_nothing_as_empty(bench).await,
         Offers::Hutch => {
+            only_what_nothing_lives_in_is_removed_as_empty(bench).await;
             what_is_not_there_is_not_found_and_removing_it_is_already_so(bench).await;
             a_container_exists_once(bench).await;
             an_exec_needs_a_container_and_an_id_of_its_own(bench).await;

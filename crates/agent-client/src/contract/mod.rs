@@ -7,6 +7,7 @@ pub mod agent;
 pub mod channel;
 pub mod peers;
 mod pipes;
+mod removal;
 pub mod server;
 pub mod stdio;
 pub mod stock;

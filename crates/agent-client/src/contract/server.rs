@@ -245,6 +245,24 @@ impl Agent for HutchAgent {
         }
     }
 
+    async fn remove_empty(
+        &self,
+        _: &TtrpcContext,
+        request: wire::RemoveRequest,
+    ) -> Served<wire::RemoveEmptyResponse> {
+        let container = number(&request.container_id)?;
+        if !self.0.knows(container) {
+            let status = ttrpc::error::get_rpc_status(Code::NOT_FOUND, "container not found");
+            return Err(status);
+        }
+        let removed = self.act(Call::RemoveEmpty, |world, now| {
+            Ok(world.remove_empty(container, now))
+        });
+        let mut answer = wire::RemoveEmptyResponse::new();
+        answer.removed = removed.await?;
+        Ok(answer)
+    }
+
     async fn list(&self, _: &TtrpcContext, _: wire::ListRequest) -> Served<wire::ListResponse> {
         let list = self.act(Call::List, |world, _| Ok(world.list())).await?;
         let mut answer = wire::ListResponse::new();

@@ -12,8 +12,8 @@ use runtime_core::{
     agent::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
-        Warnings,
+        RemoveContainer, RemoveEmpty, ResumeContainer, SetClock, Signal, StartContainer,
+        UpdateContainer, Warnings,
     },
     error::{Fault, Kind},
     kit::Work,
@@ -223,6 +223,12 @@ impl AgentPort for FakeAgent {
         self.call(Call::RemoveContainer, deadline, move |world, now| {
             world.remove(ask.container, now);
             Ok(())
+        })
+    }
+
+    fn remove_empty(&self, ask: RemoveEmpty, deadline: Duration) -> Answer<bool> {
+        self.call(Call::RemoveEmpty, deadline, move |world, now| {
+            Ok(world.remove_empty(ask.container, now))
         })
     }
 

@@ -186,6 +186,19 @@ impl World {
         self.pending.remove(&container);
     }
 
+    /// Whether it is removed, or was already.
+    pub fn remove_empty(&mut self, container: ContainerNumber, now: Instant) -> bool {
+        let Ok(processes) = self.processes(container) else {
+            return true;
+        };
+        let over = |process: &Process| matches!(process.phase, Phase::Exited);
+        let empty = processes.values().all(over);
+        if empty {
+            self.remove(container, now);
+        }
+        empty
+    }
+
     pub fn knows(&self, container: ContainerNumber) -> bool {
         self.containers.contains_key(&container)
     }

@@ -12,8 +12,8 @@ use runtime_core::{
     agent::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
-        Warnings,
+        RemoveContainer, RemoveEmpty, ResumeContainer, SetClock, Signal, StartContainer,
+        UpdateContainer, Warnings,
     },
     error::fault,
     hypervisor::StdioKind,
@@ -229,6 +229,15 @@ impl AgentPort for TtrpcAgent {
 
     fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()> {
         by_either!(self, "remove container", ask, deadline, remove)
+    }
+
+    fn remove_empty(&self, ask: RemoveEmpty, deadline: Duration) -> Answer<bool> {
+        self.on("remove empty container", move |session| async move {
+            match &session.extra {
+                Extra::Hutch(calls) => calls.remove_empty(ask, deadline).await,
+                Extra::Stock => Ok(false),
+            }
+        })
     }
 
     fn pause_container(&self, ask: PauseContainer, deadline: Duration) -> Answer<()> {

@@ -10,8 +10,8 @@ use protocols::asynchronous::{hutch_agent as wire, hutch_agent_ttrpc::AgentClien
 use runtime_core::{
     agent::{
         ContainerStats, CreateContainer, Exec, GetPids, GetStats, GuestNews, GuestPid,
-        GuestProcess, PauseContainer, RemoveContainer, ResumeContainer, Signal, StartContainer,
-        UpdateContainer, Warnings,
+        GuestProcess, PauseContainer, RemoveContainer, RemoveEmpty, ResumeContainer, Signal,
+        StartContainer, UpdateContainer, Warnings,
     },
     error::{Classify, Kind},
     ids::{ContainerNumber, EpochMs, ProcessId},
@@ -119,6 +119,18 @@ impl HutchCalls {
         match self.link.call(name, deadline, &request, work).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn remove_empty(&self, ask: RemoveEmpty, deadline: Duration) -> Result<bool, Error> {
+        let mut request = wire::RemoveRequest::new();
+        request.container_id = ask.container.to_string();
+        let work = self.agent.remove_empty(context(), &request);
+        let name = Call::RemoveEmpty.name();
+        match self.link.call(name, deadline, &request, work).await {
+            Ok(answer) => Ok(answer.removed),
+            Err(error) if error.kind() == Kind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
     }

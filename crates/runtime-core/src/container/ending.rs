@@ -110,11 +110,7 @@ impl Container {
             return;
         }
         match guest {
-            Guest::Stays => {
-                let op = self.next_op();
-                self.state = State::Removing { op, waiters };
-                batch.world.push(World::Remove { op });
-            }
+            Guest::Stays => self.take_out(waiters, batch),
             Guest::Goes => self.finish(waiters, batch),
         }
     }

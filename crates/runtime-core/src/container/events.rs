@@ -104,6 +104,13 @@ pub enum Event {
     LeftKilled {
         outcome: Result<(), Fault>,
     },
+    /// It has stopped and was read, and its sandbox goes on without it.
+    Leave,
+    /// Whether nothing of it is left in guest and VM.
+    Left {
+        op: OpId,
+        outcome: Result<bool, Fault>,
+    },
     /// After a rebuild: take up what the record says.
     Resume,
 }
@@ -160,6 +167,10 @@ pub enum World {
     },
     /// Remove it from the guest, and take its devices out.
     Remove {
+        op: OpId,
+    },
+    /// The same, if nothing lives in it.
+    Leave {
         op: OpId,
     },
 }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Invariants:
-//! - A stopped container is final.
+//! - A stopped container is final. What it has in the guest leaves while it is stopped, if it can.
 //! - A retired container has no record, and none of its processes has one.
 //! - What the container's state is follows from its init's notices, which are on record.
 
@@ -22,6 +22,7 @@ use super::{
     execs::Member,
     freezer::{FreezeRequest, Freezer},
     hooks::{HookProgress, Poststart},
+    leave::Belongings,
     ooms::{Kept, OomWaiter},
     record::{ContainerRecord, ContainerState, SharedSpec},
 };
@@ -113,6 +114,7 @@ pub struct Container {
     pub(super) over: VecDeque<ProcessId>,
     /// Processes that were closed, whose records go with its own.
     pub(super) closed: Vec<ProcessId>,
+    pub(super) belongings: Belongings,
     /// It is on record as stopped, and its init not as exited: a daemon died while it deleted it.
     pub(super) left_alive: bool,
     ops_issued: u64,
@@ -135,6 +137,7 @@ impl Container {
             members: BTreeMap::new(),
             over: VecDeque::new(),
             closed: Vec::new(),
+            belongings: Belongings::There,
             left_alive: false,
             ops_issued: 0,
         }
@@ -185,6 +188,11 @@ impl Container {
 
     pub fn attached(&self) -> Option<&Attached> {
         self.attached.as_ref()
+    }
+
+    /// It has nothing in its guest and of its VM any more.
+    pub fn has_left(&self) -> bool {
+        self.belongings == Belongings::Gone
     }
 
     /// Who stands for its init on the host.
@@ -316,6 +324,7 @@ impl Container {
                 self.closed(batch);
             }
         }
+        self.leave_if_over(batch);
     }
 
     fn process_failed(&mut self, process: ProcessId, why: Fault, batch: &mut Batch<Self>) {
@@ -441,6 +450,8 @@ impl Machine for Container {
                 let waiters = waiters.clone();
                 self.removed(waiters, outcome, batch);
             }
+            (State::Stopped(_), Event::Leave) => self.leave(batch),
+            (_, Event::Left { op, outcome }) => self.left(op, outcome, batch),
             (State::Failed, Event::Resume) => {
                 let why = "the daemon was restarted while this container was being created";
                 let why = Fault::new(Kind::Aborted, why);
@@ -460,6 +471,7 @@ impl Machine for Container {
                 | Event::Attached { .. }
                 | Event::GuestReady
                 | Event::Removed { .. }
+                | Event::Leave
                 | Event::Resume,
             ) => {}
         }

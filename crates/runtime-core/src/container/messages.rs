@@ -127,6 +127,11 @@ pub struct Retire {
     pub at: EpochMs,
 }
 
+/// Event: its sandbox goes on without it. What it has in the guest may go, if it has stopped.
+#[derive(Message, Debug, Clone, Copy, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct LeaveGuest;
+
 /// Query: the confirmed state.
 #[derive(Message, Debug)]
 #[rtype(result = "ContainerView")]

@@ -1,12 +1,14 @@
 //! The container room: one OCI bundle in a sandbox, and the parent of its processes.
 
 mod actor;
+mod desk;
 mod ending;
 mod events;
 mod execs;
 mod freezer;
 mod hook;
 mod hooks;
+mod leave;
 mod machine;
 mod messages;
 mod ooms;
@@ -20,8 +22,8 @@ pub use hooks::{HookProgress, HostHooks, Stage};
 pub use machine::{Container, Force, Guest, State};
 pub use messages::{
     AgentRebuilt, ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
-    GetProcessView, GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, NextOoms,
-    ProcessCommand, Retire, UpdateLimits, WaitProcess,
+    GetProcessView, GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, LeaveGuest,
+    NextOoms, ProcessCommand, Retire, UpdateLimits, WaitProcess,
 };
 pub use ooms::{Oom, Ooms};
 pub use record::{ContainerRecord, ContainerSpec, ContainerState};
@@ -35,6 +37,8 @@ pub trait Plant: process::Plant {
     fn attach(&self, devices: crate::devices::ContainerDevices) -> Work<Result<Attached, Fault>>;
     /// Removes it from the guest.
     fn remove(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    /// Removes it from the guest if nothing lives in it; whether it is removed, or was already.
+    fn remove_empty(&self, container: ContainerNumber) -> Work<Result<bool, Fault>>;
     /// Unplugs its block devices, and takes its directories out. Every step runs, the errors are joined.
     fn detach(
         &self,

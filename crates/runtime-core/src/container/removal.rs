@@ -29,6 +29,19 @@ pub(super) async fn kill_left(
     Event::LeftKilled { outcome }
 }
 
+/// Out of guest and VM, if nothing lives in it. What fails is tried again when it is deleted.
+pub(super) fn left(plant: &Rc<dyn Plant>, container: &Container) -> Work<Result<bool, Fault>> {
+    let (number, attached) = (container.number(), container.attached().cloned());
+    let plant = plant.clone();
+    Box::pin(async move {
+        let removed = plant.remove_empty(number).await?;
+        if removed {
+            plant.detach(number, attached).await?;
+        }
+        Ok(removed)
+    })
+}
+
 /// A container of whose removal the guest did not hear keeps all that it had, until it is asked for again.
 pub(super) fn all(
     plant: &dyn Plant,
@@ -37,16 +50,21 @@ pub(super) fn all(
     container: &Container,
 ) -> Work<Result<(), Fault>> {
     let (number, attached) = (container.number(), container.attached().cloned());
-    let (removed, detached) = (plant.remove(number), plant.detach(number, attached));
+    let taken_out = match container.has_left() {
+        true => None,
+        false => Some((plant.remove(number), plant.detach(number, attached))),
+    };
     let cgroup = container.spec().cgroup.clone();
     let vacated = cgroup.map(|cgroup| premises.vacate(uid, cgroup));
     Box::pin(async move {
         let mut faults = Vec::new();
-        match removed.await {
-            Err(why) if why.kind() == Kind::Unavailable => return Err(why),
-            outcome => faults.extend(outcome.err()),
+        if let Some((removed, detached)) = taken_out {
+            match removed.await {
+                Err(why) if why.kind() == Kind::Unavailable => return Err(why),
+                outcome => faults.extend(outcome.err()),
+            }
+            faults.extend(detached.await.err());
         }
-        faults.extend(detached.await.err());
         if let Some(vacated) = vacated {
             faults.extend(vacated.await.err());
         }

@@ -2,7 +2,7 @@
 
 use super::{
     board::Board,
-    events::{Deletion, Event, Notice, World},
+    events::{Event, Notice, World},
     exits::Exits,
     ladder::Ladder,
     lent::{ASK_MAX, Lent, Reach, held},
@@ -13,11 +13,9 @@ use super::{
 use crate::{
     agent,
     clock::Clock,
-    container::{
-        self, ContainerActor, ContainerNotice, ContainerRecord, ContainerSpec, Force, Guest, Retire,
-    },
+    container::{self, ContainerActor, ContainerNotice, ContainerRecord, ContainerSpec},
     devices,
-    error::{Fault, Kind},
+    error::Fault,
     hypervisor::{self, VmStatus},
     ids::{ContainerNumber, OpId, SandboxUid},
     kit::{self, Gone, Guard, Room, Shell, Work, ask},
@@ -45,8 +43,6 @@ pub struct Surroundings {
 
 /// A VMM's end is told with its console and its exit status, which take some milliseconds to read; on a loaded host more.
 const VM_EXIT_TOLD: Duration = Duration::from_millis(500);
-/// What keeps a failed container from being removed, a link that is down most often, is over soon.
-const DISCARD_AGAIN: Duration = Duration::from_secs(1);
 
 pub struct SandboxActor {
     pub(super) shell: Shell<Sandbox>,
@@ -284,60 +280,6 @@ impl SandboxActor {
         });
     }
 
-    fn tell_guest_gone(&self, code: u32, why: String) {
-        let status = agent::ExitStatus {
-            code,
-            reason: agent::ExitReason::VmLost,
-            detail: why,
-            at: self.around.clock.now(),
-        };
-        for address in self.containers.values() {
-            let status = status.clone();
-            address.do_send(container::GuestGone { status });
-        }
-    }
-
-    fn retire(&self, deletion: Deletion, guest: Guest, ctx: &mut Context<Self>) {
-        let room = self.containers.get(&deletion.container).cloned();
-        let (force, at) = (deletion.force, deletion.at);
-        kit::complete(ctx, async move {
-            let outcome = match room {
-                None => Ok(()),
-                Some(room) => room
-                    .send(Retire { force, guest, at })
-                    .await
-                    .unwrap_or_else(|_| {
-                        let gone = "the container's room is being rebuilt; ask again";
-                        Err(Fault::new(Kind::Unavailable, gone))
-                    }),
-            };
-            Event::Retired { deletion, outcome }
-        });
-    }
-
-    /// Until it is done: nobody can name a container that was never created, to ask again.
-    fn discard(&self, container: ContainerNumber, guest: Guest) {
-        let Some(room) = self.containers.get(&container).map(Addr::downgrade) else {
-            return;
-        };
-        let (force, at) = (Force::Yes, self.around.clock.now());
-        kit::detach(async move {
-            // A room that is gone was rebuilt by a sandbox that discards it anew, or went with it.
-            while let Some(room) = room.upgrade() {
-                let retired = room.send(Retire { force, guest, at });
-                drop(room);
-                match retired.await {
-                    Ok(Ok(())) => return,
-                    Ok(Err(why)) => {
-                        tracing::warn!(%why, %container, "container that failed is not removed yet");
-                    }
-                    Err(_) => {}
-                }
-                tokio::time::sleep(DISCARD_AGAIN).await;
-            }
-        });
-    }
-
     pub(super) fn confirm_exit(&mut self, seq: u64) {
         if let (Some(seq), Ok(room)) = (self.exits.recorded(seq), self.lent.agent()) {
             room.news_recorded.do_send(agent::NewsRecorded { seq });
@@ -359,6 +301,7 @@ impl SandboxActor {
             | World::TellGuestGone { .. }
             | World::Retire { .. }
             | World::Discard { .. }
+            | World::Leave { .. }
             | World::Forget { .. }
             | World::AwaitVmExit { .. }
             | World::TearDown { .. }
@@ -498,6 +441,7 @@ impl Room for SandboxActor {
             World::TellGuestGone { code, why } => self.tell_guest_gone(code, why),
             World::Retire { deletion, guest } => self.retire(deletion, guest, ctx),
             World::Discard { container, guest } => self.discard(container, guest),
+            World::Leave { container } => self.let_leave(container),
             World::Forget { container } => {
                 self.containers.remove(&container);
                 self.lent.left(container);

@@ -2,15 +2,18 @@
 
 use super::{
     actor::SandboxActor,
-    events::{Event, Killing, ResumeFailed},
+    events::{Deletion, Event, Killing, ResumeFailed},
     lent::{ASK_MAX, Reach, held},
 };
 use crate::{
     agent,
-    container::{ContainerActor, ContainerState, GetContainer, ProcessCommand, WaitProcess},
+    container::{
+        self, ContainerActor, ContainerState, Force, GetContainer, Guest, ProcessCommand, Retire,
+        WaitProcess,
+    },
     error::{Fault, Kind},
     hypervisor::{self, VmStatus},
-    ids::{OpId, ProcessId},
+    ids::{ContainerNumber, OpId, ProcessId},
     kit::{self, Waiter, ask},
     process::{Begin, Kill},
 };
@@ -24,6 +27,8 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 /// A guest that lives ends what it is told to kill in milliseconds.
 const END_MAX: Duration = Duration::from_secs(10);
 const SIGTERM: u32 = 15;
+/// What keeps a failed container from being removed, a link that is down most often, is over soon.
+const DISCARD_AGAIN: Duration = Duration::from_secs(1);
 
 fn rebuilding<T>(outcome: Result<Result<T, Fault>, MailboxError>) -> Result<T, Fault> {
     let gone = "the container's room is being rebuilt; ask again";
@@ -174,5 +179,65 @@ impl SandboxActor {
                 outcome,
             }
         });
+    }
+
+    pub(super) fn tell_guest_gone(&self, code: u32, why: String) {
+        let status = agent::ExitStatus {
+            code,
+            reason: agent::ExitReason::VmLost,
+            detail: why,
+            at: self.around.clock.now(),
+        };
+        for address in self.containers.values() {
+            let status = status.clone();
+            address.do_send(container::GuestGone { status });
+        }
+    }
+
+    pub(super) fn retire(&self, deletion: Deletion, guest: Guest, ctx: &mut Context<Self>) {
+        let room = self.containers.get(&deletion.container).cloned();
+        let (force, at) = (deletion.force, deletion.at);
+        kit::complete(ctx, async move {
+            let outcome = match room {
+                None => Ok(()),
+                Some(room) => room
+                    .send(Retire { force, guest, at })
+                    .await
+                    .unwrap_or_else(|_| {
+                        let gone = "the container's room is being rebuilt; ask again";
+                        Err(Fault::new(Kind::Unavailable, gone))
+                    }),
+            };
+            Event::Retired { deletion, outcome }
+        });
+    }
+
+    /// Until it is done: nobody can name a container that was never created, to ask again.
+    pub(super) fn discard(&self, container: ContainerNumber, guest: Guest) {
+        let Some(room) = self.containers.get(&container).map(Addr::downgrade) else {
+            return;
+        };
+        let (force, at) = (Force::Yes, self.around.clock.now());
+        kit::detach(async move {
+            // A room that is gone was rebuilt by a sandbox that discards it anew, or went with it.
+            while let Some(room) = room.upgrade() {
+                let retired = room.send(Retire { force, guest, at });
+                drop(room);
+                match retired.await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(why)) => {
+                        tracing::warn!(%why, %container, "container that failed is not removed yet");
+                    }
+                    Err(_) => {}
+                }
+                tokio::time::sleep(DISCARD_AGAIN).await;
+            }
+        });
+    }
+
+    pub(super) fn let_leave(&self, container: ContainerNumber) {
+        if let Some(room) = self.containers.get(&container) {
+            room.do_send(container::LeaveGuest);
+        }
     }
 }

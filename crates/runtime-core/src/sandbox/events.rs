@@ -176,6 +176,10 @@ pub enum World {
         container: ContainerNumber,
         guest: Guest,
     },
+    /// It is stopped, was read, and lies in a VM that goes on.
+    Leave {
+        container: ContainerNumber,
+    },
     Forget {
         container: ContainerNumber,
     },

@@ -425,6 +425,15 @@ impl container::Plant for Lent {
         })
     }
 
+    fn remove_empty(&self, container: ContainerNumber) -> Work<Result<bool, Fault>> {
+        let room = self.linked();
+        Box::pin(async move {
+            let command = agent::RemoveEmpty { container };
+            let room = room.await?.remove_empty;
+            ask(room, command, "remove from guest", ASK_MAX).await
+        })
+    }
+
     fn detach(
         &self,
         container: ContainerNumber,

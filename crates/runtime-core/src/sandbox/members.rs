@@ -296,7 +296,7 @@ impl Sandbox {
             }
             // The shell confirms it to the guest.
             container::Notice::ExitRecorded { .. } => {}
-            container::Notice::Drained => self.drained(container),
+            container::Notice::Drained => self.drained(container, batch),
             container::Notice::Retired => self.discarded(container, batch),
         }
     }
@@ -404,25 +404,33 @@ impl Sandbox {
         self.stopped(batch);
     }
 
-    fn drained(&mut self, container: ContainerNumber) {
-        if let Some(entry) = self.containers.get_mut(&container)
-            && entry.progress != Progress::Past
-        {
-            entry.progress = Progress::Drained;
+    fn drained(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
+        match self.containers.get_mut(&container) {
+            Some(entry) if entry.progress != Progress::Past => entry.progress = Progress::Drained,
+            Some(_) | None => return,
+        }
+        // With the last one the whole VM may go.
+        let attended = matches!(self.state, State::Up { .. } | State::Beginning { .. });
+        if attended && !self.is_idle() {
+            batch.world.push(World::Leave { container });
         }
     }
 
     /// They may have been done before it came to rest here.
     pub(super) fn stop_if_idle(&mut self, batch: &mut Batch<Self>) {
+        if self.is_idle() && matches!(self.state, State::Up { .. } | State::Paused { .. }) {
+            self.stop(Why::Idle, batch);
+        }
+    }
+
+    /// It was made for its containers, and they are done.
+    fn is_idle(&self) -> bool {
         let mut all = self.containers.values().map(|entry| entry.progress);
         let over = all
             .clone()
             .all(|progress| matches!(progress, Progress::Drained | Progress::Past));
-        let idle = over && all.any(|progress| progress == Progress::Drained);
-        let ends_with_them = self.spec().lifetime == Lifetime::Containers;
-        if idle && ends_with_them && matches!(self.state, State::Up { .. } | State::Paused { .. }) {
-            self.stop(Why::Idle, batch);
-        }
+        let done = over && all.any(|progress| progress == Progress::Drained);
+        done && self.spec().lifetime == Lifetime::Containers
     }
 }
 

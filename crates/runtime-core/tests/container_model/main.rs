@@ -51,6 +51,8 @@ enum Step {
     Exits(Index, u32),
     Oom(u64),
     GuestGone,
+    /// Its sandbox goes on without it.
+    Leave,
     Restart,
 }
 
@@ -79,6 +81,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (index(), 0_u32..3).prop_map(|(which, code)| Step::Exits(which, code)),
         2 => (1_u64..6).prop_map(Step::Oom),
         1 => Just(Step::GuestGone),
+        5 => Just(Step::Leave),
         2 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 1..90)
@@ -252,7 +255,8 @@ impl Story {
             | World::Thaw { .. }
             | World::Update { .. }
             | World::KillLeft { .. }
-            | World::Remove { .. }) => self.under_way.push((effect, self.model.turns)),
+            | World::Remove { .. }
+            | World::Leave { .. }) => self.under_way.push((effect, self.model.turns)),
         }
     }
 
@@ -363,6 +367,14 @@ impl Story {
                 let outcome = done(came);
                 Event::Removed { op, outcome }
             }
+            World::Leave { op } => {
+                self.model.left(came);
+                let outcome = match came {
+                    Came::Refused => Ok(false),
+                    Came::Well | Came::Badly => done(came).map(|()| true),
+                };
+                Event::Left { op, outcome }
+            }
             World::KillLeft { .. } => {
                 self.model.left_killed(came);
                 let outcome = done(came);
@@ -399,6 +411,7 @@ impl Story {
                 self.model.closed(&name);
             }
         }
+        self.model.leave_if_over();
         self.hears(Event::News { process, notice }, Ok(()));
     }
 
@@ -538,6 +551,10 @@ impl Story {
                 let status = status(255);
                 self.model.guest_gone(&status.detail);
                 self.hears(Event::GuestGone { status }, Ok(()));
+            }
+            Step::Leave => {
+                self.model.leave();
+                self.hears(Event::Leave, Ok(()));
             }
             Step::Restart => self.restart(),
             other => unreachable!("somebody does it: {other:?}"),

@@ -40,6 +40,16 @@ pub enum Ending {
     Gone,
 }
 
+/// What it has in the guest and of its VM after it has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belongings {
+    There,
+    /// They go once nobody reads of its execs any more.
+    Due,
+    Leaving,
+    Gone,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Still {
     No,
@@ -127,6 +137,7 @@ pub struct Model {
     /// Its creation failed, or its deletion did.
     pub broken: bool,
     pub ending: Ending,
+    pub belongings: Belongings,
     pub still: Still,
     pub ooms: Vec<(u64, u64)>,
     pub due: Due,
@@ -155,6 +166,7 @@ impl Model {
             awaits: Awaits::Devices,
             broken: false,
             ending: Ending::No,
+            belongings: Belongings::There,
             still: Still::No,
             ooms: Vec::new(),
             due: Due::default(),

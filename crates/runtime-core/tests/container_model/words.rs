@@ -153,6 +153,7 @@ pub fn asked(effect: &World) -> String {
         World::Update { .. } => "Update".to_owned(),
         World::Forget { process } => format!("Forget {process}"),
         World::Remove { .. } => "Remove".to_owned(),
+        World::Leave { .. } => "Leave".to_owned(),
     }
 }
 

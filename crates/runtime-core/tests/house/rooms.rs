@@ -819,6 +819,22 @@ scripted!(
     }
 );
 scripted!(
+    agent::RemoveEmpty,
+    bool,
+    Fault::Remove,
+    |uid, command, state| {
+        let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
+        let lives =
+            |((container, _), runs): (&(_, _), &bool)| *container == command.container && *runs;
+        let empty = !vm.processes.iter().any(lives);
+        if empty {
+            vm.processes
+                .retain(|(container, _), _| *container != command.container);
+        }
+        Ok(empty)
+    }
+);
+scripted!(
     agent::ListProcesses,
     Vec<agent::GuestProcess>,
     Fault::Create,

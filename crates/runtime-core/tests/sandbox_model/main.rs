@@ -238,6 +238,7 @@ fn named(effect: &World) -> (String, bool) {
             guest: Guest::Goes, ..
         } => ("Retire Goes", true),
         World::Discard { .. } => ("Discard", true),
+        World::Leave { .. } => ("Leave", false),
         World::Forget { .. } => ("Forget", false),
         World::AwaitVmExit { .. } => ("AwaitVmExit", true),
         World::TearDown { .. } => ("TearDown", true),

@@ -750,19 +750,26 @@ impl Model {
             && container.life != Life::Past
         {
             container.life = Life::Done;
+            if self.is_attended() && !self.is_done() {
+                self.ask_world("Leave");
+            }
         }
     }
 
     /// What was made for its containers is stopped when they are done, whatever happened before.
     pub fn idle(&mut self) {
         let rests = self.doing == Doing::Nothing && self.up && self.open == 0;
+        if rests && self.is_done() {
+            self.release(End::Idle);
+        }
+    }
+
+    fn is_done(&self) -> bool {
         let mut lives = self.containers.values().map(|container| container.life);
         let over = lives
             .clone()
             .all(|life| matches!(life, Life::Done | Life::Past));
-        if !self.own && rests && over && lives.any(|life| life == Life::Done) {
-            self.release(End::Idle);
-        }
+        !self.own && over && lives.any(|life| life == Life::Done)
     }
 
     pub fn discarded(&mut self, number: u32) {

@@ -43,6 +43,7 @@ use runtime_core::{
     hypervisor::VmStatus,
     ids::{EpochMs, HostProcess, ProcessId, SandboxUid},
     premises::Cgroup,
+    process::{ProcessRecord, ProcessState},
     records::decode,
     sandbox::{Phase, SandboxRecord},
 };
@@ -383,10 +384,11 @@ impl World {
             }
             // For views alone.
             ContainerState::Paused => false,
-            // A deletion that failed half way, and that nobody asked for again: the guest may have
-            // forgotten it already.
+            // The guest has forgotten it if it was read and left, or if a deletion failed half way that nobody asked
+            // for again.
             ContainerState::Stopped(_) => {
-                let forgotten = !ready || ledger.was_deletion_tried(Place { uid, number });
+                let tried = ledger.was_deletion_tried(Place { uid, number });
+                let forgotten = !ready || tried || was_read(record, on_disk);
                 (known || forgotten) && !runs
             }
         };
@@ -440,6 +442,18 @@ impl World {
     pub fn end(&self) {
         self.premises.watch(|_| {});
     }
+}
+
+/// Every process of it has exited, and nobody reads of any of them.
+fn was_read(container: &ContainerRecord, on_disk: &BTreeMap<String, Vec<u8>>) -> bool {
+    let prefix = ProcessRecord::prefix(container.uid, container.spec.number);
+    let mut processes = on_disk.iter().filter(|(key, _)| key.starts_with(&prefix));
+    processes.all(|(_, row)| {
+        let exited = |process: ProcessRecord| {
+            matches!(process.state, ProcessState::Exited(_)) && process.relay.is_none()
+        };
+        decode(row).is_ok_and(exited)
+    })
 }
 
 /// The sandbox to whose folder a path belongs.

@@ -19,8 +19,8 @@ use runtime_core::{
     agent::{
         Adopt, AgentDetails, ContainerStats, CreateContainer, CreateSandbox, Exec, GetPids,
         GetStats, GuestNews, GuestPid, GuestProcess, LinkSpec, ListProcesses, PauseContainer,
-        RemoveContainer, ResumeContainer, SetClock, Signal, StartContainer, UpdateContainer,
-        Warnings,
+        RemoveContainer, RemoveEmpty, ResumeContainer, SetClock, Signal, StartContainer,
+        UpdateContainer, Warnings,
     },
     devices::{ContainerDevices, ShareSpec},
     error::{Fault, Kind},
@@ -249,6 +249,12 @@ impl AgentPort for SimAgent {
     fn remove_container(&self, ask: RemoveContainer, deadline: Duration) -> Answer<()> {
         self.call(Call::RemoveContainer, || {
             self.agent.remove_container(ask.clone(), deadline)
+        })
+    }
+
+    fn remove_empty(&self, ask: RemoveEmpty, deadline: Duration) -> Answer<bool> {
+        self.call(Call::RemoveEmpty, || {
+            self.agent.remove_empty(ask.clone(), deadline)
         })
     }
 

@@ -1,6 +1,8 @@
 //! How a container ends, and what the next daemon finds of one.
 
-use super::{Awaits, CALLERS_MAX, Came, Due, Ending, Found, Model, Process, Still, Stream, Told};
+use super::{
+    Awaits, Belongings, CALLERS_MAX, Came, Due, Ending, Found, Model, Process, Still, Stream, Told,
+};
 
 /// The code of what is killed because it is deleted.
 const KILLED: u32 = 137;
@@ -65,10 +67,45 @@ impl Model {
         self.turns.ending += 1;
         match guest_goes {
             true => self.finish(),
-            false => {
-                self.ending = Ending::Guest;
-                self.ask_world("Remove");
-            }
+            false => self.take_out(),
+        }
+    }
+
+    /// It has no cgroup of its caller's, so that nothing is left to do for one that has left.
+    fn take_out(&mut self) {
+        self.ending = Ending::Guest;
+        match self.belongings {
+            Belongings::Leaving => {}
+            Belongings::Gone => self.finish(),
+            Belongings::There | Belongings::Due => self.ask_world("Remove"),
+        }
+    }
+
+    pub fn leave(&mut self) {
+        if self.belongings == Belongings::There && self.word() == "stopped" {
+            self.belongings = Belongings::Due;
+            self.leave_if_over();
+        }
+    }
+
+    pub fn leave_if_over(&mut self) {
+        let read =
+            |(name, process): (&String, &Process)| name == "init" || process.stream == Stream::Read;
+        let due = self.belongings == Belongings::Due && self.word() == "stopped";
+        if due && self.processes.iter().all(read) {
+            self.belongings = Belongings::Leaving;
+            self.ask_world("Leave");
+        }
+    }
+
+    pub fn left(&mut self, came: Came) {
+        self.belongings = match came {
+            Came::Well => Belongings::Gone,
+            Came::Badly | Came::Refused => Belongings::There,
+        };
+        // Its deletion waited for that.
+        if self.ending == Ending::Guest {
+            self.take_out();
         }
     }
 
@@ -139,6 +176,7 @@ impl Model {
         });
         self.processes = found.collect();
         (self.ending, self.awaits, self.poststarting) = (Ending::No, Awaits::Nothing, false);
+        self.belongings = Belongings::There;
         self.broken = self.told == Told::Creating;
         if self.broken {
             return self
