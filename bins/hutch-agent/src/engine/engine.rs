@@ -11,7 +11,8 @@ use super::{
     idmap, lacking,
     lower::{self, Lowered},
     plan::Plan,
-    spawn::{self, Birth, Spawned, Unheard},
+    spare::{Kind, Spare, Spares},
+    spawn::{self, Birth, Spawned, Unheard, Waiting},
     spawner, spec, sys,
 };
 use oci_spec::runtime::LinuxResources;
@@ -45,8 +46,7 @@ pub struct Engine {
     spawner: OwnedFd,
     containers: Mutex<BTreeMap<String, Slot>>,
     cgroups_made: AtomicU64,
-    /// For the next container: the kernel takes a while to make one.
-    spare_cgroup: Mutex<Option<Cgroup>>,
+    spares: Spares,
     device_programs: Mutex<Vec<DeviceProgram>>,
 }
 
@@ -72,7 +72,7 @@ impl Engine {
             spawner: spawner::fork()?,
             containers: Mutex::default(),
             cgroups_made: AtomicU64::new(0),
-            spare_cgroup: Mutex::default(),
+            spares: Spares::default(),
             device_programs: Mutex::default(),
         })
     }
@@ -97,18 +97,34 @@ impl Engine {
         }
     }
 
-    /// Makes the cgroup of the next container, unless there is one. For whoever has time, as between two creations.
+    /// Makes what the next container can be made of, unless it is there. For whoever has time, as between two creations.
     ///
     /// # Errors
-    /// When it cannot be made; the next creation tries again.
+    /// When it cannot be made, or what nobody wanted does not go; the next creation tries again.
     pub fn make_ready(&self) -> Result<()> {
-        if lock(&self.spare_cgroup).is_some() {
+        for cgroup in self.spares.take_unwanted() {
+            discard(&cgroup)?;
+        }
+        if self.spares.is_there() {
             return Ok(());
         }
         let cgroup = self.make_cgroup()?;
-        let more = lock(&self.spare_cgroup).replace(cgroup);
+        let init = match self.spares.wanted() {
+            None => None,
+            Some(kind) => {
+                let birth = Birth::plain(kind.namespaces(), cgroup.fd());
+                let waiting = spawn::order_waiting(self.spawner.as_fd(), &birth)?;
+                Some((kind, waiting))
+            }
+        };
         // Somebody else had the same idea.
-        more.map_or(Ok(()), |cgroup| cgroup.remove())
+        match self.spares.put(Spare { cgroup, init }) {
+            None => Ok(()),
+            Some(Spare { cgroup, init }) => {
+                drop(init);
+                discard(&cgroup).map(drop)
+            }
+        }
     }
 
     fn make_cgroup(&self) -> Result<Cgroup> {
@@ -271,17 +287,19 @@ impl Engine {
         let before = Before::of_new(&lowered.resources, &self.roots.cgroup)?;
         let limits = cgroup::lower_limits(&lowered.resources, &before, &mut warnings)?;
         let devices = self.device_program(&lowered.resources)?;
-        let cgroup = match lock(&self.spare_cgroup).take() {
+        let kind = Kind::of(&lowered);
+        let (cgroup, waiting) = match self.spares.take(kind) {
             Some(spare) => spare,
-            None => self.make_cgroup()?,
+            None => (self.make_cgroup()?, None),
         };
         let spawned = cgroup
             .apply(&limits)
             .and_then(|()| devices.map_or(Ok(()), |program| cgroup.allow_devices(&program)))
             .and_then(|()| disks::trees(&mut lowered.plan.mounts, &asked.disks))
-            .and_then(|trees| self.spawn_init(&lowered, trees, &cgroup, io));
+            .and_then(|trees| self.spawn_init(&lowered, trees, (&cgroup, waiting), io));
         match spawned {
             Ok((spawned, gate)) => {
+                self.spares.made(kind);
                 let created = created(spawned, warnings);
                 let init = created.pidfd.try_clone().map_err(|source| Error::Io {
                     step: "keep the init's pidfd".to_owned(),
@@ -303,7 +321,7 @@ impl Engine {
         &self,
         lowered: &Lowered,
         mut trees: Vec<(usize, OwnedFd)>,
-        cgroup: &Cgroup,
+        (cgroup, waiting): (&Cgroup, Option<Waiting>),
         io: ProcessIo,
     ) -> Result<(Spawned, Unheard)> {
         let namespaces = &lowered.namespaces;
@@ -335,7 +353,10 @@ impl Engine {
             hooks_limit: lowered.plan.hooks.limit(),
         };
         let plan = Plan::Init(Box::new(lowered.plan.clone()));
-        spawn::spawn(self.spawner.as_fd(), &birth, &plan, &plan_fds)
+        match waiting {
+            Some(waiting) => waiting.spawn(&birth, &plan, &plan_fds),
+            None => spawn::spawn(self.spawner.as_fd(), &birth, &plan, &plan_fds),
+        }
     }
 
     /// None: the rules allow everything.
@@ -384,6 +405,6 @@ fn told_of_memory(error: Error, cgroup: &Cgroup) -> Error {
 }
 
 /// Every change under these locks is one step, so what a panic left behind is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -26,6 +26,7 @@ mod lower;
 mod plan;
 pub mod rehearsal;
 mod resources;
+mod spare;
 mod spawn;
 mod spawner;
 mod spec;

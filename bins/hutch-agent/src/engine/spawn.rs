@@ -7,6 +7,7 @@ use super::{
     wire::{self, ForkOrder, Packed},
 };
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{Errno, ioctl_fionbio},
     net::sockopt::{Timeout, set_socket_timeout},
@@ -34,7 +35,19 @@ pub struct Birth<'f> {
     pub hooks_limit: Duration,
 }
 
-impl Birth<'_> {
+impl<'f> Birth<'f> {
+    /// Into new namespaces, and as nobody else.
+    pub fn plain(namespaces: u64, cgroup: BorrowedFd<'f>) -> Self {
+        Self {
+            namespaces,
+            time_offsets: None,
+            pid_namespace_of: None,
+            cgroup: Some(cgroup),
+            id_maps: None,
+            hooks_limit: Duration::ZERO,
+        }
+    }
+
     fn limit(&self) -> Duration {
         SETUP_LIMIT + self.hooks_limit
     }
@@ -62,6 +75,10 @@ pub struct Unheard {
     limit: Duration,
 }
 
+/// A process that was forked and is told later what it is to do. If it never is, it ends.
+#[derive(Debug)]
+pub struct Waiting(OwnedFd);
+
 /// Has a process forked, and tells it what it is to do.
 ///
 /// # Errors
@@ -72,20 +89,8 @@ pub fn order(
     plan: &Plan,
     plan_fds: &[BorrowedFd<'_>],
 ) -> Result<Unheard> {
-    let step = || "ask the spawner".to_owned();
-    let (socket, theirs) = wire::pair().doing(step)?;
+    let (socket, theirs) = wire::pair().doing(asking)?;
     let limit = birth.limit();
-    let order = ForkOrder {
-        namespaces: birth.namespaces,
-        time_offsets: birth.time_offsets.map(str::to_owned),
-        enter_pid_namespace: birth.pid_namespace_of.is_some(),
-        enter_cgroup: birth.cgroup.is_some(),
-    };
-    let fds: Vec<BorrowedFd<'_>> = [theirs.as_fd()]
-        .into_iter()
-        .chain(birth.pid_namespace_of)
-        .chain(birth.cgroup)
-        .collect();
     // The process is nobody before its ids are mapped, and waits for its plan until then.
     let (early, late) = match birth.id_maps {
         Some(_) => (None, None),
@@ -99,12 +104,40 @@ pub fn order(
     if let Some(packed) = early {
         send_plan(&socket, &packed, plan_fds)?;
     }
-    wire::send_order(spawner, &order, &fds).doing(step)?;
-    drop(theirs);
+    ask(spawner, birth, theirs)?;
     if let Some(packed) = late {
         send_plan(&socket, &packed, plan_fds)?;
     }
     Ok(Unheard { socket, limit })
+}
+
+/// Has a process forked that waits to be told what it is to do.
+///
+/// # Errors
+/// The spawner cannot be asked.
+pub fn order_waiting(spawner: BorrowedFd<'_>, birth: &Birth<'_>) -> Result<Waiting> {
+    let (socket, theirs) = wire::pair().doing(asking)?;
+    ask(spawner, birth, theirs)?;
+    Ok(Waiting(socket))
+}
+
+fn ask(spawner: BorrowedFd<'_>, birth: &Birth<'_>, theirs: OwnedFd) -> Result<()> {
+    let order = ForkOrder {
+        namespaces: birth.namespaces,
+        time_offsets: birth.time_offsets.map(str::to_owned),
+        enter_pid_namespace: birth.pid_namespace_of.is_some(),
+        enter_cgroup: birth.cgroup.is_some(),
+    };
+    let fds: Vec<BorrowedFd<'_>> = [theirs.as_fd()]
+        .into_iter()
+        .chain(birth.pid_namespace_of)
+        .chain(birth.cgroup)
+        .collect();
+    wire::send_order(spawner, &order, &fds).doing(asking)
+}
+
+fn asking() -> String {
+    "ask the spawner".to_owned()
 }
 
 /// Comes back when an init waits at its gate: to be told to go on.
@@ -118,6 +151,40 @@ pub fn spawn(
     plan_fds: &[BorrowedFd<'_>],
 ) -> Result<(Spawned, Unheard)> {
     let gate = order(spawner, birth, plan, plan_fds)?;
+    at_gate(gate, birth, plan, plan_fds)
+}
+
+impl Waiting {
+    /// Whether it was forked, or will be, and has not ended.
+    pub fn is_there(&self) -> bool {
+        // What it sent may be read, whether or not its end is closed.
+        let mut polled = [PollFd::new(&self.0, PollFlags::empty())];
+        matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// As [`spawn`], of a process that was born as `birth` says.
+    ///
+    /// # Errors
+    /// The step that failed; the process is dead or about to be.
+    pub fn spawn(
+        self,
+        birth: &Birth<'_>,
+        plan: &Plan,
+        plan_fds: &[BorrowedFd<'_>],
+    ) -> Result<(Spawned, Unheard)> {
+        let Self(socket) = self;
+        send_plan(&socket, &pack(plan)?, plan_fds)?;
+        let limit = birth.limit();
+        at_gate(Unheard { socket, limit }, birth, plan, plan_fds)
+    }
+}
+
+fn at_gate(
+    gate: Unheard,
+    birth: &Birth<'_>,
+    plan: &Plan,
+    plan_fds: &[BorrowedFd<'_>],
+) -> Result<(Spawned, Unheard)> {
     set_socket_timeout(&gate.socket, Timeout::Recv, Some(gate.limit)).doing(hearing)?;
     let mut unborn = Unborn::default();
     match follow(&gate, birth, plan, plan_fds, &mut unborn) {

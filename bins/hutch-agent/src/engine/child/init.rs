@@ -33,6 +33,8 @@ pub fn become_init(plan: InitPlan, fds: &mut Fds, request: BorrowedFd<'_>) -> Ou
     if plan.root.user_namespace {
         identity::become_root()?;
     }
+    // Only now: what the guest has mounted by this moment is in it.
+    sys::unshare(libc::CLONE_NEWNS).doing(|| "make a mount namespace".to_owned())?;
     enter_namespaces(&plan, fds)?;
     process::start_session()?;
     process::adjust_oom_score(&plan.process)?;

@@ -13,7 +13,7 @@ const CONTAINER: &str = "container:";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
-    /// CLONE_NEW* for the fork. The mount namespace is always new.
+    /// CLONE_NEW* for the fork. The mount namespace is always new, and made by the init itself.
     pub clone: u64,
     pub own_cgroup: bool,
     pub own_time: bool,
@@ -41,7 +41,6 @@ pub fn lower_namespaces(
         }
     }
     let mut all = Namespaces {
-        clone: libc::CLONE_NEWNS as u64,
         enter: libc::CLONE_NEWNS,
         uts_is_the_guests: true,
         ..Namespaces::default()

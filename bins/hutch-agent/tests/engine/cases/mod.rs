@@ -10,6 +10,7 @@ mod mounts;
 mod namespaces;
 mod refusals;
 mod seccomp;
+mod spare;
 mod terminal;
 
 use crate::Case;
@@ -22,7 +23,7 @@ macro_rules! cases {
 }
 use cases;
 
-pub const ALL: [&[Case]; 11] = [
+pub const ALL: [&[Case]; 12] = [
     lifecycle::ALL,
     identity::ALL,
     files::ALL,
@@ -34,4 +35,5 @@ pub const ALL: [&[Case]; 11] = [
     limits::ALL,
     refusals::ALL,
     hooks::ALL,
+    spare::ALL,
 ];
