@@ -52,7 +52,9 @@ pub enum Format {
     Json,
 }
 
+// The arguments of one verb are built, not those of forty.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// Create a container; its program waits for `start`.
     Create(Create),

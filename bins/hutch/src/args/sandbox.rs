@@ -4,6 +4,7 @@ use super::{Format, Id};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum SandboxVerb {
     /// Create a sandbox: a virtual machine that holds nothing yet. Prints its id.
     Create(SandboxCreate),
@@ -89,6 +90,7 @@ pub struct SandboxList {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum AnnotationVerb {
     /// Print one annotation, or all as JSON.
     Get(AnnotationGet),
