@@ -100,7 +100,7 @@ pub struct Container {
     pub(super) state: State,
     /// What callers are told, and what is on record.
     pub(super) told: ContainerState,
-    attached: Option<Attached>,
+    attached: Option<Box<Attached>>,
     /// Created and running containers may stand still.
     pub(super) freezer: Freezer,
     pub(super) asked_to_freeze: Option<FreezeRequest>,
@@ -166,7 +166,7 @@ impl Container {
         let mut container = Self {
             state,
             told,
-            attached: record.attached,
+            attached: record.attached.map(Box::new),
             asked_to_freeze: record.asked_to_freeze,
             ooms: record.ooms,
             hooks: record.hooks,
@@ -187,7 +187,7 @@ impl Container {
     }
 
     pub fn attached(&self) -> Option<&Attached> {
-        self.attached.as_ref()
+        self.attached.as_deref()
     }
 
     /// It has nothing in its guest and of its VM any more.
@@ -255,7 +255,7 @@ impl Container {
                 uid: self.uid,
                 spec: self.spec.clone(),
                 state: self.told.clone(),
-                attached: self.attached.clone(),
+                attached: self.attached.as_deref().cloned(),
                 freezer: self.freezer.record(),
                 asked_to_freeze: self.asked_to_freeze.clone(),
                 ooms: self.ooms.clone(),
@@ -371,7 +371,7 @@ impl Machine for Container {
                 match outcome {
                     Ok(attached) => {
                         let blocks = attached.blocks.clone();
-                        self.attached = Some(attached);
+                        self.attached = Some(Box::new(attached));
                         self.state = State::AwaitingGuest;
                         // What has to be unplugged one day. All else of it has the devices room on record.
                         if !blocks.is_empty() {

@@ -7,6 +7,7 @@ use crate::records::Change;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    rc::Rc,
 };
 use tokio::sync::oneshot;
 
@@ -73,8 +74,9 @@ impl<M: Machine> Batch<M> {
 /// A machine, its confirmed copy, and the line before it.
 #[derive(Debug)]
 pub struct Shell<M: Machine> {
-    machine: M,
-    confirmed: M,
+    machine: Rc<M>,
+    /// One with the machine, but while a record is being written.
+    confirmed: Rc<M>,
     unconfirmed: Option<Batch<M>>,
     /// Most often empty, and an event may be large: a queue keeps room for some.
     line: VecDeque<Box<(M::Event, Option<Waiter>)>>,
@@ -86,6 +88,7 @@ pub struct Shell<M: Machine> {
 impl<M: Machine> Shell<M> {
     /// In the span of whoever makes it: rooms log as parts of their sandbox.
     pub fn new(machine: M) -> Self {
+        let machine = Rc::new(machine);
         Self {
             confirmed: machine.clone(),
             machine,
@@ -141,7 +144,7 @@ impl<M: Machine> Shell<M> {
         let mut batch = Batch::default();
         let from = self.machine.state_name();
         let described = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{event:?}"));
-        if let Err(denied) = self.machine.on(event, &mut batch) {
+        if let Err(denied) = Rc::make_mut(&mut self.machine).on(event, &mut batch) {
             tracing::debug!(from, event = described, ?denied, "denied");
             assert!(batch.is_empty(), "a denied event asks for nothing");
             let waiter = waiter.expect("only commands are denied, and a command has a waiter");

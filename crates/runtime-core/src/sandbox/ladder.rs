@@ -46,6 +46,7 @@ impl Ladder {
     pub fn finish(&mut self) {
         if self.took() {
             self.place = Place::Top;
+            self.steps.shrink_to_fit();
         }
     }
 

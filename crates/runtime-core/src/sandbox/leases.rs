@@ -12,7 +12,8 @@ pub type Holder = (ContainerNumber, ProcessId);
 pub struct Leases {
     /// Containers that are there.
     here: BTreeSet<ContainerNumber>,
-    held: BTreeMap<u32, Holder>,
+    /// Boxed: a map has room for eleven at once, and most sandboxes have one.
+    held: BTreeMap<u32, Box<Holder>>,
 }
 
 impl Leases {
@@ -25,7 +26,7 @@ impl Leases {
     pub fn hold(&mut self, number: u32, holder: Holder) -> bool {
         let is_here = self.here.contains(&holder.0);
         if is_here {
-            self.held.insert(number, holder);
+            self.held.insert(number, Box::new(holder));
         }
         is_here
     }
@@ -33,7 +34,10 @@ impl Leases {
     /// False: it is not theirs. In the next VM another process may have that number.
     #[must_use]
     pub fn let_go(&mut self, number: u32, holder: &Holder) -> bool {
-        let is_theirs = self.held.get(&number) == Some(holder);
+        let is_theirs = self
+            .held
+            .get(&number)
+            .is_some_and(|known| **known == *holder);
         if is_theirs {
             self.held.remove(&number);
         }
@@ -43,7 +47,7 @@ impl Leases {
     /// What its processes did not give back.
     pub fn left(&mut self, container: ContainerNumber) -> Vec<u32> {
         self.here.remove(&container);
-        let theirs = |_: &u32, (of, _): &mut Holder| *of == container;
+        let theirs = |_: &u32, holder: &mut Box<Holder>| holder.0 == container;
         let left = self.held.extract_if(.., theirs);
         left.map(|(number, _)| number).collect()
     }

@@ -170,7 +170,8 @@ pub struct Sandbox {
     pub(super) boot_id: String,
     pub(super) state: State,
     pub(super) vm: Option<VmStatus>,
-    pub(super) containers: BTreeMap<ContainerNumber, Entry>,
+    /// Boxed: a map has room for eleven at once, and most sandboxes have one.
+    pub(super) containers: BTreeMap<ContainerNumber, Box<Entry>>,
     pub(super) containers_numbered: u32,
     /// Containers with a lower number lived in a VM that is gone.
     pub(super) first_of_vm: u32,
@@ -239,7 +240,7 @@ impl Sandbox {
                     | ContainerState::Stopped(_) => Progress::Started,
                 },
             };
-            sandbox.containers.insert(member.number, entry);
+            sandbox.containers.insert(member.number, Box::new(entry));
         }
         sandbox.state = sandbox.taken_up(record.phase, reached);
         sandbox

@@ -56,7 +56,7 @@ impl Sandbox {
                 self.take_in(spec, batch);
             }
         }
-        self.containers.insert(number, entry);
+        self.containers.insert(number, Box::new(entry));
         self.containers_numbered = self.containers_numbered.max(number.0 + 1);
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Sandbox {
         &mut self,
         container: ContainerNumber,
         batch: &mut Batch<Self>,
-    ) -> Option<Entry> {
+    ) -> Option<Box<Entry>> {
         let entry = self.containers.remove(&container);
         if entry.is_some() {
             batch.world.push(World::Forget { container });
@@ -361,12 +361,12 @@ impl Sandbox {
 
     /// A container whose creation failed has no record any more.
     pub(super) fn discarded(&mut self, container: ContainerNumber, batch: &mut Batch<Self>) {
-        let Some(Entry {
-            creator, progress, ..
-        }) = self.containers.get(&container).cloned()
-        else {
+        let Some(entry) = self.containers.get(&container).cloned() else {
             return;
         };
+        let Entry {
+            creator, progress, ..
+        } = *entry;
         let (why, released) = match (self.state.clone(), progress) {
             (
                 State::Stopped {
