@@ -246,12 +246,13 @@ fn take_off(target: &Path) -> Result<(), Error> {
         if !is_mounted(target)? {
             return Ok(());
         }
-        match unmount(target, UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            Err(Errno::BUSY) => {
-                unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-                    .map_err(|error| failed("detach", target, error))?;
-            }
+        let unmounted = match unmount(target, UnmountFlags::NOFOLLOW) {
+            Err(Errno::BUSY) => unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH),
+            unmounted => unmounted,
+        };
+        match unmounted {
+            // A container may leave as its sandbox goes: then the other was faster.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
             Err(error) => return Err(failed("unmount", target, error)),
         }
     }
@@ -294,9 +295,12 @@ fn clear_place(path: &Path) -> Result<(), Error> {
 /// An empty directory, or an empty file: a mount point of ours.
 fn remove_point(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() && found.len() == 0 => {
-            fs::remove_file(path).map_err(|source| failed("remove", path, source))
-        }
+        Ok(found) if found.is_file() && found.len() == 0 => match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", path, source))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        },
         Ok(_) => remove_directory(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(failed("look at", path, source)),

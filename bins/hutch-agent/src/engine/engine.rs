@@ -102,29 +102,25 @@ impl Engine {
     /// # Errors
     /// When it cannot be made, or what nobody wanted does not go; the next creation tries again.
     pub fn make_ready(&self) -> Result<()> {
-        for cgroup in self.spares.take_unwanted() {
-            discard(&cgroup)?;
-        }
-        if self.spares.is_there() {
-            return Ok(());
-        }
-        let cgroup = self.make_cgroup()?;
-        let init = match self.spares.wanted() {
-            None => None,
-            Some(kind) => {
+        if !self.spares.is_there() {
+            let cgroup = self.make_cgroup()?;
+            // Without one the container has its init made when it is asked for.
+            let init = self.spares.wanted().and_then(|kind| {
                 let birth = Birth::plain(kind.namespaces(), cgroup.fd());
-                let waiting = spawn::order_waiting(self.spawner.as_fd(), &birth)?;
-                Some((kind, waiting))
-            }
-        };
-        // Somebody else had the same idea.
-        match self.spares.put(Spare { cgroup, init }) {
-            None => Ok(()),
-            Some(Spare { cgroup, init }) => {
-                drop(init);
-                discard(&cgroup).map(drop)
+                let waiting = spawn::order_waiting(self.spawner.as_fd(), &birth);
+                Some((kind, waiting.ok()?))
+            });
+            self.spares.put(Spare { cgroup, init });
+        }
+        let unwanted = self.spares.take_unwanted();
+        let mut outcome = Ok(());
+        for cgroup in unwanted {
+            if let Err(error) = discard(&cgroup) {
+                self.spares.unwant(cgroup);
+                outcome = Err(error);
             }
         }
+        outcome
     }
 
     fn make_cgroup(&self) -> Result<Cgroup> {

@@ -37,10 +37,11 @@ pub struct Spares {
     made: Mutex<Made>,
 }
 
+/// The kinds of the last two containers' inits.
 #[derive(Debug, Default)]
 struct Made {
-    containers: u32,
     last: Option<Kind>,
+    before: Option<Kind>,
 }
 
 impl Spares {
@@ -53,7 +54,7 @@ impl Spares {
                 Some((cgroup, Some(waiting)))
             }
             Some(_) => {
-                lock(&self.unwanted).push(cgroup);
+                self.unwant(cgroup);
                 None
             }
         }
@@ -62,24 +63,33 @@ impl Spares {
     /// A container was made.
     pub fn made(&self, kind: Option<Kind>) {
         let mut made = lock(&self.made);
-        made.containers = made.containers.saturating_add(1);
+        made.before = made.last;
         made.last = kind;
     }
 
-    /// Whether the next container is to have an init before it is asked for: one like the last, where more than one was made.
-    /// Most sandboxes have one.
+    /// Whether the next container is to have an init before it is asked for: one like the last two, where two were made that
+    /// were alike. Most sandboxes have one.
     pub fn wanted(&self) -> Option<Kind> {
         let made = lock(&self.made);
-        made.last.filter(|_| made.containers > 1)
+        made.last.filter(|last| made.before == Some(*last))
     }
 
     pub fn is_there(&self) -> bool {
         lock(&self.next).is_some()
     }
 
-    /// Gives back what was there.
-    pub fn put(&self, spare: Spare) -> Option<Spare> {
-        lock(&self.next).replace(spare)
+    /// If somebody else had the same idea, theirs is unwanted.
+    pub fn put(&self, spare: Spare) {
+        let other = lock(&self.next).replace(spare);
+        if let Some(Spare { cgroup, init }) = other {
+            drop(init);
+            self.unwant(cgroup);
+        }
+    }
+
+    /// It is to be removed.
+    pub fn unwant(&self, cgroup: Cgroup) {
+        lock(&self.unwanted).push(cgroup);
     }
 
     pub fn take_unwanted(&self) -> Vec<Cgroup> {

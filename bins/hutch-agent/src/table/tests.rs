@@ -196,6 +196,7 @@ fn a_container_is_not_removed_while_something_of_it_is_made() {
     table.reserve(&exec, Host::Ours).unwrap();
 
     assert_eq!(table.removable(&web), Err(Denied::Making));
+    assert!(!table.all_exited(&web));
     table.undone(&exec);
     assert_eq!(table.removable(&web), Ok(()));
     assert_eq!(

@@ -145,10 +145,10 @@ impl ContainerActor {
     }
 
     fn leave(&self, op: OpId, ctx: &mut Context<Self>) {
-        let work = removal::left(&self.around.plant, self.shell.confirmed());
+        let work = removal::if_empty(&self.around.plant, self.shell.confirmed());
         kit::complete(ctx, async move {
             let outcome = work.await;
-            Event::Left { op, outcome }
+            Event::Departed { op, outcome }
         });
     }
 

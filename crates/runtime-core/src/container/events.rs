@@ -107,7 +107,7 @@ pub enum Event {
     /// It has stopped and was read, and its sandbox goes on without it.
     Leave,
     /// Whether nothing of it is left in guest and VM.
-    Left {
+    Departed {
         op: OpId,
         outcome: Result<bool, Fault>,
     },

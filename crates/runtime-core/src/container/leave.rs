@@ -47,7 +47,12 @@ impl Container {
     }
 
     /// What did not leave does when it is deleted.
-    pub(super) fn left(&mut self, op: OpId, outcome: Result<bool, Fault>, batch: &mut Batch<Self>) {
+    pub(super) fn departed(
+        &mut self,
+        op: OpId,
+        outcome: Result<bool, Fault>,
+        batch: &mut Batch<Self>,
+    ) {
         if self.belongings != (Belongings::Leaving { op }) {
             return;
         }

@@ -191,7 +191,7 @@ impl Container {
     }
 
     /// It has nothing in its guest and of its VM any more.
-    pub fn has_left(&self) -> bool {
+    pub fn has_departed(&self) -> bool {
         self.belongings == Belongings::Gone
     }
 
@@ -451,7 +451,7 @@ impl Machine for Container {
                 self.removed(waiters, outcome, batch);
             }
             (State::Stopped(_), Event::Leave) => self.leave(batch),
-            (_, Event::Left { op, outcome }) => self.left(op, outcome, batch),
+            (_, Event::Departed { op, outcome }) => self.departed(op, outcome, batch),
             (State::Failed, Event::Resume) => {
                 let why = "the daemon was restarted while this container was being created";
                 let why = Fault::new(Kind::Aborted, why);

@@ -30,15 +30,22 @@ pub(super) async fn kill_left(
 }
 
 /// Out of guest and VM, if nothing lives in it. What fails is tried again when it is deleted.
-pub(super) fn left(plant: &Rc<dyn Plant>, container: &Container) -> Work<Result<bool, Fault>> {
+pub(super) fn if_empty(plant: &Rc<dyn Plant>, container: &Container) -> Work<Result<bool, Fault>> {
     let (number, attached) = (container.number(), container.attached().cloned());
     let plant = plant.clone();
-    Box::pin(async move {
+    let leaving = async move {
         let removed = plant.remove_empty(number).await?;
         if removed {
             plant.detach(number, attached).await?;
         }
         Ok(removed)
+    };
+    Box::pin(async move {
+        let outcome = leaving.await;
+        if let Err(why) = &outcome {
+            tracing::warn!(%why, "a stopped container did not leave its guest");
+        }
+        outcome
     })
 }
 
@@ -50,7 +57,7 @@ pub(super) fn all(
     container: &Container,
 ) -> Work<Result<(), Fault>> {
     let (number, attached) = (container.number(), container.attached().cloned());
-    let taken_out = match container.has_left() {
+    let taken_out = match container.has_departed() {
         true => None,
         false => Some((plant.remove(number), plant.detach(number, attached))),
     };

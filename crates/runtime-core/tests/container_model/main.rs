@@ -368,12 +368,12 @@ impl Story {
                 Event::Removed { op, outcome }
             }
             World::Leave { op } => {
-                self.model.left(came);
+                self.model.departed(came);
                 let outcome = match came {
                     Came::Refused => Ok(false),
                     Came::Well | Came::Badly => done(came).map(|()| true),
                 };
-                Event::Left { op, outcome }
+                Event::Departed { op, outcome }
             }
             World::KillLeft { .. } => {
                 self.model.left_killed(came);

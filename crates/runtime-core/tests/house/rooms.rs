@@ -7,7 +7,7 @@ use runtime_core::{
     devices,
     error::{Fault as CoreFault, Kind},
     hypervisor::{self, GuestEndpoint, HostEndpoint, StdioKind, StreamLease, VmExit, VmStatus},
-    ids::{ContainerNumber, EpochMs, HostProcess, ProcessId, RequestKey, SandboxUid},
+    ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId, RequestKey, SandboxUid},
     kit::{Gone, Work},
     network,
     premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
@@ -41,6 +41,7 @@ pub enum Fault {
     Update,
     Prestart,
     LaterHook,
+    RemoveEmpty,
     Remove,
     Detach,
     Vacate,
@@ -310,6 +311,14 @@ impl World {
         if let Some(parent) = parent.and_then(|parent| parent.notices.upgrade()) {
             parent.do_send(agent::Notice::News(GuestNews::Exited(exit)));
         }
+    }
+
+    /// Something that container 0 began outlives its init.
+    pub fn leave_behind(&self, uid: SandboxUid) {
+        let mut state = self.state.borrow_mut();
+        let vm = state.vms.get_mut(&uid).expect("the vm lives");
+        let orphan = ProcessId::Exec(ExecId::new("orphan").unwrap());
+        vm.processes.insert((ContainerNumber(0), orphan), true);
     }
 
     /// Guests have a stock agent from now on.
@@ -821,7 +830,7 @@ scripted!(
 scripted!(
     agent::RemoveEmpty,
     bool,
-    Fault::Remove,
+    Fault::RemoveEmpty,
     |uid, command, state| {
         let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
         let lives =

@@ -23,14 +23,18 @@ fn with_one_that_waits() -> (Bed, u32) {
         assert_eq!(bed.shell("exit 3").code, 3);
     }
     bed.engine.make_ready().unwrap();
-    let pid = loop {
-        // The spawner forks it, and nobody is told.
-        if let [pid] = waiting(&bed)[..] {
-            break pid;
+    let pid = one_that_waits(&bed);
+    (bed, pid)
+}
+
+/// The spawner forks it, and nobody is told.
+fn one_that_waits(bed: &Bed) -> u32 {
+    loop {
+        if let [pid] = waiting(bed)[..] {
+            return pid;
         }
         std::thread::yield_now();
-    };
-    (bed, pid)
+    }
 }
 
 /// Of the only cgroup, which is the next container's.
@@ -104,10 +108,22 @@ fn what_waits_ends_if_the_next_container_is_of_another_kind() {
     bed.start("c").unwrap();
     assert_eq!(running.finish().code, 0);
     bed.engine.remove("c").unwrap();
-    // It goes, and the next one is as the last container was.
+    // By itself.
+    while !waiting(&bed).is_empty() {
+        std::thread::yield_now();
+    }
     bed.engine.make_ready().unwrap();
-    assert_eq!(bed.cgroups(), 1);
+    assert_eq!(bed.cgroups(), 1, "its cgroup is left");
+    // Nobody is expected before two were alike.
+    assert!(waiting(&bed).is_empty());
     let running = bed.create("c", &wanted).unwrap();
+    bed.start("c").unwrap();
+    assert_eq!(running.finish().code, 0);
+    bed.engine.remove("c").unwrap();
+    bed.engine.make_ready().unwrap();
+    let pid = one_that_waits(&bed);
+    let running = bed.create("c", &wanted).unwrap();
+    assert_eq!(running.created.pid, pid);
     bed.start("c").unwrap();
     assert_eq!(running.finish().code, 0);
     bed.engine.remove("c").unwrap();

@@ -98,7 +98,7 @@ impl Model {
         }
     }
 
-    pub fn left(&mut self, came: Came) {
+    pub fn departed(&mut self, came: Came) {
         self.belongings = match came {
             Came::Well => Belongings::Gone,
             Came::Badly | Came::Refused => Belongings::There,
