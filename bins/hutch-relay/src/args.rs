@@ -48,12 +48,14 @@ pub enum WrongArgs {
     BadValue { name: String, value: String },
     #[error("argument {0} is missing")]
     Missing(&'static str),
+    #[error("arguments {0} and {1} exclude each other")]
+    Together(&'static str, &'static str),
 }
 
 #[derive(Default)]
 struct Found {
     stream: Option<PathBuf>,
-    connect_port: u32,
+    connect_port: Option<u32>,
     stream_fd: Option<i32>,
     hutchd: Option<PathBuf>,
     container: Option<String>,
@@ -101,10 +103,17 @@ impl Args {
                 }
             }
         }
-        parsed.stream = match (found.stream, found.stream_fd) {
-            (Some(socket), _) => Stream::Known(StreamAddress::read(socket, found.connect_port)),
-            (None, Some(number)) => Stream::ToldBy(number),
-            (None, None) => return Err(WrongArgs::Missing("--stream")),
+        parsed.stream = match (found.stream, found.connect_port, found.stream_fd) {
+            (Some(socket), port, None) => {
+                Stream::Known(StreamAddress::read(socket, port.unwrap_or(0)))
+            }
+            (None, None, Some(number)) => Stream::ToldBy(number),
+            (Some(_), _, Some(_)) => return Err(WrongArgs::Together("--stream", "--stream-fd")),
+            // Whoever tells of the stream tells its port too.
+            (None, Some(_), Some(_)) => {
+                return Err(WrongArgs::Together("--connect-port", "--stream-fd"));
+            }
+            (None, _, None) => return Err(WrongArgs::Missing("--stream")),
         };
         parsed.hutchd = found.hutchd.ok_or(WrongArgs::Missing("--hutchd"))?;
         parsed.container = found.container.ok_or(WrongArgs::Missing("--container"))?;
@@ -121,7 +130,7 @@ impl Args {
     fn set(&mut self, found: &mut Found, name: String, value: String) -> Result<(), WrongArgs> {
         match name.as_str() {
             "--stream" => found.stream = Some(value.into()),
-            "--connect-port" => found.connect_port = number(name, value)?,
+            "--connect-port" => found.connect_port = Some(number(name, value)?),
             "--stream-fd" => found.stream_fd = Some(number(name, value)?),
             "--hutchd" => found.hutchd = Some(value.into()),
             "--namespace" => self.namespace = value,
@@ -200,10 +209,15 @@ mod tests {
         let no_value = parse("--stream");
         let bad = parse("--connect-port many");
         let unknown = parse("--verbose yes");
+        let two = parse("--stream /s --stream-fd 7");
+        let port = parse("--connect-port 7 --stream-fd 7");
 
         assert_eq!(missing, Err(WrongArgs::Missing("--container")));
         assert_eq!(no_value, Err(WrongArgs::NoValue("--stream".to_owned())));
         assert!(matches!(bad, Err(WrongArgs::BadValue { .. })));
         assert_eq!(unknown, Err(WrongArgs::Unknown("--verbose".to_owned())));
+        let excluded = |one| Err(WrongArgs::Together(one, "--stream-fd"));
+        assert_eq!(two, excluded("--stream"));
+        assert_eq!(port, excluded("--connect-port"));
     }
 }

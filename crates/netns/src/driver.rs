@@ -107,7 +107,7 @@ fn make(path: &Path) -> Result<(), Error> {
 /// Of recursive binds (mount_namespaces(7)): whoever binds the host's root would hold the namespace too, and its file
 /// could not be removed before that is gone.
 fn leave_out(path: &Path) -> Result<(), Error> {
-    mount_change(path, MountPropagationFlags::UNBINDABLE).map_err(fail(Doing::Bind, path))
+    mount_change(path, MountPropagationFlags::UNBINDABLE).map_err(fail(Doing::SetPropagation, path))
 }
 
 fn make_file(path: &Path) -> Result<(), Error> {

@@ -10,6 +10,7 @@ pub enum Doing {
     Look,
     MakeFile,
     Bind,
+    SetPropagation,
     Unmount,
     RemoveFile,
 }
@@ -73,6 +74,7 @@ impl fmt::Display for Doing {
             Self::Look => "look at",
             Self::MakeFile => "make file",
             Self::Bind => "bind network namespace to",
+            Self::SetPropagation => "set the propagation of",
             Self::Unmount => "unmount",
             Self::RemoveFile => "remove file",
         })
