@@ -11,6 +11,7 @@ use runtime_core::{
     ids::{ExecId, ProcessId, SandboxUid},
     premises::Cgroup,
     process::Begin,
+    sandbox::Verb,
 };
 use std::time::Duration;
 use tokio::time::timeout;
@@ -150,7 +151,34 @@ async fn a_container_whose_exec_was_not_read_stays_in_the_guest() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_was_read_while_its_vm_stood_still_leaves_as_that_goes_on() {
+    told(async {
+        let (house, uid) = two().await;
+        house.world.exit(uid, ProcessId::Init, 3);
+        house.wait("web").await.unwrap();
+        house.order("web", Verb::Pause).await.unwrap();
+        let read = ProcessCommand::RelayDone(ProcessId::Init);
+        house.command("web", read).await.unwrap();
+        settle().await;
+        house.world.take_carried_out();
+
+        house.order("web", Verb::Resume).await.unwrap();
+        settle().await;
+
+        let mut carried_out = house.world.take_carried_out();
+        carried_out.retain(|step| [Break::RemoveEmpty, Break::Detach].contains(step));
+        assert_eq!(carried_out, [Break::RemoveEmpty, Break::Detach]);
+        house.delete("web", Force::No).await.unwrap();
+        house.delete("side", Force::Yes).await.unwrap();
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_daemon_killed_while_a_container_leaves_loses_nothing_of_it() {
+    /// Milliseconds; before that the store does not know that it was read.
+    const ON_RECORD_AFTER: u64 = 2;
     for moment in 0..30 {
         told(async {
             let (house, uid) = two().await;
@@ -162,7 +190,13 @@ async fn a_daemon_killed_while_a_container_leaves_loses_nothing_of_it() {
             settle().await;
 
             assert_eq!(house.wait("web").await.unwrap().code, 3, "{moment} ms");
+            house.world.take_carried_out();
             house.delete("web", Force::No).await.unwrap();
+            let carried_out = house.world.take_carried_out();
+            if moment >= ON_RECORD_AFTER {
+                // The next daemon had it leave.
+                assert_eq!(carried_out, [Break::Vacate], "{moment} ms");
+            }
             house.delete("side", Force::Yes).await.unwrap();
             house.assert_clean();
         })

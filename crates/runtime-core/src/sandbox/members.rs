@@ -416,6 +416,19 @@ impl Sandbox {
         }
     }
 
+    /// Its VM goes on. What was read to its end while it stood still leaves now.
+    pub(super) fn let_all_leave(&mut self, batch: &mut Batch<Self>) {
+        if self.is_idle() {
+            return;
+        }
+        let entries = self.containers.iter();
+        let drained = entries.filter(|(_, entry)| entry.progress == Progress::Drained);
+        let leaving = drained.map(|(container, _)| World::Leave {
+            container: *container,
+        });
+        batch.world.extend(leaving);
+    }
+
     /// They may have been done before it came to rest here.
     pub(super) fn stop_if_idle(&mut self, batch: &mut Batch<Self>) {
         if self.is_idle() && matches!(self.state, State::Up { .. } | State::Paused { .. }) {

@@ -256,6 +256,7 @@ impl Sandbox {
             (Verb::Resume, State::Thawed { vm, stage, .. }) => {
                 self.state = State::Up { vm, stage };
                 self.settle(Asking::Resume, &Ok(()), batch);
+                self.let_all_leave(batch);
             }
             (Verb::Delete(_), state) => self.delete_all(state, batch),
             // A VM that is on its way because of an errand goes on when it has come there.
@@ -354,6 +355,7 @@ impl Sandbox {
                 self.state = State::Up { vm, stage };
                 self.settle(Asking::Resume, &Ok(()), batch);
                 self.run_errands(batch);
+                self.let_all_leave(batch);
             }
             (Ok(()), Cause::Errand) => {
                 let open = self.errands.len();
@@ -366,6 +368,7 @@ impl Sandbox {
                 // Whoever wanted it to go on while it was to be paused again has that.
                 self.settle(Asking::Resume, &Ok(()), batch);
                 self.run_errands(batch);
+                self.let_all_leave(batch);
             }
             (Err(ResumeFailed::Vm(why)), Cause::Asked | Cause::Errand) => {
                 self.state = State::Paused { vm, stage };

@@ -389,6 +389,7 @@ impl Model {
                 (Doing::Nothing, _) => {
                     (self.still, self.open) = (false, 0);
                     self.settle(Ask::Resume, true);
+                    self.let_all_leave();
                 }
                 // When it has risen or sunk.
                 _ => {}
@@ -599,6 +600,9 @@ impl Model {
                 for errand in std::mem::take(&mut self.errands) {
                     self.run(errand);
                 }
+                if !for_errands {
+                    self.let_all_leave();
+                }
             }
             Came::Badly if !undoes => {
                 self.still = true;
@@ -761,6 +765,14 @@ impl Model {
         let rests = self.doing == Doing::Nothing && self.up && self.open == 0;
         if rests && self.is_done() {
             self.release(End::Idle);
+        }
+    }
+
+    fn let_all_leave(&mut self) {
+        let done = |one: &&Container| one.life == Life::Done;
+        let count = self.containers.values().filter(done).count();
+        for _ in 0..if self.is_done() { 0 } else { count } {
+            self.ask_world("Leave");
         }
     }
 
