@@ -37,10 +37,13 @@ impl Call {
             Self::UpdateContainer => 10,
             // Kills and reaps what is left, unmounts, removes cgroups that may be busy for a while.
             Self::RemoveContainer => 20,
-            // Nobody waits for it, and it waits for nothing.
-            Self::RemoveEmpty => 5,
             // Nothing in the guest waits for anything here.
-            Self::SetClock | Self::Signal | Self::Stats | Self::List | Self::Pids => 5,
+            Self::SetClock
+            | Self::Signal
+            | Self::RemoveEmpty
+            | Self::Stats
+            | Self::List
+            | Self::Pids => 5,
         })
     }
 

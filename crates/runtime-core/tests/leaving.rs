@@ -40,6 +40,12 @@ async fn stop(house: &House, uid: SandboxUid) {
     house.command("web", read).await.unwrap();
 }
 
+/// The other one goes, and the VM with it.
+async fn end(house: &House) {
+    house.delete("side", Force::Yes).await.unwrap();
+    house.assert_clean();
+}
+
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_container_that_was_read_has_left_before_it_is_deleted() {
     told(async {
@@ -55,8 +61,7 @@ async fn a_container_that_was_read_has_left_before_it_is_deleted() {
         // Its caller's cgroup is its caller's until then.
         house.delete("web", Force::No).await.unwrap();
         assert_eq!(house.world.take_carried_out(), [Break::Vacate]);
-        house.delete("side", Force::Yes).await.unwrap();
-        house.assert_clean();
+        end(&house).await;
     })
     .await;
 }
@@ -74,8 +79,7 @@ async fn what_lives_on_in_a_stopped_container_lives_until_it_is_deleted() {
         house.delete("web", Force::No).await.unwrap();
         let all = [Break::Remove, Break::Detach, Break::Vacate];
         assert_eq!(house.world.take_carried_out(), all);
-        house.delete("side", Force::Yes).await.unwrap();
-        house.assert_clean();
+        end(&house).await;
     })
     .await;
 }
@@ -95,8 +99,7 @@ async fn what_could_not_leave_goes_with_the_deletion() {
 
             let all = [Break::Remove, Break::Detach, Break::Vacate];
             assert_eq!(house.world.take_carried_out(), all, "{broken:?}");
-            house.delete("side", Force::Yes).await.unwrap();
-            house.assert_clean();
+            end(&house).await;
         })
         .await;
     }
@@ -117,8 +120,7 @@ async fn a_deletion_waits_for_what_is_leaving() {
 
         let all = [Break::Detach, Break::Vacate];
         assert_eq!(house.world.take_carried_out(), all);
-        house.delete("side", Force::Yes).await.unwrap();
-        house.assert_clean();
+        end(&house).await;
     })
     .await;
 }
@@ -144,8 +146,7 @@ async fn a_container_whose_exec_was_not_read_stays_in_the_guest() {
         let left = [Break::Lease, Break::RemoveEmpty, Break::Detach];
         assert_eq!(house.world.take_carried_out(), left);
         house.delete("web", Force::No).await.unwrap();
-        house.delete("side", Force::Yes).await.unwrap();
-        house.assert_clean();
+        end(&house).await;
     })
     .await;
 }
@@ -169,8 +170,7 @@ async fn what_was_read_while_its_vm_stood_still_leaves_as_that_goes_on() {
         carried_out.retain(|step| [Break::RemoveEmpty, Break::Detach].contains(step));
         assert_eq!(carried_out, [Break::RemoveEmpty, Break::Detach]);
         house.delete("web", Force::No).await.unwrap();
-        house.delete("side", Force::Yes).await.unwrap();
-        house.assert_clean();
+        end(&house).await;
     })
     .await;
 }
@@ -197,8 +197,7 @@ async fn a_daemon_killed_while_a_container_leaves_loses_nothing_of_it() {
                 // The next daemon had it leave.
                 assert_eq!(carried_out, [Break::Vacate], "{moment} ms");
             }
-            house.delete("side", Force::Yes).await.unwrap();
-            house.assert_clean();
+            end(&house).await;
         })
         .await;
     }

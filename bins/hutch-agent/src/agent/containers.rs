@@ -200,8 +200,7 @@ impl Agent {
         let _busy = busy.write().await;
         {
             let state = self.state();
-            let same = state.places.get(&id);
-            if !same.is_some_and(|place| Arc::ptr_eq(&place.busy, &busy)) {
+            if !state.is_still(&id, &busy) {
                 return Err(refuse(Denied::NotFound));
             }
             state.table.removable(&id).map_err(refuse)?;
@@ -232,9 +231,7 @@ impl Agent {
         };
         {
             let state = self.state();
-            let same = state.places.get(id);
-            let same = same.is_some_and(|place| Arc::ptr_eq(&place.busy, &busy));
-            if !same || !state.table.all_exited(id) {
+            if !state.is_still(id, &busy) || !state.table.all_exited(id) {
                 return Ok(false);
             }
         }

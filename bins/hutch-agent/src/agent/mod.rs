@@ -216,6 +216,12 @@ impl Agent {
 }
 
 impl State {
+    /// Whether that is the lock of the container which goes by that id now.
+    fn is_still(&self, container: &Id, busy: &Arc<RwLock<()>>) -> bool {
+        let place = self.places.get(container);
+        place.is_some_and(|place| Arc::ptr_eq(&place.busy, busy))
+    }
+
     fn tell_exit(&self, name: &Name, code: u32) {
         let place = self.places.get(&name.container);
         if let Some(live) = place.and_then(|place| place.processes.get(&name.process)) {

@@ -3,6 +3,7 @@
 use super::{
     cgroup::Cgroup,
     error::{Error, Result},
+    lock::lock,
     lower::{ExecDefaults, Lowered},
     spawn::Unheard,
 };
@@ -12,7 +13,7 @@ use rustix::{
 };
 use std::{
     collections::{BTreeMap, btree_map},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 #[derive(Debug)]
@@ -187,7 +188,6 @@ impl Container {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is one step, so what a panic left behind is whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

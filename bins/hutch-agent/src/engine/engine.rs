@@ -9,6 +9,7 @@ use super::{
     disks,
     error::{Doing, Error, Result},
     idmap, lacking,
+    lock::lock,
     lower::{self, Lowered},
     plan::Plan,
     spare::{Kind, Spare, Spares},
@@ -24,7 +25,7 @@ use std::{
     collections::{BTreeMap, btree_map},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -102,19 +103,22 @@ impl Engine {
     /// # Errors
     /// When it cannot be made, or what nobody wanted does not go; the next creation tries again.
     pub fn make_ready(&self) -> Result<()> {
+        let mut outcome = Ok(());
         if !self.spares.is_there() {
             let cgroup = self.make_cgroup()?;
-            // Without one the container has its init made when it is asked for.
-            let init = self.spares.wanted().and_then(|kind| {
+            let init = self.spares.wanted().map(|kind| {
                 let birth = Birth::plain(kind.namespaces(), cgroup.fd());
-                let waiting = spawn::order_waiting(self.spawner.as_fd(), &birth);
-                Some((kind, waiting.ok()?))
+                let waiting = spawn::order_waiting(self.spawner.as_fd(), &birth)?;
+                Ok((kind, waiting))
+            });
+            // Without one the container has its init made when it is asked for.
+            let init = init.transpose().unwrap_or_else(|error| {
+                outcome = Err(error);
+                None
             });
             self.spares.put(Spare { cgroup, init });
         }
-        let unwanted = self.spares.take_unwanted();
-        let mut outcome = Ok(());
-        for cgroup in unwanted {
+        for cgroup in self.spares.take_unwanted() {
             if let Err(error) = discard(&cgroup) {
                 self.spares.unwant(cgroup);
                 outcome = Err(error);
@@ -398,9 +402,4 @@ fn told_of_memory(error: Error, cgroup: &Cgroup) -> Error {
         },
         error => error,
     }
-}
-
-/// Every change under these locks is one step, so what a panic left behind is whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

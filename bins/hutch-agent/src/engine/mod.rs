@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod idmap;
 mod lacking;
+mod lock;
 mod lower;
 mod plan;
 pub mod rehearsal;

@@ -1,6 +1,6 @@
 //! What the next container is made of, before it is asked for: its cgroup, and the process that becomes its init.
 
-use super::{cgroup::Cgroup, engine::lock, lower::Lowered, spawn::Waiting};
+use super::{cgroup::Cgroup, lock::lock, lower::Lowered, spawn::Waiting};
 use std::sync::Mutex;
 
 /// CLONE_NEW* of inits that are all born in the same way: into new namespaces, and as nobody else.
@@ -81,9 +81,8 @@ impl Spares {
     /// If somebody else had the same idea, theirs is unwanted.
     pub fn put(&self, spare: Spare) {
         let other = lock(&self.next).replace(spare);
-        if let Some(Spare { cgroup, init }) = other {
-            drop(init);
-            self.unwant(cgroup);
+        if let Some(other) = other {
+            self.unwant(other.cgroup);
         }
     }
 

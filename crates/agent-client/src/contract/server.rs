@@ -88,6 +88,10 @@ fn invalid(what: &str) -> ttrpc::Error {
     ttrpc::error::get_rpc_status(Code::INVALID_ARGUMENT, what)
 }
 
+fn not_found() -> ttrpc::Error {
+    ttrpc::error::get_rpc_status(Code::NOT_FOUND, "container not found")
+}
+
 pub(super) fn number(id: &str) -> Served<ContainerNumber> {
     let number = id.parse().map_err(|_| invalid("container id"))?;
     Ok(ContainerNumber(number))
@@ -238,10 +242,7 @@ impl Agent for HutchAgent {
         removed.await?;
         match known {
             true => Ok(wire::RemoveResponse::new()),
-            false => Err(ttrpc::error::get_rpc_status(
-                Code::NOT_FOUND,
-                "container not found",
-            )),
+            false => Err(not_found()),
         }
     }
 
@@ -252,8 +253,7 @@ impl Agent for HutchAgent {
     ) -> Served<wire::RemoveEmptyResponse> {
         let container = number(&request.container_id)?;
         if !self.0.knows(container) {
-            let status = ttrpc::error::get_rpc_status(Code::NOT_FOUND, "container not found");
-            return Err(status);
+            return Err(not_found());
         }
         let removed = self.act(Call::RemoveEmpty, |world, now| {
             Ok(world.remove_empty(container, now))

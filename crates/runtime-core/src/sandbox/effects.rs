@@ -200,13 +200,7 @@ impl SandboxActor {
         kit::complete(ctx, async move {
             let outcome = match room {
                 None => Ok(()),
-                Some(room) => room
-                    .send(Retire { force, guest, at })
-                    .await
-                    .unwrap_or_else(|_| {
-                        let gone = "the container's room is being rebuilt; ask again";
-                        Err(Fault::new(Kind::Unavailable, gone))
-                    }),
+                Some(room) => rebuilding(room.send(Retire { force, guest, at }).await),
             };
             Event::Retired { deletion, outcome }
         });
