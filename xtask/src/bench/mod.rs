@@ -34,7 +34,7 @@ pub struct Arguments {
     /// Only groups whose name contains this
     #[arg(value_name = "FILTER", default_value = "")]
     filter: String,
-    /// How often each thing is done; the value is the median
+    /// How often each thing is done, beside runc sixty times at least; the value is the median
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
     /// Also write everything, samples included, as JSON

@@ -12,6 +12,7 @@ pub mod side_by_side;
 mod snapshot;
 mod stories;
 pub mod terminal;
+mod tmpfs;
 pub mod world;
 
 use crate::{assets, build, counts::Counts, daemon, test, wait::wait_until, workspace::Workspace};
@@ -118,9 +119,9 @@ pub fn stand_apart() -> Result<File> {
     Ok(alone)
 }
 
-/// Does something in a fresh world, and clears it away.
+/// Does something in a fresh world whose state is in memory, and clears it away.
 pub fn visit<T>(fixtures: &Fixtures, work: impl FnOnce(&World<'_>) -> Result<T>) -> Result<T> {
-    let world = World::new(fixtures)?;
+    let world = World::in_memory(fixtures)?;
     let before = Snapshot::take(world.root())?;
     let outcome = work(&world);
     let stopped = stop_daemon(world.root());

@@ -1,6 +1,9 @@
 //! The world of one story: its own state folder, real binaries, and what it takes to drive and to hurt them.
 
-use super::process::{self, Process};
+use super::{
+    process::{self, Process},
+    tmpfs::Tmpfs,
+};
 use crate::{
     assets::{self, Assets},
     build::Examples,
@@ -53,6 +56,8 @@ const READ_BYTES: usize = 64 * 1024;
 
 pub struct World<'a> {
     fixtures: &'a Fixtures,
+    /// Where the state is, if that is in memory; goes before the folder that it is mounted in.
+    _memory: Option<Tmpfs>,
     scratch: Scratch,
     root: PathBuf,
     /// Of this world's daemon, where it is not the usual one.
@@ -79,10 +84,22 @@ impl<'a> World<'a> {
         let scratch = Scratch::new()?;
         Ok(Self {
             fixtures,
+            _memory: None,
             root: scratch.path().join("r"),
             scratch,
             configuration: OnceCell::new(),
             bundles: Cell::new(0),
+        })
+    }
+
+    /// With its state in memory, as below /run: what is durable there needs no disk.
+    pub fn in_memory(fixtures: &'a Fixtures) -> Result<Self> {
+        let world = Self::new(fixtures)?;
+        let memory = Tmpfs::mount(world.scratch.path().join("run"))?;
+        Ok(Self {
+            root: memory.path().join("r"),
+            _memory: Some(memory),
+            ..world
         })
     }
 
