@@ -107,11 +107,10 @@ fn stand(
         stdin_from: args.stdin_from,
         ..Session::new(stream, stdio, args.answer_limit)
     })?;
-    // The guest answers meanwhile.
     daemon.attach(ATTACH_LIMIT)?.enter()?;
-    let relay = greeted.join()?;
+    // The guest has made the process already, and answers as it finds the time: nobody needs to wait for that.
     tell(caller, "ready");
-    Ok(Some(relay.run()?.outcome))
+    Ok(Some(greeted.run()?.outcome))
 }
 
 /// What the caller says once it knows where the stream is. `None`: it says nothing, since it failed or is gone.

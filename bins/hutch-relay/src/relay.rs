@@ -183,31 +183,34 @@ impl Relay {
         }
     }
 
-    fn answered(&mut self, limit: Duration) -> Result<(), RelayError> {
-        let until = Instant::now() + limit;
+    /// `None`: as long as there is a guest.
+    fn answered(&mut self, limit: Option<Duration>) -> Result<(), RelayError> {
+        let until = limit.map(|limit| Instant::now() + limit);
         let mut doubt = Doubt::Unspoken;
         while !self.reader.is_established() {
-            if self.dismissed.is_some() && self.link.lost().is_some() {
-                // Nobody will answer, and what the record says of its end is known.
+            if self.link.lost().is_some() && (self.dismissed.is_some() || limit.is_none()) {
+                // Nobody will answer, and what became of the process is known.
                 break;
             }
             self.expect_link()?;
-            if until <= Instant::now() {
+            if let (Some(limit), Some(until)) = (limit, until)
+                && until <= Instant::now()
+            {
                 return Err(RelayError::NoAnswer {
                     address: self.link.address().clone(),
                     limit,
                 });
             }
-            let next = match (doubt, self.link.socket()) {
+            let doubtful = match (doubt, self.link.socket()) {
                 (Doubt::Unspoken, Some(_)) => {
                     let at = Instant::now() + DOUBT;
                     doubt = Doubt::Due(at);
-                    at.min(until)
+                    Some(at)
                 }
-                (Doubt::Due(at), _) => at.min(until),
-                (Doubt::Unspoken | Doubt::Spoken, _) => until,
+                (Doubt::Due(at), _) => Some(at),
+                (Doubt::Unspoken | Doubt::Spoken, _) => None,
             };
-            self.step(Some(next))?;
+            self.step([doubtful, until].into_iter().flatten().min())?;
             if let Doubt::Due(at) = doubt
                 && at <= Instant::now()
             {
@@ -538,9 +541,20 @@ impl Greeted {
     /// When nothing answers there in time.
     pub fn join(self) -> Result<Relay, RelayError> {
         let mut relay = self.relay;
-        relay.answered(self.answer_limit)?;
+        relay.answered(Some(self.answer_limit))?;
         relay.take_files(self.stdio)?;
         Ok(relay)
+    }
+
+    /// Relays, as [`Relay::run`], of a process that is known to be there: its guest is waited for as long as there is one.
+    ///
+    /// # Errors
+    /// As [`Relay::run`].
+    pub fn run(self) -> Result<Report, RelayError> {
+        let mut relay = self.relay;
+        relay.answered(None)?;
+        relay.take_files(self.stdio)?;
+        relay.run()
     }
 }
 

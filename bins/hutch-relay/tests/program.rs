@@ -104,6 +104,42 @@ fn it_stands_for_its_process_and_ends_with_its_code() {
 }
 
 #[test]
+fn it_stands_before_its_guest_has_answered_and_waits_for_it_as_long_as_there_is_a_vm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let silent = UnixListener::bind(path("stream.sock")).unwrap();
+    let daemon = FakeDaemon::listen(&path("hutchd.sock"), 137);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hutch-relay"));
+    command
+        .arg("--stream")
+        .arg(path("stream.sock"))
+        .arg("--hutchd")
+        .arg(path("hutchd.sock"))
+        .args(["--container", "web", "--answer-ms", "50"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+
+    let (mut child, said) = started(command);
+
+    assert_eq!(said, "ready");
+    let (mut connection, _) = silent.accept().unwrap();
+    // It greets, and again after a second, long behind that limit.
+    for _ in 0..2 {
+        assert_ne!(
+            connection.read(&mut [0; 4096]).unwrap(),
+            0,
+            "it has given up"
+        );
+    }
+    // The VM is gone.
+    drop((connection, silent));
+    fs::remove_file(path("stream.sock")).unwrap();
+    assert_eq!(wait(&mut child).code(), Some(137));
+    assert_eq!(daemon.exit_codes(), [137]);
+}
+
+#[test]
 fn signals_are_forwarded() {
     let guest = guest("trap 'exit 9' TERM; echo; while true; do sleep 0.05; done");
     let _daemon = daemon(&guest);
