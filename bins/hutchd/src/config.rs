@@ -86,7 +86,7 @@ impl Default for Guest {
 #[serde(deny_unknown_fields, default)]
 pub struct Kata {
     pub kernel: PathBuf,
-    /// Initramfs that holds the agent as /init, or what loads the modules that the image needs.
+    /// Initramfs that holds the agent as /init; this or an image, not both.
     pub initrd: PathBuf,
     /// Disk image with a root file system; the guest's first disk, read-only.
     pub image: PathBuf,

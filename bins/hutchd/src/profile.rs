@@ -178,7 +178,7 @@ impl Kata {
     /// The files that a guest of this kind cannot do without.
     ///
     /// # Errors
-    /// Names the key of the first that is not set or not there.
+    /// Names the key of the first that is not set, not there, or one too many.
     pub fn check(&self) -> Result<()> {
         let named = [
             ("kata.kernel", set(&self.kernel)),
@@ -190,6 +190,11 @@ impl Kata {
             [_, (_, None), (_, None)] => {
                 bail!("neither kata.initrd nor kata.image is set: one holds the agent")
             }
+            [_, (_, Some(initrd)), (_, Some(image))] => bail!(
+                "kata.initrd ({}) and kata.image ({}) are both set: a guest is of one of them",
+                initrd.display(),
+                image.display()
+            ),
             _ => {}
         }
         for (key, path) in named {
@@ -288,6 +293,22 @@ mod tests {
                 .contains("kata.image: /nonexistent/image")
         );
         assert!(agent.to_string().contains("kata.initrd"), "{agent}");
+    }
+
+    #[test]
+    fn an_initrd_beside_an_image_is_one_too_many() {
+        let (folder, kata) = files();
+        let initrd = folder.path().join("initrd");
+        std::fs::write(&initrd, "").unwrap();
+        let both = Kata { initrd, ..kata };
+
+        let refused = Profiles::of(&config(ProfileName::Hutch, both)).unwrap_err();
+
+        let text = refused.to_string();
+        assert!(
+            text.contains("kata.initrd") && text.contains("kata.image"),
+            "{text}"
+        );
     }
 
     #[test]
