@@ -8,7 +8,8 @@ use crate::{
     error::{Doing, Error},
     guest::clock,
     ports::Reactor,
-    reaper, rootfs, service,
+    reaper::{self, Ends},
+    rootfs, service,
 };
 use std::{io, sync::Arc, time::Duration};
 use tokio::{runtime::Builder, select, task::JoinHandle, time::timeout};
@@ -40,6 +41,7 @@ pub fn run(options: Options, entered: Duration) -> Result<(), Error> {
     if let Err(error) = come_first().doing(|| "take precedence over containers".to_owned()) {
         crate::error!("{}", error.chain());
     }
+    let ends = Ends::listen().doing(|| "hear of children".to_owned())?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_MAX)
@@ -47,7 +49,7 @@ pub fn run(options: Options, entered: Duration) -> Result<(), Error> {
         .thread_stack_size(BLOCKING_STACK)
         .build()
         .doing(|| "start the runtime".to_owned())?;
-    runtime.block_on(serve(options, engine, entered))
+    runtime.block_on(serve(options, engine, ends, entered))
 }
 
 /// Whoever asks for something is answered before the containers go on: without this a kill is answered
@@ -75,7 +77,12 @@ fn come_last() {
     }
 }
 
-async fn serve(options: Options, engine: Engine, entered: Duration) -> Result<(), Error> {
+async fn serve(
+    options: Options,
+    engine: Engine,
+    ends: Ends,
+    entered: Duration,
+) -> Result<(), Error> {
     let reactor = Reactor::start().doing(|| "wait for ports".to_owned())?;
     let Way {
         listener,
@@ -83,7 +90,7 @@ async fn serve(options: Options, engine: Engine, entered: Duration) -> Result<()
     } = channel::open(options, &reactor).await?;
     let agent = Arc::new(Agent::new(engine, reactor, options));
     let reaped = agent.clone();
-    let reaping = reaper::reap(move |pid, ended| reaped.reaped(pid, ended));
+    let reaping = reaper::reap(ends, move |pid, ended| reaped.reaped(pid, ended));
     let mut server = Server::new().add_listener(listener);
     for service in service::all(&agent) {
         server = server.register_service(service);

@@ -186,6 +186,7 @@ impl Agent {
         closed.and(started)?;
         self.state().table.started(&name.container);
         self.changed();
+        self.make_ready_behind();
         Ok(())
     }
 

@@ -8,8 +8,11 @@ use crate::{
     id::{Id, Name},
     oom,
 };
-use std::{mem, sync::Arc};
-use tokio::runtime::Handle;
+use std::{mem, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, time::sleep};
+
+/// A container is started that soon after it was created, if whoever created it waits for nothing else.
+const STARTED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// Freezes every process of a container; already so is fine.
@@ -71,10 +74,21 @@ impl Agent {
     pub(super) fn tidy_up_behind(self: &Arc<Self>, id: &Id) {
         let (agent, id) = (self.clone(), id.clone());
         let tasks = Handle::current();
-        tokio::task::spawn_blocking(move || {
-            agent.watch_memory(&id, &tasks);
-            agent.make_ready();
+        tokio::task::spawn_blocking(move || agent.watch_memory(&id, &tasks));
+        // Most are started at once, and would wait behind it.
+        let agent = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep(STARTED_WITHIN).await;
+            if let Some(agent) = agent.upgrade() {
+                agent.make_ready_behind();
+            }
         });
+    }
+
+    /// While nobody waits for it.
+    pub(super) fn make_ready_behind(self: &Arc<Self>) {
+        let agent = self.clone();
+        tokio::task::spawn_blocking(move || agent.make_ready());
     }
 
     /// Tells of kills for want of memory as they happen, for as long as there is the container. Of one that happened

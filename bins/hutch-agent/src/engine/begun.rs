@@ -8,7 +8,7 @@ use super::{
     container::Container,
     error::{Doing, Error, Result},
     lower,
-    plan::{ExecSteps, Plan},
+    plan::{ExecSteps, Plan, ProcessPlan},
     spawn::{self, Birth, Spawned, Unheard},
     spec,
 };
@@ -66,8 +66,9 @@ impl Execing {
             Ok((spawned, ours))
         });
         match made {
-            Ok((spawned, ours)) => {
+            Ok((mut spawned, ours)) => {
                 self.container.keep_exec(&self.exec_id, ours);
+                self.container.learn_home(spawned.home.take());
                 Ok(created(spawned, self.warnings))
             }
             Err(error) => undone(&self.container, &self.exec_id, error),
@@ -128,6 +129,10 @@ fn order(
     let terminal = matches!(io, ProcessIo::Terminal);
     let process =
         lower::lower_process(&process, terminal, &container.exec_defaults, &mut warnings)?;
+    let process = ProcessPlan {
+        known_home: container.home(),
+        ..process
+    };
     let plan = Plan::Exec(Box::new(ExecSteps {
         namespaces: container.namespaces,
         user_namespace: container.namespaces & libc::CLONE_NEWUSER != 0,

@@ -3,6 +3,7 @@
 use super::{
     cgroup::Cgroup,
     error::{Error, Result},
+    home::KnownHome,
     lock::lock,
     lower::{ExecDefaults, Lowered},
     spawn::Unheard,
@@ -35,6 +36,8 @@ struct State {
     gate: Gate,
     freezer: Freezer,
     execs: BTreeMap<String, Exec>,
+    /// Of the user that was looked up last.
+    home: Option<KnownHome>,
 }
 
 /// What keeps the init from its program.
@@ -85,6 +88,7 @@ impl Container {
                 gate: Gate::Held(gate),
                 freezer: Freezer::Thawed,
                 execs: BTreeMap::new(),
+                home: None,
             }),
         }
     }
@@ -104,6 +108,17 @@ impl Container {
         match std::mem::replace(&mut state.gate, Gate::Opened) {
             Gate::Held(gate) => Ok(gate),
             Gate::Opened => self.refuse("running"),
+        }
+    }
+
+    pub fn home(&self) -> Option<KnownHome> {
+        self.lock().home.clone()
+    }
+
+    /// What a process of it found out, if it had to.
+    pub fn learn_home(&self, found: Option<KnownHome>) {
+        if let Some(found) = found {
+            self.lock().home = Some(found);
         }
     }
 

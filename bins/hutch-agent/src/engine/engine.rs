@@ -119,9 +119,14 @@ impl Engine {
             self.spares.put(Spare { cgroup, init });
         }
         for cgroup in self.spares.take_unwanted() {
-            if let Err(error) = discard(&cgroup) {
-                self.spares.unwant(cgroup);
-                outcome = Err(error);
+            // Whoever is to be born into it may not be yet.
+            match cgroup.kill().and_then(|()| cgroup.remove_bare()) {
+                Ok(Some(_)) => {}
+                Ok(None) => self.spares.unwant(cgroup),
+                Err(error) => {
+                    self.spares.unwant(cgroup);
+                    outcome = Err(error);
+                }
             }
         }
         outcome
@@ -298,7 +303,8 @@ impl Engine {
             .and_then(|()| disks::trees(&mut lowered.plan.mounts, &asked.disks))
             .and_then(|trees| self.spawn_init(&lowered, trees, (&cgroup, waiting), io));
         match spawned {
-            Ok((spawned, gate)) => {
+            Ok((mut spawned, gate)) => {
+                let home = spawned.home.take();
                 self.spares.made(kind);
                 let created = created(spawned, warnings);
                 let init = created.pidfd.try_clone().map_err(|source| Error::Io {
@@ -306,6 +312,7 @@ impl Engine {
                     source: source.into(),
                 })?;
                 let container = Container::new(asked.id.clone(), cgroup, init, gate, &lowered);
+                container.learn_home(home);
                 Ok((container, created))
             }
             Err(error) => {

@@ -20,6 +20,7 @@ mod disks;
 #[expect(clippy::module_inception, reason = "the main type of the room")]
 mod engine;
 mod error;
+mod home;
 mod idmap;
 mod lacking;
 mod lock;

@@ -4,7 +4,7 @@
 //! which has neither. Everything in it is checked; what is left to fail is the kernel's.
 
 pub use super::error::HookFault;
-use super::{error::ProgramFault, sys::SchedAttr};
+use super::{error::ProgramFault, home::KnownHome, sys::SchedAttr};
 use serde::{Deserialize, Serialize};
 use std::{ffi::CString, time::Duration};
 
@@ -187,6 +187,8 @@ pub struct ProcessPlan {
     pub personality: Option<u32>,
     pub keyring: CString,
     pub seccomp: Option<SeccompFilter>,
+    /// What an earlier process of the container found out.
+    pub known_home: Option<KnownHome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,6 +233,8 @@ pub enum Report {
     },
     /// The agent's end of the terminal comes with it.
     Console,
+    /// Where the home of its user is, which had to be looked up.
+    Home(KnownHome),
     /// All is done but the program.
     Ready,
     Failed(Failure),

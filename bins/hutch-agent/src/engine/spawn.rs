@@ -2,6 +2,7 @@
 
 use super::{
     error::{Doing, Error, Result},
+    home::KnownHome,
     plan::{Plan, Report},
     sys,
     wire::{self, ForkOrder, Packed},
@@ -58,6 +59,8 @@ pub struct Spawned {
     pub pid: u32,
     pub pidfd: OwnedFd,
     pub console: Option<OwnedFd>,
+    /// What it found out.
+    pub home: Option<KnownHome>,
 }
 
 /// What is known of a process that is not set up yet.
@@ -65,6 +68,7 @@ pub struct Spawned {
 struct Unborn {
     process: Option<(u32, OwnedFd)>,
     console: Option<OwnedFd>,
+    home: Option<KnownHome>,
 }
 
 /// The socket of a process that is not known to run its program. Once its other end is closed the process does, or never
@@ -233,6 +237,7 @@ impl Unborn {
                 return Err(Errno::from_raw_os_error(errno)).doing(|| step);
             }
             (Report::Failed(failure), _) => return Err(failure.into()),
+            (Report::Home(home), _) => self.home = Some(home),
             // Of no more use to an exec, which has no gate.
             (Report::Ready, _) => {}
         }
@@ -245,6 +250,7 @@ impl Unborn {
             pid,
             pidfd,
             console: self.console,
+            home: self.home,
         })
     }
 

@@ -14,9 +14,16 @@ use std::{
     cell::RefCell,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 use stream::{Channel, GuestEnd, Outputs, Request, Winsize};
-use tokio::{io::Interest, select, sync::watch, task::yield_now};
+use tokio::{
+    io::Interest,
+    select,
+    sync::watch,
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
 
 /// One attempt at a pipe, and at the wire.
 const BUFFER: usize = 32_768;
@@ -25,6 +32,9 @@ thread_local! {
     /// What is read goes on at once, so all carriers of a thread read into one buffer.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
 }
+/// An output that ended is told of with the exit, if that comes so soon: a process closes its files as it exits, and each
+/// message of its own costs an emulated guest more than what it says.
+const EXIT_FOLLOWS: Duration = Duration::from_millis(10);
 /// Turns that moved something before others of the agent get theirs.
 const TURNS: u32 = 4;
 /// Turns after the container is gone: more than its pipes can hold. Whoever still writes has got them from it.
@@ -42,9 +52,18 @@ pub struct Carrier {
     console: Option<OwnedFd>,
     kill: Kill,
     stage: Stage,
+    held: Option<HeldEnds>,
     /// Once the container is gone: so many turns more, in which what can be sent without waiting is sent, its exit
     /// above all.
     turns_left: Option<u32>,
+}
+
+/// Outputs that have ended, of which the host is not told yet.
+#[derive(Debug)]
+struct HeldEnds {
+    channels: Vec<Channel>,
+    /// When it is told at the latest.
+    until: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +88,7 @@ impl Carrier {
             console: near.console,
             kill,
             stage: Stage::Running,
+            held: None,
             turns_left: None,
         }
     }
@@ -86,6 +106,13 @@ impl Carrier {
         let mut moved = 0;
         loop {
             self.note_exit(&mut exit);
+            if self
+                .held
+                .as_ref()
+                .is_some_and(|held| held.until <= Instant::now())
+            {
+                self.tell_ended();
+            }
             if self.turn()? && self.may_turn_again() {
                 moved += 1;
                 if moved % TURNS == 0 {
@@ -115,6 +142,7 @@ impl Carrier {
             return;
         }
         if let Some(code) = *exit.borrow_and_update() {
+            self.tell_ended();
             self.end.exited(code);
             self.stage = Stage::Exited;
             self.try_outputs_again();
@@ -128,7 +156,26 @@ impl Carrier {
         }
     }
 
+    fn output_ended(&mut self, channel: Channel) {
+        let held = self.held.get_or_insert_with(|| HeldEnds {
+            channels: Vec::new(),
+            until: Instant::now() + EXIT_FOLLOWS,
+        });
+        held.channels.push(channel);
+        // No exit is waited for any more.
+        if self.stage == Stage::Exited || self.turns_left.is_some() {
+            self.tell_ended();
+        }
+    }
+
+    fn tell_ended(&mut self) {
+        for channel in self.held.take().into_iter().flat_map(|held| held.channels) {
+            self.end.output_ended(channel);
+        }
+    }
+
     fn stop(&mut self) {
+        self.tell_ended();
         self.turns_left = Some(LAST_TURNS);
         self.wire.try_again();
         self.try_outputs_again();
@@ -208,7 +255,7 @@ impl Carrier {
             }
             Attempt::Away => {
                 *pipe = None;
-                self.end.output_ended(channel);
+                self.output_ended(channel);
                 Ok(true)
             }
         }
@@ -265,6 +312,7 @@ impl Carrier {
         let stderr_wanted = self.end.room(Channel::Stderr) > 0;
         let stdin_wanted = !self.end.stdin().is_empty() || self.end.stdin_is_over();
         let running = self.stage == Stage::Running;
+        let held_until = self.held.as_ref().map(|held| held.until);
         select! {
             biased;
             // Nothing is ever sent on it: it only closes.
@@ -278,6 +326,8 @@ impl Carrier {
             () = wait(&mut self.stdout, Interest::READABLE), if stdout_wanted => {}
             () = wait(&mut self.stderr, Interest::READABLE), if stderr_wanted => {}
             () = wait(&mut self.stdin, Interest::WRITABLE), if stdin_wanted => {}
+            // Looked at by the next turn.
+            () = until(held_until) => {}
         }
         Ok(())
     }
@@ -286,6 +336,13 @@ impl Carrier {
 async fn wait(pipe: &mut Option<Pipe>, interest: Interest) {
     match pipe {
         Some(pipe) => pipe.wait(interest).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
@@ -325,55 +382,122 @@ mod tests {
         fs::File,
         io::{Read, Write},
         os::unix::net::UnixStream,
-        time::Duration,
     };
     use stream::{Nonce, Padding, Reader, Resume, StdinFrom};
+    use tokio::task::JoinHandle;
 
     /// Nothing that should come may take longer, even on a loaded machine.
     const LIMIT: Duration = Duration::from_secs(20);
 
-    #[tokio::test]
-    async fn a_process_that_ends_with_its_container_has_its_output_and_its_exit_sent() {
-        let (near, mut host) = UnixStream::pair().unwrap();
-        for end in [&near, &host] {
-            end.set_nonblocking(true).unwrap();
-        }
-        let reactor = Reactor::start().unwrap();
-        let port = Port::new(File::from(OwnedFd::from(near)), &reactor).unwrap();
-        let (far, prepared) = prepare(Terminal::No).unwrap();
-        let near = prepared.near(None).unwrap();
-        let carrier = Carrier::new(near, Wire::Serial(Flow::new(port)), Box::new(|_| {}));
-        let mut reader = Reader::new(Resume::Acked, StdinFrom::Next);
-        reader.connected(Nonce([7; 16]), Padding::None);
-        let greeting = reader.outgoing().to_vec();
-        host.write_all(&greeting).unwrap();
-        reader.sent(greeting.len());
-        let (exit, stop) = (watch::Sender::new(None), watch::Sender::new(()));
-        let carrying = tokio::spawn(carrier.carry(exit.subscribe(), stop.subscribe()));
-        let mut said = [0; 4096];
-        while !reader.is_established() {
-            yield_now().await;
-            if let Ok(count) = host.read(&mut said) {
-                reader.feed(&said[..count]).unwrap();
+    /// A process whose host has greeted the guest and was answered.
+    struct Joined {
+        stdout: Option<File>,
+        stderr: Option<File>,
+        host: UnixStream,
+        reader: Reader,
+        exit: watch::Sender<Option<u32>>,
+        stop: watch::Sender<()>,
+        carrying: JoinHandle<io::Result<()>>,
+    }
+
+    impl Joined {
+        async fn new() -> Self {
+            let (near, host) = UnixStream::pair().unwrap();
+            for end in [&near, &host] {
+                end.set_nonblocking(true).unwrap();
             }
+            let reactor = Reactor::start().unwrap();
+            let port = Port::new(File::from(OwnedFd::from(near)), &reactor).unwrap();
+            let (far, prepared) = prepare(Terminal::No).unwrap();
+            let near = prepared.near(None).unwrap();
+            let carrier = Carrier::new(near, Wire::Serial(Flow::new(port)), Box::new(|_| {}));
+            let ProcessIo::Pipes { stdout, stderr, .. } = far else {
+                panic!("no terminal was asked for");
+            };
+            let (exit, stop) = (watch::Sender::new(None), watch::Sender::new(()));
+            let carrying = tokio::spawn(carrier.carry(exit.subscribe(), stop.subscribe()));
+            let mut joined = Self {
+                stdout: stdout.map(File::from),
+                stderr: stderr.map(File::from),
+                host,
+                reader: Reader::new(Resume::Acked, StdinFrom::Next),
+                exit,
+                stop,
+                carrying,
+            };
+            joined.greet().await;
+            joined
         }
 
-        let ProcessIo::Pipes { stdout, .. } = far else {
-            panic!("no terminal was asked for");
-        };
-        File::from(stdout.unwrap())
-            .write_all(b"last words")
-            .unwrap();
-        exit.send_replace(Some(137));
-        drop(stop);
-        let carried = tokio::time::timeout(LIMIT, carrying).await;
+        async fn greet(&mut self) {
+            self.reader.connected(Nonce([7; 16]), Padding::None);
+            let greeting = self.reader.outgoing().to_vec();
+            self.host.write_all(&greeting).unwrap();
+            self.reader.sent(greeting.len());
+            for _ in 0..100 {
+                if self.reader.is_established() {
+                    return;
+                }
+                self.hear().await;
+            }
+            panic!("the guest does not answer");
+        }
+
+        /// What the guest says meanwhile, if it says anything: so many bytes.
+        async fn hear(&mut self) -> usize {
+            // The runtime looks for what is ready once in so many turns of its tasks.
+            for _ in 0..1000 {
+                yield_now().await;
+            }
+            let mut said = [0; 4096];
+            let count = self.host.read(&mut said).unwrap_or(0);
+            self.reader.feed(&said[..count]).unwrap();
+            count
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_with_its_container_has_its_output_and_its_exit_sent() {
+        let mut joined = Joined::new().await;
+
+        let mut stdout = joined.stdout.take().unwrap();
+        stdout.write_all(b"last words").unwrap();
+        joined.exit.send_replace(Some(137));
+        drop(joined.stop);
+        let carried = tokio::time::timeout(LIMIT, joined.carrying).await;
 
         carried.unwrap().unwrap().unwrap();
         let mut sent = Vec::new();
-        host.read_to_end(&mut sent).unwrap();
-        reader.feed(&sent).unwrap();
-        assert_eq!(reader.output(Channel::Stdout), b"last words");
-        reader.output_taken(Channel::Stdout, 10);
-        assert_eq!(reader.exit(), Some(137));
+        joined.host.read_to_end(&mut sent).unwrap();
+        joined.reader.feed(&sent).unwrap();
+        assert_eq!(joined.reader.output(Channel::Stdout), b"last words");
+        joined.reader.output_taken(Channel::Stdout, 10);
+        assert_eq!(joined.reader.exit(), Some(137));
+    }
+
+    // The clock stands while a task is at work.
+    #[tokio::test(start_paused = true)]
+    async fn outputs_that_end_as_the_process_exits_are_told_of_with_its_exit() {
+        let mut joined = Joined::new().await;
+
+        drop((joined.stdout.take(), joined.stderr.take()));
+        assert_eq!(joined.hear().await, 0);
+        joined.exit.send_replace(Some(3));
+        joined.hear().await;
+
+        assert_eq!(joined.reader.exit(), Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_output_that_ends_is_told_of_soon_though_the_process_goes_on() {
+        let mut joined = Joined::new().await;
+
+        drop(joined.stdout.take());
+        joined.hear().await;
+        tokio::time::sleep(EXIT_FOLLOWS).await;
+        joined.hear().await;
+
+        assert!(joined.reader.output_is_over(Channel::Stdout));
+        assert!(!joined.reader.output_is_over(Channel::Stderr));
     }
 }

@@ -38,6 +38,8 @@ pub const ALL: &[Story] = stories![
     stdio::a_gibibyte_goes_in_and_comes_out_unchanged_in_little_memory,
     share::a_program_is_read_once_and_anew_when_the_host_changes_it,
     share::a_program_that_is_given_capabilities_has_them_at_once,
+    share::a_home_is_looked_up_once_and_anew_when_it_changes,
+    share::a_program_is_read_ahead_of_its_start,
     podman::podman_hides_and_forbids_and_tells_what_was_killed_for_memory,
     podman::podman_restarts_what_fails_as_often_as_it_was_told,
     podman::podman_runs_a_pod_of_two_in_one_vm,

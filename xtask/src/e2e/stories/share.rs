@@ -143,6 +143,79 @@ pub fn a_program_that_is_given_capabilities_has_them_at_once(world: &World<'_>) 
     succeeds(&running.finish(SOON)?)
 }
 
+/// What is created has read of its program what it will need first, before anybody starts it.
+pub fn a_program_is_read_ahead_of_its_start(world: &World<'_>) -> Result<()> {
+    // The share's own doings are a few kilobytes.
+    const AHEAD_BYTES_MIN: u64 = 64 * 1024;
+    succeeds(&world.verb(&["sandbox", "run", "house"])?)?;
+    // After the boot, which may take longer than a program is fresh.
+    let bundle = world.bundle(&["/bin/sleep", "100000"])?;
+    let create = |id: &str| -> Result<u64> {
+        let before = read_by_virtiofsd(world)?;
+        let words = ["create", "--sandbox", "house"];
+        succeeds(&world.detached(&words, &bundle, id)?)?;
+        Ok(before)
+    };
+    let read_since = |before: u64| read_by_virtiofsd(world).map(|now| now - before);
+
+    let before = create("fresh")?;
+    // It would be read anew by a start, since nobody knows whether it is what was read.
+    let read = read_since(before)?;
+    ensure!(read < AHEAD_BYTES_MIN, "read in vain: {read} bytes");
+    bundle::settle(&bundle.join("rootfs/bin/busybox"))?;
+    let before = create("settled")?;
+    let is_read = || read_since(before).is_ok_and(|read| read >= AHEAD_BYTES_MIN);
+    ensure!(wait_until(is_read, SOON), "only {:?}", read_since(before));
+    succeeds(&world.verb(&["sandbox", "delete", "--force", "house"])?)
+}
+
+/// Who has no HOME gets what the image says, which is looked up once, and at once again when somebody changes it.
+pub fn a_home_is_looked_up_once_and_anew_when_it_changes(world: &World<'_>) -> Result<()> {
+    const PASSWD_BYTES_MIN: u64 = 64 * 1024;
+    let bundle = world.shell(OBEY)?;
+    bundle::change(&bundle, |config| {
+        config["process"]["env"] = json!(["PATH=/bin"]);
+    })?;
+    let etc = bundle.join("rootfs/etc");
+    let others = "#".repeat(usize::try_from(PASSWD_BYTES_MIN)?);
+    let passwd = |home: &str| format!("{others}\nroot:x:0:0::{home}:/bin/sh\n");
+    fs::write(etc.join("passwd"), passwd("/one")).context("write passwd")?;
+    let (running, orders) = obedient(world, "reader", &bundle)?;
+    let sh = |line: &str| -> Result<String> {
+        let outcome = world.verb(&["exec", "reader", "/bin/sh", "-c", line])?;
+        succeeds(&outcome)?;
+        Ok(outcome.stdout.trim_end().to_owned())
+    };
+    let lives_in = |home: &str| -> Result<()> {
+        let said = sh("echo $HOME")?;
+        ensure!(said == home, "not in {home} but {said:?}");
+        Ok(())
+    };
+    bundle::settle(&bundle.join("rootfs/bin/busybox"))?;
+    bundle::settle(&etc.join("passwd"))?;
+    lives_in("/one")?;
+    let before = read_by_virtiofsd(world)?;
+    lives_in("/one")?;
+    let read = read_by_virtiofsd(world)? - before;
+    ensure!(read < PASSWD_BYTES_MIN, "read again: {read} bytes");
+
+    sh("echo root:x:0:0::/two:/bin/sh >/etc/passwd")?;
+    lives_in("/two")?;
+    sh("rm /etc/passwd")?;
+    lives_in("/")?;
+    // Now it is known that there is none.
+    bundle::settle(&etc)?;
+    lives_in("/")?;
+    lives_in("/")?;
+    sh("echo root:x:0:0::/three:/bin/sh >/etc/passwd")?;
+    lives_in("/three")?;
+    fs::write(etc.join("passwd"), passwd("/four")).context("change passwd")?;
+    let seen = wait_until(|| lives_in("/four").is_ok(), SOON);
+    ensure!(seen, "the host's change is not seen");
+    drop(orders);
+    succeeds(&running.finish(SOON)?)
+}
+
 /// Bytes, of all files of all shares.
 fn read_by_virtiofsd(world: &World<'_>) -> Result<u64> {
     let mut sum = 0;

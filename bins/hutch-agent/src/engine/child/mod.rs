@@ -3,11 +3,13 @@
 //! One thread, so allocation is fine; every step that fails is told to the agent in full, and
 //! then the process ends. Nothing here decides: the plan says what to do.
 
+mod ahead;
 mod conceal;
 mod console;
 mod copy;
 mod dev;
 mod failure;
+mod home;
 mod hooks;
 mod identity;
 mod init;

@@ -1,8 +1,9 @@
 //! The last steps of every process, init or exec: from here on only its own properties change.
 
 use super::{
-    Fds,
+    Fds, ahead,
     failure::{Doing, Outcome, expected},
+    home,
     hooks::Stage,
     identity, program,
 };
@@ -18,14 +19,8 @@ use rustix::{
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     thread::{CpuSet, sched_setaffinity, set_no_new_privs},
 };
-use std::{
-    ffi::CString,
-    io::{BufRead, BufReader, Read},
-};
 
 const UMASK_DEFAULT: u32 = 0o022;
-/// An image is not trusted: more of its passwd file than this is not read.
-const PASSWD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Whether the process waits for a word between its set-up and its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +87,10 @@ pub fn become_program(
     schedule(&process)?;
     join_keyring(&process)?;
     connect(&process, streams)?;
-    set_home(&mut process);
+    if let Some(found) = home::set(&mut process) {
+        // Whoever is told need not be: the next one looks for itself.
+        let _ = wire::send_report(request, &Report::Home(found), None);
+    }
     if process.no_new_privileges {
         set_no_new_privs(true).doing(|| "set no_new_privs".to_owned())?;
     }
@@ -125,6 +123,7 @@ pub fn become_program(
     if let Gate::Held(_) = gate {
         sys::end_on_deadly_signals();
         wire::send_report(request, &Report::Ready, None).doing(|| "report".to_owned())?;
+        ahead::read(&path);
         if !wire::receive_go(request).doing(|| "wait for start".to_owned())? {
             return Ok(());
         }
@@ -223,32 +222,6 @@ fn own(stream: BorrowedFd<'_>, process: &ProcessPlan) -> Outcome<()> {
         Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => Ok(()),
         Err(errno) => Err(errno).doing(|| "give stdio to the user".to_owned()),
     }
-}
-
-fn set_home(process: &mut ProcessPlan) {
-    let given = |one: &CString| one.to_bytes().starts_with(b"HOME=") && one.to_bytes().len() > 5;
-    if process.env.iter().any(given) {
-        return;
-    }
-    let home = home_of(process.uid).unwrap_or_else(|| "/".to_owned());
-    process.env.retain(|one| one.to_bytes() != b"HOME=");
-    // A line of a file that was read as text; a NUL in it makes it no home.
-    if let Ok(line) = CString::new(format!("HOME={home}")) {
-        process.env.push(line);
-    }
-}
-
-/// Name, password, uid, gid, full name, home, shell.
-fn home_of(uid: u32) -> Option<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = openat(CWD, c"/etc/passwd", flags, Mode::empty()).ok()?;
-    let text = BufReader::new(std::fs::File::from(file).take(PASSWD_BYTES_MAX));
-    text.lines().map_while(Result::ok).find_map(|line| {
-        let mut fields = line.split(':').skip(2);
-        let found = fields.next()?.parse() == Ok(uid);
-        let home = fields.nth(2)?;
-        (found && !home.is_empty()).then(|| home.to_owned())
-    })
 }
 
 fn enter_cwd(process: &ProcessPlan) -> Outcome<()> {

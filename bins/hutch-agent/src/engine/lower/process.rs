@@ -76,6 +76,7 @@ pub fn lower_process(
         personality: defaults.personality,
         keyring: defaults.keyring.clone(),
         seccomp: defaults.seccomp.clone(),
+        known_home: None,
     })
 }
 

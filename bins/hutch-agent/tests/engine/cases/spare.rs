@@ -1,12 +1,13 @@
 //! What waits for the next container.
 
+use super::limits;
 use crate::bed::{Bed, config, with};
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::{Pid, Signal, kill_process},
 };
 use serde_json::json;
-use std::fs;
+use std::{fs, thread};
 
 super::cases![
     what_waits_becomes_the_init_of_the_next_container,
@@ -14,6 +15,9 @@ super::cases![
     what_waited_and_died_is_not_missed,
     what_waits_ends_if_the_next_container_is_of_another_kind,
     a_lone_container_has_nobody_waiting,
+    limits_hold_for_what_waited,
+    of_two_at_once_one_becomes_what_waits,
+    what_is_made_ready_twice_at_once_leaves_one,
 ];
 
 /// A bed in which an init waits: its pid.
@@ -33,7 +37,7 @@ fn one_that_waits(bed: &Bed) -> u32 {
         if let [pid] = waiting(bed)[..] {
             return pid;
         }
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -81,7 +85,7 @@ fn what_waited_and_died_is_not_missed() {
     let dead = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(dead, Signal::KILL).unwrap();
     while !waiting(&bed).is_empty() {
-        std::thread::yield_now();
+        thread::yield_now();
     }
 
     let running = bed.create("c", &config(&["/bin/true"])).unwrap();
@@ -110,7 +114,7 @@ fn what_waits_ends_if_the_next_container_is_of_another_kind() {
     bed.engine.remove("c").unwrap();
     // By itself.
     while !waiting(&bed).is_empty() {
-        std::thread::yield_now();
+        thread::yield_now();
     }
     bed.engine.make_ready().unwrap();
     assert_eq!(bed.cgroups(), 1, "its cgroup is left");
@@ -138,4 +142,67 @@ fn a_lone_container_has_nobody_waiting() {
 
     assert!(waiting(&bed).is_empty());
     assert_eq!(bed.shell("exit 4").code, 4);
+}
+
+fn limits_hold_for_what_waited() {
+    if !limits::has_controllers() {
+        return;
+    }
+    let (bed, pid) = with_one_that_waits();
+    let line = "cat /sys/fs/cgroup/pids.max; for i in 1 2 3 4; do sleep 9 & done";
+    let wanted = config(&["/bin/sh", "-c", line]);
+    let wanted = with(wanted, "/linux/resources", json!({"pids": {"limit": 3}}));
+
+    let running = bed.create("c", &wanted).unwrap();
+
+    assert_eq!(running.created.pid, pid);
+    bed.start("c").unwrap();
+    let outcome = running.finish();
+    assert!(outcome.out.starts_with("3\n"), "{outcome:?}");
+    assert_ne!(outcome.code, 0, "it could fork all the same: {outcome:?}");
+    bed.engine.remove("c").unwrap();
+}
+
+fn of_two_at_once_one_becomes_what_waits() {
+    let (bed, pid) = with_one_that_waits();
+    let wanted = config(&["/bin/true"]);
+
+    let running = thread::scope(|scope| {
+        let create = |id| {
+            let (bed, wanted) = (&bed, &wanted);
+            scope.spawn(move || bed.create(id, wanted).unwrap())
+        };
+        [create("a"), create("b")].map(|creating| creating.join().unwrap())
+    });
+
+    let pids = running.each_ref().map(|one| one.created.pid);
+    assert!(pids.contains(&pid) && pids[0] != pids[1], "{pids:?}");
+    for (id, running) in ["a", "b"].into_iter().zip(running) {
+        bed.start(id).unwrap();
+        assert_eq!(running.finish().code, 0);
+        bed.engine.remove(id).unwrap();
+    }
+    assert_eq!(bed.cgroups(), 0);
+}
+
+fn what_is_made_ready_twice_at_once_leaves_one() {
+    let bed = Bed::make();
+    for _ in 0..2 {
+        assert_eq!(bed.shell("exit 3").code, 3);
+    }
+
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| bed.engine.make_ready().unwrap());
+        }
+    });
+
+    // What one of them had too many is taken away by those that come after, once nobody is in it.
+    while bed.cgroups() > 1 {
+        bed.engine.make_ready().unwrap();
+        thread::yield_now();
+    }
+    one_that_waits(&bed);
+    assert_eq!(bed.shell("exit 4").code, 4);
+    assert_eq!(bed.cgroups(), 0);
 }
