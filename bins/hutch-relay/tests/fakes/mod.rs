@@ -84,8 +84,10 @@ impl FakeGuest {
         let dir = tempfile::tempdir().unwrap();
         let listener = listen(kind, &dir.path().join("p1.sock"));
         let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let child = Command::new(argv[0])
-            .args(&argv[1..])
+        // A guest's processes know nothing of signals that whoever started us has us ignore (nohup).
+        let child = Command::new("env")
+            .arg("--default-signal")
+            .args(argv)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
