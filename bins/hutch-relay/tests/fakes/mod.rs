@@ -75,6 +75,18 @@ pub struct FakeGuest {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Whoever started us may have us ignore them (nohup); a guest's processes know nothing of that.
+#[allow(unsafe_code)]
+fn heed_hangups(command: &mut Command) {
+    // SAFETY: signal(2) may be called between fork and exec, and runs no code of ours.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+}
+
 impl FakeGuest {
     pub fn run(outputs: Outputs, argv: &[&str]) -> Self {
         Self::start(Kind::Serial, outputs, argv)
@@ -84,16 +96,15 @@ impl FakeGuest {
         let dir = tempfile::tempdir().unwrap();
         let listener = listen(kind, &dir.path().join("p1.sock"));
         let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        // A guest's processes know nothing of signals that whoever started us has us ignore (nohup).
-        let child = Command::new("env")
-            .arg("--default-signal")
-            .args(argv)
+        let mut command = Command::new(argv[0]);
+        command
+            .args(&argv[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap();
+            .process_group(0);
+        heed_hangups(&mut command);
+        let child = command.spawn().unwrap();
         drop(starting);
         let pid = Pid::from_child(&child);
         let seen = Arc::new(Seen::default());
