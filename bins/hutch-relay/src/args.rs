@@ -3,12 +3,7 @@
 use hutch_relay::StreamAddress;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 use stream::{Resume, StdinFrom};
-
-/// How long the guest may take to answer unless the caller knows better: an emulated guest on a
-/// busy host is slow.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +26,6 @@ pub struct Args {
     /// A successor knows what its predecessor had written out, and how much of stdin it had read.
     pub resume: Resume,
     pub stdin_from: StdinFrom,
-    pub answer_limit: Duration,
     /// A file that is made if the process was killed for want of memory, before its exit is seen.
     pub oom_note: Option<PathBuf>,
     /// Gets the word "ready", or why it did not come to that.
@@ -59,7 +53,6 @@ struct Found {
     stream_fd: Option<i32>,
     hutchd: Option<PathBuf>,
     container: Option<String>,
-    answer_ms: Option<u64>,
     stdout_from: Option<u64>,
     stderr_from: Option<u64>,
 }
@@ -85,7 +78,6 @@ impl Args {
             console_socket: None,
             resume: Resume::Acked,
             stdin_from: StdinFrom::Next,
-            answer_limit: ANSWER_LIMIT,
             oom_note: None,
             ready_fd: None,
         };
@@ -123,7 +115,6 @@ impl Args {
                 stderr: found.stderr_from.unwrap_or(0),
             };
         }
-        parsed.answer_limit = found.answer_ms.map_or(ANSWER_LIMIT, Duration::from_millis);
         Ok(parsed)
     }
 
@@ -140,7 +131,6 @@ impl Args {
             "--stdin-from" => self.stdin_from = StdinFrom::At(number(name, value)?),
             "--stdout-from" => found.stdout_from = Some(number(name, value)?),
             "--stderr-from" => found.stderr_from = Some(number(name, value)?),
-            "--answer-ms" => found.answer_ms = Some(number(name, value)?),
             "--oom-note" => self.oom_note = Some(value.into()),
             "--ready-fd" => self.ready_fd = Some(number(name, value)?),
             _ => return Err(WrongArgs::Unknown(name)),
@@ -168,7 +158,7 @@ mod tests {
         let args = parse(
             "--stream /s/p1.sock --connect-port 1025 --hutchd /s/hutchd.sock --namespace k8s.io \
              --container web --exec e1 --terminal --console-socket /c.sock \
-             --answer-ms 1500 --oom-note /b/oom --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
+             --oom-note /b/oom --ready-fd 5 --stdin-from 1 --stdout-from 2 --stderr-from 3",
         );
 
         assert_eq!(
@@ -189,7 +179,6 @@ mod tests {
                     stderr: 3
                 },
                 stdin_from: StdinFrom::At(1),
-                answer_limit: Duration::from_millis(1500),
                 oom_note: Some("/b/oom".into()),
                 ready_fd: Some(5),
             })

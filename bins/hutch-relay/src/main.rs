@@ -105,12 +105,12 @@ fn stand(
         terminal: args.terminal,
         resume: args.resume,
         stdin_from: args.stdin_from,
-        ..Session::new(stream, stdio, args.answer_limit)
+        ..Session::new(stream, stdio, None)
     })?;
     daemon.attach(ATTACH_LIMIT)?.enter()?;
     // The guest has made the process already, and answers as it finds the time: nobody needs to wait for that.
     tell(caller, "ready");
-    Ok(Some(greeted.run()?.outcome))
+    Ok(Some(greeted.join()?.run()?.outcome))
 }
 
 /// What the caller says once it knows where the stream is. `None`: it says nothing, since it failed or is gone.

@@ -64,7 +64,7 @@ pub struct Relay {
 pub struct Greeted {
     relay: Relay,
     stdio: Stdio,
-    answer_limit: Duration,
+    answer_limit: Option<Duration>,
 }
 
 /// The container is gone, and perhaps the guest says how the process ended.
@@ -541,20 +541,9 @@ impl Greeted {
     /// When nothing answers there in time.
     pub fn join(self) -> Result<Relay, RelayError> {
         let mut relay = self.relay;
-        relay.answered(Some(self.answer_limit))?;
+        relay.answered(self.answer_limit)?;
         relay.take_files(self.stdio)?;
         Ok(relay)
-    }
-
-    /// Relays, as [`Relay::run`], of a process that is known to be there: its guest is waited for as long as there is one.
-    ///
-    /// # Errors
-    /// As [`Relay::run`].
-    pub fn run(self) -> Result<Report, RelayError> {
-        let mut relay = self.relay;
-        relay.answered(None)?;
-        relay.take_files(self.stdio)?;
-        relay.run()
     }
 }
 

@@ -100,20 +100,24 @@ pub struct Session {
     pub terminal: bool,
     pub resume: Resume,
     pub stdin_from: StdinFrom,
-    /// How long the guest may take to answer at first.
-    pub answer_limit: Duration,
+    /// How long the guest may take to answer at first; `None`: as long as there is one, since the process is known to be there.
+    pub answer_limit: Option<Duration>,
 }
 
 impl Session {
     /// The usual one: whoever was here before, go on where it stopped.
-    pub fn new(stream: StreamAddress, stdio: Stdio, answer_limit: Duration) -> Self {
+    pub fn new(
+        stream: StreamAddress,
+        stdio: Stdio,
+        answer_limit: impl Into<Option<Duration>>,
+    ) -> Self {
         Self {
             stream,
             stdio,
             terminal: false,
             resume: Resume::Acked,
             stdin_from: StdinFrom::Next,
-            answer_limit,
+            answer_limit: answer_limit.into(),
         }
     }
 }
