@@ -94,6 +94,9 @@ impl Process {
         found: Result<Option<GuestProcessState>, Fault>,
         batch: &mut Batch<Self>,
     ) {
+        if self.ended_early(batch) {
+            return;
+        }
         match (&self.state, found) {
             (&State::Starting { op, .. }, Ok(Some(GuestProcessState::Created))) => {
                 batch.world.push(World::Start { op });

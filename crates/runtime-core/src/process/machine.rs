@@ -25,7 +25,7 @@ use super::events::{Answer, Denied, Event, Notice, Reason, World};
 use super::messages::{AttachRelay, Made, Make};
 use super::record::{ProcessRecord, ProcessState};
 use crate::{
-    agent::{ExitStatus, GuestProcessState, SignalTarget, Warnings},
+    agent::{ExitStatus, GuestProcessState, Warnings},
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{ContainerNumber, HostProcess, OpId, ProcessId, RequestKey, SandboxUid},
@@ -45,6 +45,8 @@ pub enum State {
     },
     Making {
         op: OpId,
+        /// How it ended and the number of that, where the guest was faster than its own answer.
+        early: Option<(ExitStatus, Option<u64>)>,
     },
     Created,
     Starting {
@@ -61,7 +63,7 @@ pub enum State {
 
 /// Who stands for the process on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Relay {
+pub(super) enum Relay {
     None,
     Attached(HostProcess),
     /// It has all output and the exit, or it is gone.
@@ -70,14 +72,14 @@ enum Relay {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Process {
-    uid: SandboxUid,
-    container: ContainerNumber,
+    pub(super) uid: SandboxUid,
+    pub(super) container: ContainerNumber,
     pub(super) id: ProcessId,
     pub(super) state: State,
     pub(super) lease: Option<StreamLease>,
     warnings: Warnings,
-    relay: Relay,
-    waiters: Vec<Waiter>,
+    pub(super) relay: Relay,
+    pub(super) waiters: Vec<Waiter>,
     pub(super) begun_by: Option<RequestKey>,
     pub(super) signaled_by: Vec<RequestKey>,
     ops_issued: u64,
@@ -108,6 +110,7 @@ impl Process {
         process.state = match record.state {
             ProcessState::Making if asked_again => State::Making {
                 op: process.next_op(),
+                early: None,
             },
             ProcessState::Making => State::Failed(Fault::new(
                 Kind::Aborted,
@@ -188,12 +191,25 @@ impl Process {
         let op = self.next_op();
         let stream = lease.guest.clone();
         self.lease = Some(lease);
-        self.state = State::Making { op };
+        self.state = State::Making { op, early: None };
         batch.records.push(self.record());
         batch.world.push(match json {
             None => World::Create { op, stream },
             Some(json) => World::Exec { op, stream, json },
         });
+    }
+
+    fn answered(&mut self, outcome: Result<Warnings, Fault>, batch: &mut Batch<Self>) {
+        if let Ok(warnings) = &outcome {
+            self.warnings = warnings.clone();
+        }
+        if self.ended_early(batch) {
+            return;
+        }
+        match outcome {
+            Ok(_) => self.made(batch),
+            Err(why) => self.failed(why, batch),
+        }
     }
 
     /// That it is being made is on record. That it was is found out again: of an init by its container's record, of an
@@ -212,7 +228,7 @@ impl Process {
     }
 
     /// Whoever stands for it from the start may be gone already.
-    fn is_made(&self, batch: &mut Batch<Self>) {
+    pub(super) fn is_made(&self, batch: &mut Batch<Self>) {
         let lease = self.lease.clone();
         let lease = lease.expect("a process is made with its lease");
         let warnings = self.warnings.clone();
@@ -228,83 +244,6 @@ impl Process {
         let key = ProcessRecord::key(self.uid, self.container, &self.id);
         batch.records.push(records::delete(key));
         batch.announce.push(Notice::Failed { why });
-    }
-
-    /// The first exit stands.
-    fn exited(&mut self, status: ExitStatus, seq: Option<u64>, batch: &mut Batch<Self>) {
-        match &self.state {
-            State::Making { .. } => {
-                // The guest is faster than its own answer: it was made, and is over.
-                self.is_made(batch);
-            }
-            State::Starting { .. } => self.running(batch),
-            State::New | State::Leasing { .. } | State::Created | State::Running => {}
-            State::Exited(_) | State::Failed(_) | State::Closing(_) | State::Closed(_) => {
-                // Told again after a redial: confirm it again.
-                let known = match &self.state {
-                    State::Exited(known) => known.clone(),
-                    _ => status,
-                };
-                batch.announce.push(Notice::Exited { status: known, seq });
-                return;
-            }
-        }
-        self.state = State::Exited(status.clone());
-        for waiter in self.waiters.drain(..) {
-            batch
-                .replies
-                .push((waiter, Answer::Exit(Ok(status.clone()))));
-        }
-        batch.announce.push(Notice::Exited { status, seq });
-        if self.relay == Relay::Done {
-            self.drained(batch);
-        }
-        batch.records.push(self.record());
-    }
-
-    /// It is over, and nobody needs its stream: the port of an exec is for others. An init keeps
-    /// its own until its container goes.
-    fn drained(&mut self, batch: &mut Batch<Self>) {
-        batch.announce.push(Notice::Drained);
-        match self.id {
-            ProcessId::Init => {}
-            ProcessId::Exec(_) => self.give_back(batch),
-        }
-    }
-
-    fn give_back(&mut self, batch: &mut Batch<Self>) {
-        if let Some(lease) = self.lease.take() {
-            let number = lease.number;
-            batch.world.push(World::GiveBack { number });
-        }
-    }
-
-    fn relay_done(&mut self, batch: &mut Batch<Self>) {
-        if self.relay == Relay::Done {
-            return;
-        }
-        self.relay = Relay::Done;
-        batch.announce.push(Notice::Relay { relay: None });
-        if matches!(self.state, State::Exited(_)) {
-            self.drained(batch);
-            batch.records.push(self.record());
-        }
-    }
-
-    /// The relay stays on record until the process is gone too: a signal can fail, or be lost with us.
-    fn relay_ended(&mut self, relay: HostProcess, batch: &mut Batch<Self>) {
-        let lives = matches!(
-            self.state,
-            State::Created | State::Starting { .. } | State::Running
-        );
-        if !lives {
-            return self.relay_done(batch);
-        }
-        let target = match self.id {
-            ProcessId::Init => SignalTarget::All,
-            ProcessId::Exec(_) => SignalTarget::Process(self.id.clone()),
-        };
-        batch.world.push(World::KillOrphan { relay, target });
     }
 
     fn wait(&mut self, waiter: Waiter, batch: &mut Batch<Self>) -> Result<(), Reason> {
@@ -353,47 +292,6 @@ impl Process {
         Ok(())
     }
 
-    fn close(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        if let State::Starting { waiters, .. } = &mut self.state {
-            for waiter in waiters.drain(..) {
-                batch.replies.push((waiter, Answer::Done(Ok(()))));
-            }
-        }
-        let status = match &self.state {
-            State::Exited(known) => known.clone(),
-            _ => status,
-        };
-        for waiter in self.waiters.drain(..) {
-            batch
-                .replies
-                .push((waiter, Answer::Exit(Ok(status.clone()))));
-        }
-        match (self.relay, &self.state) {
-            // Whoever asked for it hears that it was not made, and may ask again.
-            (Relay::Attached(_), State::New | State::Leasing { .. } | State::Failed(_))
-            | (Relay::None | Relay::Done, _) => self.closed(status, batch),
-            (Relay::Attached(relay), _) => {
-                self.state = State::Closing(status.clone());
-                batch.world.push(World::Dismiss { relay, status });
-            }
-        }
-    }
-
-    /// Its record and its stream go with its container: one transaction ends them all.
-    fn closed(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        self.lease = None;
-        self.state = State::Closed(status);
-        batch.announce.push(Notice::Closed);
-    }
-
-    /// Its container goes on.
-    fn forgotten(&mut self, status: ExitStatus, batch: &mut Batch<Self>) {
-        self.give_back(batch);
-        let key = ProcessRecord::key(self.uid, self.container, &self.id);
-        batch.records.push(records::delete(key));
-        self.closed(status, batch);
-    }
-
     /// Its stdio is carried by this daemon, and its exit told once: both need a daemon that knows it.
     fn adopt(&self, batch: &mut Batch<Self>) {
         let state = match self.state {
@@ -422,7 +320,7 @@ impl Process {
                 self.kill_unknown(batch);
                 self.failed(why, batch);
             }
-            State::Starting { op, .. } | State::Making { op } => {
+            State::Starting { op, .. } | State::Making { op, .. } => {
                 batch.world.push(World::Look { op });
             }
             // The container may not have had it on record.
@@ -504,14 +402,8 @@ impl Machine for Process {
                     batch.world.push(World::GiveBack { number });
                 }
             }
-            (&State::Making { op }, Event::Made { op: done, outcome }) if op == done => {
-                match outcome {
-                    Ok(warnings) => {
-                        self.warnings = warnings;
-                        self.made(batch);
-                    }
-                    Err(why) => self.failed(why, batch),
-                }
+            (&State::Making { op, .. }, Event::Made { op: done, outcome }) if op == done => {
+                self.answered(outcome, batch);
             }
             (State::Created | State::Running, Event::Note) => batch.records.push(self.record()),
             (_, Event::Begin { waiter, key }) => {
@@ -521,7 +413,7 @@ impl Machine for Process {
                 self.begun(outcome, batch);
             }
             (
-                &State::Starting { op, .. } | &State::Making { op },
+                &State::Starting { op, .. } | &State::Making { op, .. },
                 Event::Looked { op: done, outcome },
             ) if op == done => self.looked(outcome, batch),
             (_, Event::Kill { waiter, kill }) => {
@@ -544,9 +436,7 @@ impl Machine for Process {
             }
             (_, Event::Exited { seq, status }) => self.exited(status, Some(seq), batch),
             (State::Leasing { .. } | State::Making { .. }, Event::GuestGone { status }) => {
-                let why = Fault::new(Kind::Aborted, status.detail);
-                self.lease = None;
-                self.failed(why, batch);
+                self.gone_unmade(status, batch);
             }
             (State::Exited(_) | State::Failed(_) | State::New, Event::GuestGone { .. }) => {}
             (_, Event::GuestGone { status }) => self.exited(status, None, batch),
@@ -598,7 +488,7 @@ impl Machine for Process {
 mod tests {
     use super::*;
     use crate::{
-        agent::ExitReason,
+        agent::{ExitReason, SignalTarget},
         hypervisor::HostEndpoint,
         ids::{EpochMs, ExecId},
     };
@@ -925,9 +815,71 @@ mod tests {
     fn an_exec_that_is_over_before_it_is_said_to_be_made_has_its_relay_watched_too() {
         let mut process = being_made(exec_id(), Some(RELAY));
 
-        let batch = on(&mut process, exited());
+        let early = on(&mut process, exited());
+        let op = OpId(2);
+        let warnings = vec!["the guest lacks it".to_owned()];
+        let batch = on(
+            &mut process,
+            Event::Made {
+                op,
+                outcome: Ok(warnings.clone()),
+            },
+        );
 
+        assert!(
+            early.announce.is_empty() && early.records.is_empty(),
+            "the answer brings what it warns of"
+        );
         assert_eq!(batch.world, [World::WatchRelay { relay: RELAY }]);
+        assert!(
+            matches!(&batch.announce[..], [Notice::Made(made), Notice::Exited { seq: Some(1), .. }] if made.warnings == warnings),
+            "{:?}",
+            batch.announce
+        );
+        assert_eq!(batch.records.len(), 1, "one record has both");
+    }
+
+    /// Its link broke, or its guest went, between what it said and its answer.
+    #[test]
+    fn an_exec_that_is_over_keeps_its_exit_though_its_answer_never_comes() {
+        let ends: [fn() -> Event; 3] = [
+            || Event::Made {
+                op: OpId(2),
+                outcome: Err(Fault::new(Kind::Unavailable, "the link broke")),
+            },
+            || Event::GuestGone { status: lost() },
+            || Event::Looked {
+                op: OpId(2),
+                outcome: Ok(None),
+            },
+        ];
+        for end in ends {
+            let mut process = being_made(exec_id(), None);
+            on(&mut process, exited());
+
+            let batch = on(&mut process, end());
+
+            assert_eq!(process.state(), &State::Exited(status()));
+            assert!(matches!(
+                &batch.announce[..],
+                [Notice::Made(_), Notice::Exited { seq: Some(1), .. }]
+            ));
+        }
+        let mut process = being_made(exec_id(), None);
+        on(&mut process, exited());
+        on(&mut process, Event::Close { status: lost() });
+        assert_eq!(
+            process.state(),
+            &State::Closed(status()),
+            "the first exit stands"
+        );
+    }
+
+    fn lost() -> ExitStatus {
+        ExitStatus {
+            code: 255,
+            ..status()
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod actor;
 mod again;
+mod ending;
 mod events;
 mod machine;
 mod messages;
