@@ -2,7 +2,7 @@
 
 use super::lifecycle::succeeds;
 use crate::{
-    bundle,
+    bundle, command,
     e2e::{
         terminal::Terminal,
         world::{BOOT_LIMIT, SOON, World},
@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::{io::Write, thread};
+use std::{fs, io::Write, path::PathBuf, process::Command, thread};
 
 /// runc's code for a verb that failed.
 const REFUSED: i32 = 1;
@@ -23,6 +23,63 @@ fn configure(world: &World<'_>, default: &str) -> Result<()> {
          initrd = \"{assets}/initrd.img\"\nkernel_params = [\"hutch.features=stock\"]\n\
          memory_mib = 256\nchannel = \"serial\"\n"
     ))
+}
+
+/// A root file system with our agent as its first program, and what that mounts on; nothing in it is ever written.
+fn image(world: &World<'_>) -> Result<PathBuf> {
+    let fixtures = world.fixtures();
+    let root = world.scratch().join("root");
+    for folder in ["dev", ".root"] {
+        fs::create_dir_all(root.join(folder)).with_context(|| format!("create {folder}"))?;
+    }
+    fs::copy(&fixtures.assets.binaries.agent, root.join("init")).context("copy the agent")?;
+    let image = world.scratch().join("image");
+    let mut mkfs = Command::new("mkfs.ext4");
+    command::run(mkfs.args(["-q", "-d"]).arg(&root).arg(&image).arg("64M"))?;
+    Ok(image)
+}
+
+/// Two guests of one image at once, as no guest may write to it; over the channel that a stock agent listens on.
+pub fn stock_guests_boot_of_one_image_and_answer_over_vsock(world: &World<'_>) -> Result<()> {
+    let image = image(world)?;
+    let before = fs::read(&image).context("read the image")?;
+    world.configure(&format!(
+        "[guest]\nprofile = \"kata\"\n[kata]\nkernel = \"{}/vmlinux\"\nimage = \"{}\"\n\
+         kernel_params = [\"root=/dev/vda\", \"ro\", \"init=/init\", \"hutch.features=stock\"]\n\
+         memory_mib = 256\nchannel = \"hybrid-vsock\"\n",
+        world.fixtures().assets.folder.display(),
+        image.display()
+    ))?;
+    let script = "echo up; cat; exit 7";
+    let mut first = world.start(&mut world.hutch_run("first", script)?)?;
+    first.wait_for_output("up\n", BOOT_LIMIT)?;
+    let second = world.run(
+        &mut world.hutch_run("second", "echo too; exit 3")?,
+        BOOT_LIMIT,
+    )?;
+    ensure!(
+        second.code() == Some(3) && second.stdout == "too\n",
+        "a second guest of it: {second:?}"
+    );
+
+    world.execs_lose_nothing("first", 3)?;
+    let mut stdin = first.stdin().context("stdin is piped")?;
+    stdin.write_all(b"in\n").context("write")?;
+    world.kill(world.daemon()?)?;
+    // Whoever asks starts the next one.
+    ensure!(status(world, "first")? == "running");
+    drop(stdin);
+    let outcome = first.finish(SOON)?;
+
+    ensure!(
+        outcome.code() == Some(7) && outcome.stdout == "up\nin\n",
+        "{outcome:?}"
+    );
+    ensure!(
+        fs::read(&image).context("read the image")? == before,
+        "a guest wrote to its image"
+    );
+    Ok(())
 }
 
 /// Bytes go both ways by the agent's calls, also while the daemon that makes them dies.

@@ -71,6 +71,7 @@ pub const ALL: &[Story] = stories![
     volumes::what_cannot_enter_a_guest_is_refused_with_the_reason,
     kata::a_stock_guest_carries_stdio_by_calls_and_outlives_a_killed_daemon,
     kata::a_sandbox_that_asks_for_a_stock_guest_lives_a_whole_life,
+    kata::stock_guests_boot_of_one_image_and_answer_over_vsock,
     guest::twenty_containers_exit_and_their_guest_lives,
     guest::a_program_killed_while_it_is_read_takes_no_guest_along,
     guest::the_vsock_driver_keeps_the_channels_contract,
