@@ -98,7 +98,6 @@ pub enum ExitReason {
     Oom,
     VmLost,
     AgentLost,
-    RelayLost,
 }
 
 impl ExitReason {
@@ -109,7 +108,6 @@ impl ExitReason {
             Self::Oom => "oom",
             Self::VmLost => "vm-lost",
             Self::AgentLost => "agent-lost",
-            Self::RelayLost => "relay-lost",
         }
     }
 }

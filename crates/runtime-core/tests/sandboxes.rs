@@ -194,7 +194,8 @@ async fn a_stopped_sandbox_is_started_with_a_fresh_vm_and_its_containers_stay_st
         house.order("pod", Verb::Stop(Force::Yes)).await.unwrap();
         assert_eq!(
             stopped(&house.state("web").await.unwrap()),
-            Some((137, ExitReason::VmLost))
+            Some((137, ExitReason::Signaled)),
+            "it was killed with its sandbox"
         );
 
         house.order("pod", Verb::Start).await.unwrap();
@@ -567,6 +568,29 @@ async fn whoever_watches_hears_every_state_and_exit_once_by_number_until_it_is_g
                 "stopped"
             ]
         );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_agent_that_is_lost_is_said_so_also_by_the_next_daemon() {
+    told(async {
+        let house = with_sandbox().await;
+        let uid = house.view("pod").await.unwrap().spec.uid;
+        running(&house, "web").await;
+
+        house.world.lose_agent(uid);
+        settle().await;
+        let exit = house.wait("web").await.unwrap();
+        assert_eq!((exit.code, exit.reason), (255, ExitReason::AgentLost));
+        assert!(exit.detail.contains("nobody answers"), "{}", exit.detail);
+        let house = house.restart().await;
+
+        assert_eq!(
+            stopped(&house.state("web").await.unwrap()),
+            Some((255, ExitReason::AgentLost))
+        );
+        assert_eq!(house.view("pod").await.unwrap().standing, Standing::Stopped);
     })
     .await;
 }

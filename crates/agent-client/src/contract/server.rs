@@ -457,7 +457,7 @@ fn exit(exit: GuestExit) -> wire::Exit {
     message.reason = match exit.status.reason {
         ExitReason::Signaled => wire::ExitReason::EXIT_REASON_SIGNALED,
         ExitReason::Oom => wire::ExitReason::EXIT_REASON_OOM,
-        ExitReason::Exited | ExitReason::VmLost | ExitReason::AgentLost | ExitReason::RelayLost => {
+        ExitReason::Exited | ExitReason::VmLost | ExitReason::AgentLost => {
             wire::ExitReason::EXIT_REASON_EXITED
         }
     }

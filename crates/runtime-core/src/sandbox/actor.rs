@@ -438,7 +438,7 @@ impl Room for SandboxActor {
                     room.do_send(container::GuestReady { vmm });
                 }
             }
-            World::TellGuestGone { code, why } => self.tell_guest_gone(code, why),
+            World::TellGuestGone { why } => self.tell_guest_gone(&why),
             World::Retire { deletion, guest } => self.retire(deletion, guest, ctx),
             World::Discard { container, guest } => self.discard(container, guest),
             World::Leave { container } => self.let_leave(container),

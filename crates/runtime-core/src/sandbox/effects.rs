@@ -2,7 +2,7 @@
 
 use super::{
     actor::SandboxActor,
-    events::{Deletion, Event, Killing, ResumeFailed},
+    events::{Deletion, Event, Killing, ResumeFailed, Why},
     lent::{ASK_MAX, Reach, held},
 };
 use crate::{
@@ -181,11 +181,11 @@ impl SandboxActor {
         });
     }
 
-    pub(super) fn tell_guest_gone(&self, code: u32, why: String) {
+    pub(super) fn tell_guest_gone(&self, why: &Why) {
         let status = agent::ExitStatus {
-            code,
-            reason: agent::ExitReason::VmLost,
-            detail: why,
+            code: why.code(),
+            reason: why.reason(),
+            detail: why.text(),
             at: self.around.clock.now(),
         };
         for address in self.containers.values() {

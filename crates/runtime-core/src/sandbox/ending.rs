@@ -26,10 +26,7 @@ impl Sandbox {
     pub(super) fn stop(&mut self, why: Why, batch: &mut Batch<Self>) {
         let op = self.op();
         self.settle_for_end(&why, batch);
-        batch.world.push(World::TellGuestGone {
-            code: why.code(),
-            why: why.text(),
-        });
+        batch.world.push(World::TellGuestGone { why: why.clone() });
         self.state = State::Stopping {
             op,
             why,
@@ -39,18 +36,18 @@ impl Sandbox {
         batch.world.push(World::TearDown { op, after });
     }
 
-    pub(super) fn lost(&mut self, text: String, batch: &mut Batch<Self>) {
+    pub(super) fn lost(&mut self, why: Why, batch: &mut Batch<Self>) {
         match &self.state {
             State::Up { .. }
             | State::Beginning { .. }
             | State::Pausing { .. }
             | State::Paused { .. }
             | State::Resuming { .. }
-            | State::Thawed { .. } => self.stop(Why::Lost(text), batch),
+            | State::Thawed { .. } => self.stop(why, batch),
             // It was to end.
             State::Quieting { .. } => self.stop(Why::Asked, batch),
             State::Launching { .. } | State::Linking { .. } | State::Greeting { .. } => {
-                self.fail(Fault::new(Kind::Aborted, text), batch);
+                self.fail(Fault::new(Kind::Aborted, why.text()), batch);
             }
             State::New
             | State::Opening { .. }
@@ -67,7 +64,7 @@ impl Sandbox {
     pub(super) fn link_lost(&mut self, why: &Fault, batch: &mut Batch<Self>) {
         match self.state {
             State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. } => {}
-            _ => self.lost(format!("its agent does not answer: {why}"), batch),
+            _ => self.lost(unanswered(why), batch),
         }
     }
 
@@ -252,10 +249,7 @@ impl Sandbox {
             } => self.stop(why, batch),
             State::Stopped { why, .. } => {
                 // Not everyone may have had it on record.
-                batch.world.push(World::TellGuestGone {
-                    code: why.code(),
-                    why: why.text(),
-                });
+                batch.world.push(World::TellGuestGone { why: why.clone() });
                 self.stopped(batch);
             }
             _ => {}
@@ -263,10 +257,19 @@ impl Sandbox {
     }
 }
 
+pub(super) fn unanswered(why: &Fault) -> Why {
+    Why::AgentLost(format!("its agent does not answer: {why}"))
+}
+
 /// Nobody wants it any more, and with it goes all that is in it.
 pub(super) fn is_unwanted(why: &Why) -> bool {
     match why {
         Why::NotCreated(_) | Why::Deleted => true,
-        Why::NotStarted(_) | Why::Again | Why::Idle | Why::Asked | Why::Lost(_) => false,
+        Why::NotStarted(_)
+        | Why::Again
+        | Why::Idle
+        | Why::Asked
+        | Why::Lost(_)
+        | Why::AgentLost(_) => false,
     }
 }

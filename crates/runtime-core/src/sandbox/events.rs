@@ -6,6 +6,7 @@ use super::{
     rules::{Op, Refused},
 };
 use crate::{
+    agent::ExitReason,
     container::{self, ContainerSpec, Force, Guest},
     devices::Share,
     error::{Fault, Kind},
@@ -164,8 +165,7 @@ pub enum World {
         container: ContainerNumber,
     },
     TellGuestGone {
-        code: u32,
-        why: String,
+        why: Why,
     },
     Retire {
         deletion: Deletion,
@@ -369,6 +369,8 @@ pub enum Why {
     /// It goes, and all that is in it.
     Deleted,
     Lost(String),
+    /// Its VM is there, and nobody in it answers.
+    AgentLost(String),
 }
 
 /// The exit code of a process whose VM was lost.
@@ -380,8 +382,23 @@ impl Why {
     /// What the processes that still lived are said to have exited with.
     pub fn code(&self) -> u32 {
         match self {
-            Self::NotCreated(_) | Self::NotStarted(_) | Self::Again | Self::Lost(_) => LOST,
+            Self::NotCreated(_)
+            | Self::NotStarted(_)
+            | Self::Again
+            | Self::Lost(_)
+            | Self::AgentLost(_) => LOST,
             Self::Idle | Self::Asked | Self::Deleted => KILLED,
+        }
+    }
+
+    /// Why those processes have exited; what we ended was killed with its VM.
+    pub fn reason(&self) -> ExitReason {
+        match self {
+            Self::NotCreated(_) | Self::NotStarted(_) | Self::Again | Self::Lost(_) => {
+                ExitReason::VmLost
+            }
+            Self::AgentLost(_) => ExitReason::AgentLost,
+            Self::Idle | Self::Asked | Self::Deleted => ExitReason::Signaled,
         }
     }
 
@@ -392,7 +409,7 @@ impl Why {
             Self::Asked => "it was stopped".to_owned(),
             Self::Idle => "its containers have exited".to_owned(),
             Self::Deleted => "it was deleted".to_owned(),
-            Self::Lost(text) => text.clone(),
+            Self::Lost(text) | Self::AgentLost(text) => text.clone(),
         }
     }
 }

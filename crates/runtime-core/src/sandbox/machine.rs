@@ -537,14 +537,14 @@ impl Sandbox {
                 return self.delete(deletion, batch).map_err(Refusal::Delete);
             }
             (_, Event::Retired { deletion, outcome }) => self.retired(deletion, outcome, batch),
-            (_, Event::VmExited(exit)) => self.lost(exit_text(&exit), batch),
+            (_, Event::VmExited(exit)) => self.lost(Why::Lost(exit_text(&exit)), batch),
             (_, Event::LinkLost { why }) => self.link_lost(&why, batch),
             (_, Event::ShareLost { why }) => {
                 let op = self.op();
                 batch.world.push(World::AwaitVmExit { op, share: why });
             }
             (_, Event::ShareLossDue { op, why }) if op > self.booted_by => {
-                self.lost(format!("its share is lost: {why}"), batch);
+                self.lost(Why::Lost(format!("its share is lost: {why}")), batch);
             }
             (State::Stopping { op, why, failures }, Event::TornDown { op: done, outcome })
                 if op == done =>

@@ -5,7 +5,7 @@
 //! same key, waits with the first.
 
 use super::{
-    ending::is_unwanted,
+    ending::{is_unwanted, unanswered},
     events::{
         ANNOTATIONS_BYTES_MAX, Answer, Deletion, Denied, Killing, Order, Released, ResumeFailed,
         Verb, Why, World,
@@ -385,8 +385,7 @@ impl Sandbox {
                     self.settle(Asking::Pause, &Err(first), batch);
                 }
                 self.settle(Asking::Resume, &Err(why.clone()), batch);
-                let text = format!("its agent does not answer: {why}");
-                self.stop(Why::Lost(text), batch);
+                self.stop(unanswered(&why), batch);
             }
         }
     }

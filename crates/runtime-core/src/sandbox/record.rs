@@ -116,6 +116,8 @@ pub enum Ended {
     /// Its containers are done.
     Idle,
     Lost(String),
+    /// Its VM was there, and nobody in it answered.
+    AgentLost(String),
 }
 
 impl Phase {

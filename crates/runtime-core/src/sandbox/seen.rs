@@ -199,6 +199,7 @@ fn going(why: &Why) -> Phase {
         Why::Deleted => Phase::Deleting,
         Why::Asked => Phase::Stopping(Ended::Asked),
         Why::Idle => Phase::Stopping(Ended::Idle),
+        Why::AgentLost(text) => Phase::Stopping(Ended::AgentLost(text.clone())),
         Why::NotStarted(_) | Why::Lost(_) => Phase::Stopping(Ended::Lost(why.text())),
     }
 }
@@ -209,6 +210,7 @@ impl From<Ended> for Why {
             Ended::Asked => Self::Asked,
             Ended::Idle => Self::Idle,
             Ended::Lost(text) => Self::Lost(text),
+            Ended::AgentLost(text) => Self::AgentLost(text),
         }
     }
 }

@@ -363,6 +363,15 @@ impl World {
         }
     }
 
+    /// Its agent is given up on.
+    pub fn lose_agent(&self, uid: SandboxUid) {
+        let parent = self.state.borrow().agents.get(&uid).cloned();
+        if let Some(parent) = parent.and_then(|parent| parent.notices.upgrade()) {
+            let why = CoreFault::new(Kind::Unavailable, "nobody answers");
+            parent.do_send(agent::Notice::Lost { why });
+        }
+    }
+
     /// virtiofsd is seen to have ended.
     pub fn lose_share(&self, uid: SandboxUid) {
         let parent = self.state.borrow().devices.get(&uid).cloned();

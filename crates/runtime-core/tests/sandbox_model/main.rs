@@ -229,7 +229,10 @@ fn named(effect: &World) -> (String, bool) {
         World::Greet { .. } => ("Greet", true),
         World::Plug { .. } => ("Plug", true),
         World::TellReady { .. } => ("TellReady", true),
-        World::TellGuestGone { code, .. } => return (format!("TellGuestGone {code}"), false),
+        World::TellGuestGone { why } => {
+            let told = format!("TellGuestGone {} {}", why.code(), why.reason().name());
+            return (told, false);
+        }
         World::Retire {
             guest: Guest::Stays,
             ..

@@ -40,6 +40,20 @@ pub enum End {
     Idle,
     Deleted,
     Lost,
+    AgentLost,
+}
+
+impl End {
+    /// What the processes that still lived are said to have ended with.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Asked | Self::Idle | Self::Deleted => "TellGuestGone 137 signaled",
+            Self::NotMade | Self::NotStarted | Self::Again | Self::Lost => {
+                "TellGuestGone 255 vm-lost"
+            }
+            Self::AgentLost => "TellGuestGone 255 agent-lost",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -613,7 +627,10 @@ impl Model {
             Came::Badly | Came::Unheard => {
                 self.settle(Ask::Pause, false);
                 self.settle(Ask::Resume, false);
-                self.release(End::Lost);
+                self.release(match came {
+                    Came::Unheard => End::AgentLost,
+                    _ => End::Lost,
+                });
             }
         }
     }
@@ -802,11 +819,15 @@ impl Model {
     }
 
     pub fn vm_lost(&mut self, booting: bool) {
+        self.lost(booting, End::Lost);
+    }
+
+    fn lost(&mut self, booting: bool, end: End) {
         match self.doing {
             Doing::Birth | Doing::Start if booting => self.fail(),
             Doing::Quiet => self.release(End::Asked),
             Doing::Birth | Doing::Start | Doing::Release { .. } => {}
-            _ if self.up => self.release(End::Lost),
+            _ if self.up => self.release(end),
             _ => {}
         }
     }
@@ -819,7 +840,7 @@ impl Model {
             _ => false,
         };
         if !closed {
-            self.vm_lost(booting);
+            self.lost(booting, End::AgentLost);
         }
     }
 }
@@ -833,9 +854,7 @@ impl Model {
             self.settle(Ask::Start, false);
         }
         self.drop_errands();
-        let killed = matches!(end, End::Asked | End::Idle | End::Deleted);
-        let code = if killed { 137 } else { 255 };
-        self.ask_world(format!("TellGuestGone {code}"));
+        self.ask_world(end.told());
         self.ask_world("TearDown");
         self.end = Some(end);
         self.turn(Doing::Release { tries: 0 });
@@ -963,8 +982,7 @@ impl Model {
         }
         let end = found(end);
         self.end = Some(end);
-        let killed = matches!(end, End::Asked | End::Idle);
-        self.ask_world(format!("TellGuestGone {}", if killed { 137 } else { 255 }));
+        self.ask_world(end.told());
         self.at_rest();
     }
 }
