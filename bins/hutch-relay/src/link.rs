@@ -1,6 +1,6 @@
 //! The connection to the stream: made without waiting, made again a bounded number of times when it
-//! breaks. A socket is the VMM's, and a context id the guest's: when nobody answers there any more,
-//! the VM is gone. One that the daemon carries comes back with the daemon, and its file goes with the
+//! breaks. A socket is that of a program of the VM, which listens as long as it lives, and a context id the guest's: when
+//! nobody listens or answers there any more, the VM is gone. One that the daemon carries comes back with the daemon, and its file goes with the
 //! VM.
 
 use crate::{session::StreamAddress, vsock};
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use stream::Padding;
 
-/// Together with the delays: three seconds. QEMU listens again at once after a connection broke.
+/// Together with the delays: three seconds.
 const ATTEMPTS_MAX: u32 = 20;
 /// Ten minutes: whoever supervises the daemon starts it again, or the next command does.
 const ATTEMPTS_CARRIED_MAX: u32 = 3000;
@@ -172,6 +172,11 @@ impl Link {
         }
     }
 
+    /// Carried by the daemon, it is back with the next one.
+    fn is_of_a_vm(&self) -> bool {
+        !matches!(self.address, StreamAddress::Carried(_))
+    }
+
     fn dial(&mut self, now: Instant) -> Change {
         let dialed = match &self.address {
             StreamAddress::Socket(socket) | StreamAddress::Carried(socket) => {
@@ -187,6 +192,10 @@ impl Link {
             Ok(state) => self.state = state,
             // The socket's file goes with its sandbox: nobody will listen there again.
             Err(cause @ Errno::NOENT) => self.state = State::Lost { cause },
+            // QEMU, or what carries vsock beside it, has ended: the socket lives as long as its listener.
+            Err(cause @ Errno::CONNREFUSED) if self.is_of_a_vm() => {
+                self.state = State::Lost { cause };
+            }
             Err(cause) => self.broke(cause, now),
         }
         match self.state {
@@ -278,4 +287,35 @@ pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Errno> {
     )?;
     rustix::net::connect(&socket, &address)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// The file of its socket stays until its sandbox is released.
+    #[test]
+    fn a_vm_is_lost_as_soon_as_nobody_listens_and_a_daemon_may_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p1.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let now = Instant::now();
+        let hybrid = StreamAddress::Hybrid {
+            socket: path.clone(),
+            port: 7,
+        };
+
+        for (address, lost) in [
+            (StreamAddress::Socket(path.clone()), true),
+            (hybrid, true),
+            (StreamAddress::Carried(path.clone()), false),
+        ] {
+            let mut link = Link::new(address, now);
+
+            link.advance(now);
+
+            assert_eq!(link.lost().is_some(), lost, "{:?}", link.address());
+        }
+    }
 }

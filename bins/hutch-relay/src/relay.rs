@@ -37,7 +37,8 @@ const DOUBT: Duration = Duration::from_secs(1);
 /// A stream that was silent for so long gives its buffers back.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Removed containers' exits come within milliseconds; a guest that says nothing for so long holds no relay.
+/// Removed containers' exits come within milliseconds; a guest that says nothing for so long holds no relay, nor does a
+/// reader who takes nothing: the container's cgroup waits for it.
 const DISMISSAL: Duration = Duration::from_secs(5);
 
 /// So long is the guest told that its exit has arrived; it does not matter much.
@@ -253,7 +254,7 @@ impl Relay {
             if let Some(code) = self.reader.exit() {
                 break Outcome::Exited(u8::try_from(code).unwrap_or(VM_LOST));
             }
-            if self.link.lost().is_some() && !self.has_output() {
+            if self.link.lost().is_some() && (!self.has_output() || self.is_overdue()) {
                 break match self.dismissed {
                     Some(Dismissed { exit_code, .. }) => Outcome::Exited(exit_code),
                     None => Outcome::Lost,
@@ -310,19 +311,22 @@ impl Relay {
                 Slot::Output(index) => self.write_output(index),
             }
         }
-        let now = Instant::now();
-        if self.due_dismissal().is_some_and(|due| due <= now) {
+        if self.is_overdue() {
             self.reader.disconnected();
             self.link.give_up();
         }
-        let change = self.link.advance(now);
+        let change = self.link.advance(Instant::now());
         self.greet(change)
     }
 
-    /// When the guest is waited for no longer.
+    /// When guest and readers are waited for no longer.
     fn due_dismissal(&self) -> Option<Instant> {
-        let waits = self.link.lost().is_none();
-        self.dismissed.filter(|_| waits).map(|one| one.until)
+        self.dismissed.map(|one| one.until)
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.due_dismissal()
+            .is_some_and(|due| due <= Instant::now())
     }
 
     /// Polls what there is interest in, and nothing else: a closed pipe is always ready.
@@ -521,7 +525,13 @@ impl Relay {
             return;
         };
         match sink.write(self.reader.output(output.channel)) {
-            Ok(count) => self.reader.output_taken(output.channel, count),
+            Ok(count) => {
+                self.reader.output_taken(output.channel, count);
+                // Whoever reads, however slowly, gets it all.
+                if let Some(dismissed) = &mut self.dismissed {
+                    dismissed.until = Instant::now() + DISMISSAL;
+                }
+            }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => {
                 self.reader.refuse_output(output.channel);

@@ -195,6 +195,22 @@ fn a_relay_that_is_dismissed_believes_its_guest_more() {
     assert_eq!(wait(&mut child).code(), Some(9));
 }
 
+/// Its container's cgroup would stay as long as its reader likes.
+#[test]
+fn a_relay_whose_reader_takes_nothing_goes_all_the_same_once_its_container_is_gone() {
+    let guest = guest("exec cat /dev/zero");
+    let _daemon = daemon(&guest);
+    let mut command = relay(&guest);
+    command.stdout(Stdio::piped());
+    let (mut child, _) = started(command);
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+
+    dismiss(&child, 137);
+
+    assert_eq!(wait(&mut child).code(), Some(137));
+}
+
 #[test]
 fn a_daemon_that_is_silent_does_not_hold_up_the_exit_code() {
     let guest = guest("read line; exit 6");
