@@ -7,7 +7,7 @@ pub use sandbox::{
     SandboxList, SandboxMonitor, SandboxStats, SandboxStop, SandboxVerb,
 };
 
-use crate::verbs::{events::Events, kill::Kill, top::Top, update::Update};
+use crate::verbs::{events::Events, kill::Kill, stop::Stop, top::Top, update::Update};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -66,6 +66,10 @@ pub enum Verb {
     State(Id),
     /// Send a signal to a container's init (SIGTERM unless one is named).
     Kill(Kill),
+    /// Ask a container to end, and kill it if it has not after a while.
+    Stop(Stop),
+    /// Wait for the end of a container, and print its exit code.
+    Wait(Id),
     /// Delete a container that is stopped.
     Delete(Delete),
     /// Run a further program in a running container.

@@ -75,6 +75,11 @@ pub fn soon() -> Context {
     within(ANSWER_MAX)
 }
 
+/// The deadline for an answer that is given soon after that long.
+pub fn soon_after(patience: Duration) -> Context {
+    within(patience.saturating_add(ANSWER_MAX))
+}
+
 pub fn socket_path(root: &Path) -> PathBuf {
     root.join("hutchd.sock")
 }

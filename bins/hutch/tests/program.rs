@@ -220,6 +220,8 @@ fn what_is_wrong_by_itself_is_refused_before_a_daemon_is_started() {
         ),
         (&["kill", "web", "FLY"], "unknown signal"),
         (&["kill", "--escalate", "5", "web"], "not a duration"),
+        (&["stop", "--signal", "FLY", "web"], "unknown signal"),
+        (&["stop", "--time", "5", "web"], "not a duration"),
         (&["ps", "web", "-o", "user"], "ps column"),
         (&["checkpoint", "--image-path", "/x", "web"], "snapshots"),
         (&["restore", "web"], "snapshots"),

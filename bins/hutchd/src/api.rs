@@ -26,8 +26,9 @@ use protocols::asynchronous::{
         NextOomsRequest, NextOomsResponse, NextSandboxEventsRequest, NextSandboxEventsResponse,
         PauseRequest, PauseResponse, ProcessRef, PsRequest, PsResponse, ResumeRequest,
         ResumeResponse, SandboxRequest, SandboxResponse, SandboxStatsRequest, SandboxStatsResponse,
-        StartRequest, StartResponse, StateRequest, StatsRequest, StatsResponse, StopSandboxRequest,
-        UpdateRequest, UpdateResponse, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+        StartRequest, StartResponse, StateRequest, StatsRequest, StatsResponse, StopRequest,
+        StopResponse, StopSandboxRequest, UpdateRequest, UpdateResponse, VersionRequest,
+        VersionResponse, WaitRequest, WaitResponse,
     },
     hutch_ttrpc::Runtime,
 };
@@ -100,9 +101,9 @@ fn somebody(pid: u32, start_time: u64) -> Option<HostProcess> {
 }
 
 /// A process that a caller named.
-struct Target {
-    located: Located,
-    process: ProcessId,
+pub(crate) struct Target {
+    pub located: Located,
+    pub process: ProcessId,
 }
 
 impl Api {
@@ -114,7 +115,7 @@ impl Api {
         asked(self.host.send(find).await)?
     }
 
-    async fn target(&self, process: &ProcessRef) -> Result<Target, Fault> {
+    pub(crate) async fn target(&self, process: &ProcessRef) -> Result<Target, Fault> {
         let located = self.find(&process.namespace, &process.container_id).await?;
         let process = match process.exec_id.as_str() {
             "" => ProcessId::Init,
@@ -123,7 +124,11 @@ impl Api {
         Ok(Target { located, process })
     }
 
-    async fn command(&self, located: Located, command: ProcessCommand) -> Result<(), Fault> {
+    pub(crate) async fn command(
+        &self,
+        located: Located,
+        command: ProcessCommand,
+    ) -> Result<(), Fault> {
         let command = ProcessIn {
             container: located.place.number,
             command,
@@ -361,6 +366,12 @@ impl Runtime for Api {
         Ok(KillResponse::default())
     }
 
+    async fn stop(&self, _: &TtrpcContext, request: StopRequest) -> Answer<StopResponse> {
+        let what = on("stop container", &request.container_id);
+        let outcome = self.stop_container(&request).await;
+        outcome.map_err(|why| status(why.during(what)))
+    }
+
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Answer<DeleteResponse> {
         let outcome = self.delete_container(&request).await;
         named(outcome, "delete container", &request.container_id)?;
@@ -453,13 +464,7 @@ impl Runtime for Api {
 
     async fn exited(&self, _: &TtrpcContext, request: ExitedRequest) -> Answer<ExitedResponse> {
         let process = request.process.get_or_default();
-        let outcome = match self.target(process).await {
-            Ok(target) => {
-                let done = ProcessCommand::RelayDone(target.process);
-                self.command(target.located, done).await
-            }
-            Err(why) => Err(why),
-        };
+        let outcome = self.relay_done(process).await;
         named(outcome, "exit of container", &process.container_id)?;
         Ok(ExitedResponse::default())
     }

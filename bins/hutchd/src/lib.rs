@@ -19,4 +19,5 @@ pub mod serve;
 mod size;
 pub mod start;
 mod status;
+mod stopping;
 pub mod wiring;

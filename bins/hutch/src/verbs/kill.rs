@@ -119,7 +119,7 @@ pub(super) fn is_denied(why: &anyhow::Error) -> bool {
 }
 
 /// `TERM`, `SIGTERM`, `term`, `15`, or `0`.
-fn signal_number(text: &str) -> Result<u32> {
+pub(super) fn signal_number(text: &str) -> Result<u32> {
     let text = if text.is_empty() { "SIGTERM" } else { text };
     if let Ok(number) = text.parse::<u32>() {
         return match number <= SIGNAL_MAX {

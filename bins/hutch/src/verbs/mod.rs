@@ -15,6 +15,7 @@ pub mod relay;
 pub mod sandbox;
 pub mod spec;
 pub mod stats;
+pub mod stop;
 pub mod top;
 pub mod update;
 

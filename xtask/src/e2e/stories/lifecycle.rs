@@ -8,7 +8,11 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::fs;
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 /// runc's code for a verb that failed.
 const REFUSED: i32 = 1;
@@ -205,4 +209,99 @@ pub(super) fn status(world: &World<'_>, id: &str) -> Result<String> {
 pub(super) fn succeeds(outcome: &Outcome) -> Result<()> {
     ensure!(outcome.status.success(), "{outcome:?}");
     Ok(())
+}
+
+/// Also while the daemon that was asked is killed: the next one asks nobody a second time.
+pub fn a_container_that_is_stopped_has_its_time_and_no_more(world: &World<'_>) -> Result<()> {
+    let code_of = |id: &str| -> Result<String> {
+        let waited = world.verb(&["wait", id])?;
+        ensure!(waited.code() == Some(0), "wait: {waited:?}");
+        Ok(waited.stdout)
+    };
+    succeeds(&world.verb(&["sandbox", "create", "box"])?)?;
+    let join = |id: &str, script: &str| -> Result<PathBuf> {
+        let bundle = world.shell(script)?;
+        succeeds(&world.detached(&["run", "--detach", "--sandbox", "box"], &bundle, id)?)?;
+        Ok(bundle)
+    };
+    // A trap is set once it is up.
+    let up = |bundle: &Path| wait_until(|| bundle.join("rootfs/up").exists(), SOON);
+    let heeds = join(
+        "heeds",
+        "trap 'exit 5' USR1; : >/up; while :; do sleep 0.1; done",
+    )?;
+    let deaf = join(
+        "deaf",
+        "trap 'echo heard >>/heard' TERM; : >/up; while :; do sleep 0.1; done",
+    )?;
+    ensure!(up(&heeds) && up(&deaf), "they do not run");
+
+    succeeds(&world.verb(&["stop", "--signal", "USR1", "--time", "1m", "heeds"])?)?;
+    ensure!(code_of("heeds")? == "5\n", "it had its time");
+    succeeds(&world.verb(&["stop", "heeds"])?)?;
+    let waits = world.start(&mut world.hutch(&["wait", "deaf"]))?;
+    let stops = world.start(&mut world.hutch(&["stop", "--time", "5s", "deaf"]))?;
+    let heard = || fs::read_to_string(deaf.join("rootfs/heard")).unwrap_or_default();
+    ensure!(
+        wait_until(|| heard() == "heard\n", SOON),
+        "it hears nothing"
+    );
+    world.kill(world.daemon()?)?;
+    succeeds(&stops.finish(SOON)?)?;
+    let waits = waits.finish(SOON)?;
+
+    let watches = world.start(&mut world.hutch(&["sandbox", "monitor", "--new", "box"]))?;
+    for turn in 0..5 {
+        let bundle = world.shell("exit 9")?;
+        let mut run = world.hutch(&["run", "--sandbox", "box", "--bundle"]);
+        let ended = world.run(run.arg(&bundle).arg(format!("ends-{turn}")), SOON)?;
+        ensure!(ended.code() == Some(9), "{ended:?}");
+    }
+    let told = || watches.stdout().matches("\"code\":9").count();
+    ensure!(
+        wait_until(|| told() == 5, SOON),
+        "what was deleted at once: {}",
+        watches.stdout()
+    );
+
+    ensure!(heard() == "heard\n", "asked twice: {:?}", heard());
+    ensure!(waits.stdout == "137\n", "wait: {waits:?}");
+    let none = world.verb(&["stop", "nobody"])?;
+    ensure!(
+        none.code() == Some(REFUSED) && none.stderr.contains("stop container \"nobody\""),
+        "{none:?}"
+    );
+    succeeds(&world.verb(&["delete", "heeds"])?)?;
+    succeeds(&world.verb(&["delete", "deaf"])?)?;
+    succeeds(&world.verb(&["sandbox", "delete", "--force", "box"])?)?;
+    succeeds(&watches.finish(SOON)?)
+}
+
+/// Each has a stream of its own, which is made while the others' are in use.
+pub fn fifty_execs_live_at_once_in_one_vm(world: &World<'_>) -> Result<()> {
+    const EXECS: usize = 50;
+    let bed = world.shell("exec sleep 1000")?;
+    succeeds(&world.detached(&["run", "--detach"], &bed, "bed")?)?;
+    let mut execs = (0..EXECS)
+        .map(|turn| {
+            let script = format!("echo up; read line; echo $line; exit {turn}");
+            world.start(&mut world.hutch(&["exec", "bed", "/bin/sh", "-c", &script]))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for exec in &execs {
+        exec.wait_for_output("up\n", BOOT_LIMIT)?;
+    }
+
+    for (turn, exec) in execs.iter_mut().enumerate() {
+        let mut stdin = exec.stdin().context("stdin is piped")?;
+        writeln!(stdin, "{turn}").context("write")?;
+    }
+    for (turn, exec) in execs.into_iter().enumerate() {
+        let outcome = exec.finish(SOON)?;
+        ensure!(
+            outcome.code() == i32::try_from(turn).ok() && outcome.stdout == format!("up\n{turn}\n"),
+            "{turn}: {outcome:?}"
+        );
+    }
+    succeeds(&world.verb(&["delete", "--force", "bed"])?)
 }

@@ -81,6 +81,8 @@ pub const ALL: &[Story] = stories![
     lifecycle::a_daemon_killed_during_create_leaves_all_or_nothing,
     lifecycle::a_delete_by_force_ends_a_container_that_is_still_starting,
     lifecycle::the_pid_in_the_pid_file_lives_as_long_as_its_container,
+    lifecycle::a_container_that_is_stopped_has_its_time_and_no_more,
+    lifecycle::fifty_execs_live_at_once_in_one_vm,
     hooks::hooks_run_in_their_order_and_are_told_the_state,
     hooks::a_hook_that_fails_or_hangs_makes_no_container,
     sandboxes::a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again,
