@@ -32,9 +32,10 @@ pub struct VmDefaults {
 impl Default for VmDefaults {
     fn default() -> Self {
         Self {
-            // A container's init and two execs start without waiting for a port; each port costs
-            // the guest 512 KiB of buffers. 32 ports in all, two of which are not for streams.
-            ports: PortPlan { cold: 4, max: 30 },
+            // A container's init and two execs start without waiting for a port; each port that was made costs
+            // the guest 512 KiB of buffers. 64 ports in all, two of which are not for streams: as many cost a boot
+            // nothing that can be measured, and 128 a tenth of a second (docs/adr/0004-machine-type.md).
+            ports: PortPlan { cold: 4, max: 62 },
             slots: 4,
         }
     }
