@@ -13,6 +13,7 @@ mod counts;
 mod daemon;
 mod dependencies;
 mod e2e;
+mod fuzz;
 mod image;
 mod kernel;
 mod programs;
@@ -72,6 +73,8 @@ enum Verb {
     /// A failed seed says where its event log is; `--seed S --trace` tells it again, byte for byte. Exits with 1 if a
     /// seed failed.
     Sim(sim::Arguments),
+    /// Run the fuzz targets, a minute each (needs a nightly toolchain; builds cargo-fuzz into the cache)
+    Fuzz(fuzz::Arguments),
     /// Measure start, execs, streams and memory of the real product, beside their goals (needs root)
     ///
     /// Prints a table, and with --json writes one object: `schema`, `environment` (accelerator, cpus, kernel, commit, load)
@@ -128,6 +131,7 @@ fn perform(verb: Verb) -> Result<ExitCode> {
             let counts = sim::run(&workspace, &arguments)?;
             return Ok(ExitCode::from(u8::from(counts.failed > 0)));
         }
+        Verb::Fuzz(arguments) => fuzz::run(&workspace, &arguments)?,
         Verb::Bench(arguments) => bench::run(&workspace, &arguments)?,
         Verb::Setup => setup::ensure(setup::ALL)?,
         Verb::GuestKernel => {

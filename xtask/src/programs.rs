@@ -30,6 +30,12 @@ pub const VHOST_DEVICE_VSOCK: Program = Program {
     version: "0.3.0",
 };
 
+/// Runs the fuzz targets, where there is a nightly toolchain.
+pub const CARGO_FUZZ: Program = Program {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+};
+
 /// By what one types.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Name {

@@ -99,6 +99,9 @@ pub fn told(seed: u64, detail: Detail) -> Verdict {
     })
 }
 
+/// The dice of a story that is told again and again.
+const EVERY_TELLING: u64 = 1;
+
 /// A story alone, and what happens to exactly one call of a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Interrupted {
@@ -113,7 +116,7 @@ pub fn told_interrupted(interrupted: Interrupted, detail: Detail) -> (Verdict, u
     let calls = Rc::new(Cell::new(0));
     let counted = calls.clone();
     let verdict = judged(async move {
-        let dice = Dice::new(at);
+        let dice = Dice::new(EVERY_TELLING);
         let weather = Weather {
             troubles: vec![trouble],
             per_mille: 0,

@@ -88,8 +88,23 @@ pub const ALL: &[Story] = &[
     Story::SandboxDisks,
 ];
 
-/// Each is interrupted at every effect; together they have every verb of a sandbox.
-pub const OF_SANDBOXES: &[Story] = &[
+/// Each is interrupted at every effect; together they have every operation on a container and on a sandbox. A crowd and
+/// a long life do again what the others do.
+pub const INTERRUPTED: &[Story] = &[
+    Story::Life,
+    Story::Exec,
+    Story::Kill,
+    Story::ForceDeleteWhileStarting,
+    Story::TwoCreationsWithOneId,
+    Story::Pod,
+    Story::RelayDeath,
+    Story::SameKey,
+    Story::WrongOrders,
+    Story::Freeze,
+    Story::FreezeCreated,
+    Story::Ooms,
+    Story::Hooks,
+    Story::HookFails,
     Story::SandboxLife,
     Story::SandboxPause,
     Story::SandboxStart,
@@ -388,7 +403,7 @@ impl Teller {
         client.start(id).await?;
         client.freeze(id, Freeze::Pause).await?;
         self.moment().await;
-        client.kill(id, &INIT, 9).await?;
+        client.kill_all(id, 9).await?;
         let exit = client.wait(id, &INIT).await?;
         self.expect_code(&exit, 137);
         client.delete(id, Force::No).await

@@ -296,13 +296,27 @@ impl Client {
     }
 
     pub async fn kill(&self, id: &str, process: &ProcessId, signal: u32) -> Result<(), Fault> {
-        let what = format!("kill {id} {process} {signal}");
+        self.signal(id, process, signal, false).await
+    }
+
+    pub async fn kill_all(&self, id: &str, signal: u32) -> Result<(), Fault> {
+        self.signal(id, &ProcessId::Init, signal, true).await
+    }
+
+    async fn signal(
+        &self,
+        id: &str,
+        process: &ProcessId,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), Fault> {
+        let what = format!("kill {id} {process} {signal}, all: {all}");
         let key = self.fresh_key();
         let kill = || {
             let kill = Kill {
                 key: request_key(&key),
                 signal,
-                all: false,
+                all,
             };
             ProcessCommand::Kill(process.clone(), kill)
         };

@@ -1,0 +1,42 @@
+//! What must hold of the daemon for whatever text is taken for a config.json.
+
+use hutchd::{
+    bundle::{Request, wish},
+    pods,
+};
+use runtime_core::ids::{ContainerId, EpochMs, Namespace, SandboxUid};
+
+pub fn config(text: &[u8]) {
+    let joined = pods::joined(text);
+    let judge = || {
+        wish(Request {
+            namespace: Namespace::new("default").expect("a namespace"),
+            id: ContainerId::new("web").expect("an id"),
+            bundle: "/nonexistent/bundle",
+            config_json: text,
+            join: joined.clone(),
+            neighbour: None,
+            cgroups_path: String::new(),
+            relay: None,
+            uid: SandboxUid::from_random(1),
+            created: EpochMs(0),
+        })
+    };
+    match (judge(), judge()) {
+        (Ok(first), Ok(again)) => assert_eq!(
+            format!("{first:?}"),
+            format!("{again:?}"),
+            "the same text gives the same wish"
+        ),
+        (Err(first), Err(again)) => {
+            let said = first.to_string();
+            assert_eq!(
+                said,
+                again.to_string(),
+                "the same text is refused for the same reason"
+            );
+            assert!(!said.is_empty() && !said.contains('\n'), "{said:?}");
+        }
+        (first, again) => panic!("once {first:?}, and again {again:?}"),
+    }
+}
