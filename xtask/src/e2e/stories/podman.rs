@@ -406,21 +406,14 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
         "create",
         "--name=pod",
         "--hostname=thepod",
-        "--share=net,ipc,uts",
+        "--share=net,ipc,uts,pid",
         "--infra-image",
         IMAGE,
         "--infra-command=sleep 1000",
     ])?;
-    for name in ["one", "two"] {
-        podman.ask(&[
-            "create",
-            "--pod=pod",
-            "--name",
-            name,
-            IMAGE,
-            "sleep",
-            "1000",
-        ])?;
+    for (name, seconds) in [("one", "1001"), ("two", "1002")] {
+        let words = ["create", "--pod=pod", "--name", name, IMAGE, "sleep"];
+        podman.ask(&[&words[..], &[seconds]].concat())?;
     }
 
     podman.ask(&["pod", "start", "pod"])?;
@@ -433,7 +426,7 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
         "--format={{.Name}} {{.Status}} {{.NumberOfContainers}}",
     ])?;
     ensure!(pod == "pod Running 3", "{pod}");
-    for kind in ["ipc", "uts"] {
+    for kind in ["ipc", "uts", "pid"] {
         let look = format!("/proc/self/ns/{kind}");
         let seen = |name| podman.ask(&["exec", name, "readlink", &look]);
         ensure!(seen("one")? == seen("two")?, "{kind} is not shared");
@@ -446,6 +439,8 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
         "one",
         "sh",
         "-c",
+    // The infra container's is the first process of all three.
+    ensure!(pid_as_seen_by(&podman, "two", "sleep 1000")? == "1");
         "echo hello | nc -l -p 4711",
     ])?;
     let hears = || {
@@ -468,11 +463,24 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
 }
 
 pub fn a_podman_container_outlives_a_killed_daemon(world: &World<'_>) -> Result<()> {
+    // One's process is two's to end, and two goes on without it.
+    let its = pid_as_seen_by(&podman, "two", "sleep 1001")?;
+    podman.ask(&["exec", "two", "kill", "-KILL", &its])?;
+    ensure!(podman.ask(&["wait", "one"])? == KILLED.to_string());
     let podman = Podman::new(world)?;
     podman.ask(&["run", "--detach", "--name=tough", IMAGE, "sh", "-c", HEEDS])?;
     podman.ask(&["run", "--detach", "--name=brief", IMAGE, "sleep", "1000"])?;
     wait_for_log(&podman, "tough", "up\n")?;
     let pid = podman.state("tough")?["Pid"].clone();
+
+/// Of the process with these words.
+fn pid_as_seen_by(podman: &Podman<'_>, container: &str, words: &str) -> Result<String> {
+    let seen = podman.ask(&["exec", container, "ps", "-o", "pid,args"])?;
+    let mut lines = seen.lines().map(str::trim).map(|line| line.split_once(' '));
+    let pid = lines.find_map(|line| line.filter(|(_, its)| *its == words));
+    let (pid, _) = pid.with_context(|| format!("no {words:?} in {seen:?}"))?;
+    Ok(pid.to_owned())
+}
 
     world.kill(world.daemon()?)?;
     // Whatever asks first starts the next daemon; what conmon started would keep conmon waiting.

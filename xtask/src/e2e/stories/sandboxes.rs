@@ -5,9 +5,10 @@ use crate::{
     e2e::world::{BOOT_LIMIT, Outcome, SOON, World},
     wait::wait_until,
 };
+    bundle,
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 const POD: &str = "pod";
@@ -67,6 +68,7 @@ pub fn a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again(
     costs_what_its_host_spends(world)?;
     is_held_as_a_whole(world)?;
     // The first goes, and the others do not notice.
+    processes_are_shared_on_request(world)?;
     succeeds(&world.verb(&["delete", "--force", "c0"])?)?;
     join(world, "c5", "exec sleep 1000")?;
     let vmm = inspected(world)?["vmmPid"].as_i64().context("no VMM")?;
@@ -190,6 +192,62 @@ fn costs_what_its_host_spends(world: &World<'_>) -> Result<()> {
     let field = |at: usize| {
         ticks
             .rsplit(')')
+/// Whoever names the pid namespace of a neighbour's pid file lives in it, and as long as its first process at most.
+fn processes_are_shared_on_request(world: &World<'_>) -> Result<()> {
+    let pid_file = world.scratch().join("owner.pid");
+    let named = pid_file.to_str().context("a path of ours is text")?;
+    let owner = world.shell("trap ': >/heard' USR1; : >/up; while :; do sleep 0.05; done")?;
+    let words = ["run", "--detach", "--sandbox", POD, "--pid-file", named];
+    succeeds(&world.detached(&words, &owner, "owner")?)?;
+    let made = |name: &str| owner.join("rootfs").join(name).exists();
+    ensure!(wait_until(|| made("up"), SOON), "the owner does not run");
+    let pid = fs::read_to_string(&pid_file).context("read the pid file")?;
+    let joiner = world.shell("echo $$ >/pid; exec sleep 4321")?;
+    bundle::change(&joiner, |config| {
+        let spaces = config["linux"]["namespaces"].as_array_mut();
+        for space in spaces.into_iter().flatten().filter(|s| s["type"] == "pid") {
+            space["path"] = json!(format!("/proc/{}/ns/pid", pid.trim_end()));
+        }
+    })?;
+    // It joins the sandbox as the neighbour's whose namespace it names.
+    let joins = |id| world.detached(&["run", "--detach", "--sandbox", "owner"], &joiner, id);
+    succeeds(&joins("joiner")?)?;
+    let told = || fs::read_to_string(joiner.join("rootfs/pid")).unwrap_or_default();
+    ensure!(
+        wait_until(|| told().ends_with('\n'), SOON),
+        "it says no pid"
+    );
+    let its = told().trim_end().to_owned();
+
+    ensure!(its != "1", "it is alone");
+    let of_first = world.verb(&["exec", "joiner", "grep", "-c", "/heard", "/proc/1/cmdline"])?;
+    ensure!(of_first.stdout == "1\n", "it sees no owner: {of_first:?}");
+    let its_words = format!("/proc/{its}/cmdline");
+    let of_joiner = world.verb(&["exec", "owner", "grep", "-c", "4321", &its_words])?;
+    ensure!(of_joiner.stdout == "1\n", "nobody sees it: {of_joiner:?}");
+    succeeds(&world.verb(&["exec", "joiner", "kill", "-USR1", "1"])?)?;
+    ensure!(
+        wait_until(|| made("heard"), SOON),
+        "the owner hears nothing"
+    );
+    // It goes alone, and what has joined goes with whom it joined.
+    succeeds(&world.verb(&["kill", "joiner", "KILL"])?)?;
+    ensure!(exit(world, "joiner")?.0 == i64::from(KILLED));
+    ensure!(status(world, "owner")? == "running", "the owner went too");
+    succeeds(&joins("second")?)?;
+    succeeds(&world.verb(&["kill", "owner", "KILL"])?)?;
+    for id in ["owner", "second"] {
+        let ended = exit(world, id)?;
+        ensure!(
+            ended == (KILLED.into(), "signaled".to_owned()),
+            "{id}: {ended:?}"
+        );
+    }
+    ["joiner", "second", "owner"]
+        .iter()
+        .try_for_each(|id| succeeds(&world.verb(&["delete", id])?))
+}
+
             .next()?
             .split_whitespace()
             .nth(at)?
