@@ -6,6 +6,7 @@
 mod bundles;
 mod configuration;
 mod guest;
+mod sandboxes;
 mod states;
 mod words;
 
@@ -128,10 +129,15 @@ impl<'a, 'b> Bench<'a, 'b> {
     /// Tries every row, and says of all that went wrong.
     fn judge(&self, rows: &[Row]) -> Result<()> {
         let mut wrong = Vec::new();
+        let sandboxes = self.sandboxes()?;
         for row in rows {
             if let Err(why) = self.judge_one(row) {
                 wrong.push(format!("{}: {why:#}", row.what));
             }
+        }
+        let now = self.sandboxes()?;
+        if now != sandboxes {
+            wrong.push(format!("sandboxes were {sandboxes}, and are {now}"));
         }
         match wrong.len() {
             0 => Ok(()),
@@ -157,6 +163,12 @@ impl<'a, 'b> Bench<'a, 'b> {
         let now = self.world.verb(&["list", "--all-namespaces"])?;
         ensure!(now.stdout == listed.stdout, "containers are now {now:?}");
         Ok(())
+    }
+
+    /// All that is told of all sandboxes.
+    fn sandboxes(&self) -> Result<String> {
+        let listed = self.world.verb(&["sandbox", "list", "--format", "json"])?;
+        Ok(listed.stdout)
     }
 }
 
@@ -185,6 +197,7 @@ pub fn bad_input_is_refused_in_one_line_and_leaves_nothing(world: &World<'_>) ->
     let rows: Vec<Row> = bundles::rows()
         .into_iter()
         .chain(words::rows())
+        .chain(sandboxes::of_nobody())
         .chain(configuration::rows())
         .collect();
     bench.judge(&rows)
@@ -196,8 +209,13 @@ pub fn a_guest_refuses_as_clearly_as_its_host(world: &World<'_>) -> Result<()> {
     let created = world.create("house", &bench.good)?.finish(BOOT_LIMIT)?;
     super::lifecycle::succeeds(&created)?;
     bench.judge(&states::of_a_created_one())?;
+    bench.judge(&sandboxes::of_a_ready_one())?;
     super::lifecycle::succeeds(&world.verb(&["start", "house"])?)?;
     bench.judge(&states::of_a_running_one())?;
+    bench.judge(&sandboxes::of_a_running_one())?;
+    super::lifecycle::succeeds(&world.verb(&["sandbox", "pause", "house"])?)?;
+    bench.judge(&sandboxes::of_a_paused_one())?;
+    super::lifecycle::succeeds(&world.verb(&["sandbox", "resume", "house"])?)?;
     bench.judge(&guest::rows())?;
     super::lifecycle::succeeds(&world.verb(&["kill", "house", "KILL"])?)?;
     let is_stopped = || {
@@ -210,6 +228,12 @@ pub fn a_guest_refuses_as_clearly_as_its_host(world: &World<'_>) -> Result<()> {
         vms.is_ok_and(|vms| vms.is_empty())
     };
     ensure!(wait_until(vm_is_gone, SETTLE), "its VM stays");
+    let is_over = || {
+        let status = world.verb(&["sandbox", "status", "house"]);
+        status.is_ok_and(|status| status.stdout == "stopped\n")
+    };
+    ensure!(wait_until(is_over, SETTLE), "its sandbox does not stop");
     bench.judge(&states::of_a_stopped_one())?;
+    bench.judge(&sandboxes::of_a_stopped_one())?;
     super::lifecycle::succeeds(&world.verb(&["delete", "house"])?)
 }
