@@ -11,7 +11,11 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::{fs, io::Write, os::unix::fs::MetadataExt};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
 
 /// SIGKILL's, as shells count.
 const KILLED: i32 = 128 + Signal::SIGKILL as i32;
@@ -245,9 +249,9 @@ const PROMISED: &str = "id -u; id -g; echo $A; pwd; hostname; ulimit -n; ulimit 
         grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t'; \
         cd /sys/fs/cgroup$(cut -d : -f 3 /proc/self/cgroup); cat memory.max cpu.max pids.max; \
         df -k /dev/shm /scratch | awk 'NR > 1 { print $NF, $2 }'; \
-        cat /again/given /etc/single; grep -c thehost /etc/hosts /etc/hostname; \
+        cat /again/given /etc/single /etc/fixed; grep -c thehost /etc/hosts /etc/hostname; \
         tr '\\0' ' ' </proc/1/cmdline; echo; \
-        for path in /here /again/here /volume/here /tmp/here; do \
+        for path in /here /again/here /volume/here /tmp/here /etc/fixed /etc/single; do \
             touch $path 2>/dev/null && echo may $path; done; exit 9";
 
 pub fn podman_gives_a_container_its_limits_and_its_files(world: &World<'_>) -> Result<()> {
@@ -255,11 +259,15 @@ pub fn podman_gives_a_container_its_limits_and_its_files(world: &World<'_>) -> R
     let volume = podman.folder("volume")?;
     let single = podman.folder("single")?.join("file");
     fs::write(&single, "one file\n").context("write a file")?;
+    // Whoever may not write to it is kept from that by nothing but its mount.
+    let anyone = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(&single, anyone).context("let anyone write")?;
     fs::write(volume.join("given"), "given\n").context("write a file")?;
-    let (volume_at, again_at, single_at) = (
-        format!("{}:/volume", volume.display()),
-        format!("{}:/again:ro", volume.display()),
-        format!("{}:/etc/single", single.display()),
+    let (volume_at, again_at, single_at, fixed_at) = (
+        format!("-v={}:/volume", volume.display()),
+        format!("-v={}:/again:ro", volume.display()),
+        format!("-v={}:/etc/single", single.display()),
+        format!("-v={}:/etc/fixed:ro", single.display()),
     );
     let user = format!("--user={0}:{0}", ACCOUNT.1);
     let run = podman.run(&[
@@ -269,12 +277,10 @@ pub fn podman_gives_a_container_its_limits_and_its_files(world: &World<'_>) -> R
         &user,
         "--read-only",
         "--tmpfs=/scratch:size=1m",
-        "-v",
         &volume_at,
-        "-v",
         &again_at,
-        "-v",
         &single_at,
+        &fixed_at,
         "--memory=64m",
         "--cpus=0.5",
         "--pids-limit=20",
@@ -298,7 +304,7 @@ pub fn podman_gives_a_container_its_limits_and_its_files(world: &World<'_>) -> R
         "{uid}\n{uid}\nb\n/tmp\nthehost\n123\n456\n\
          CapEff:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n\
          67108864\n50000 100000\n20\n/dev/shm 2048\n/scratch 1024\n\
-         given\none file\n/etc/hosts:1\n/etc/hostname:1\n"
+         given\none file\none file\n/etc/hosts:1\n/etc/hostname:1\n"
     );
     ensure!(run.code() == Some(9), "{run:?}");
     let rest = run.stdout.strip_prefix(&expected);
@@ -311,7 +317,8 @@ pub fn podman_gives_a_container_its_limits_and_its_files(world: &World<'_>) -> R
         .lines()
         .filter(|line| line.starts_with("may "))
         .collect();
-    ensure!(may == ["may /volume/here", "may /tmp/here"], "{may:?}");
+    let expected = ["may /volume/here", "may /tmp/here", "may /etc/single"];
+    ensure!(may == expected, "{may:?}");
     let made = fs::metadata(volume.join("here")).context("what it made in its volume")?;
     ensure!(made.uid() == uid, "made by {}", made.uid());
     podman.end()
@@ -432,6 +439,8 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
         ensure!(seen("one")? == seen("two")?, "{kind} is not shared");
     }
     ensure!(podman.ask(&["exec", "two", "hostname"])? == "thepod");
+    // The infra container's is the first process of all three.
+    ensure!(pid_as_seen_by(&podman, "two", "sleep 1000")? == "1");
     // One's listener is two's on the network that they share.
     podman.ask(&[
         "exec",
@@ -439,8 +448,6 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
         "one",
         "sh",
         "-c",
-    // The infra container's is the first process of all three.
-    ensure!(pid_as_seen_by(&podman, "two", "sleep 1000")? == "1");
         "echo hello | nc -l -p 4711",
     ])?;
     let hears = || {
@@ -456,22 +463,15 @@ pub fn podman_runs_a_pod_of_two_in_one_vm(world: &World<'_>) -> Result<()> {
         "{other:?}"
     );
     podman.ask(&["rm", "--force", "--time=0", "lone"])?;
+    // One's process is two's to end, and two goes on without it.
+    let its = pid_as_seen_by(&podman, "two", "sleep 1001")?;
+    podman.ask(&["exec", "two", "kill", "-KILL", &its])?;
+    ensure!(podman.ask(&["wait", "one"])? == KILLED.to_string());
     podman.ask(&["rm", "--force", "--time=0", "one"])?;
     ensure!(podman.ask(&["exec", "two", "hostname"])? == "thepod");
     podman.ask(&["pod", "rm", "--force", "--time=0", "pod"])?;
     podman.end()
 }
-
-pub fn a_podman_container_outlives_a_killed_daemon(world: &World<'_>) -> Result<()> {
-    // One's process is two's to end, and two goes on without it.
-    let its = pid_as_seen_by(&podman, "two", "sleep 1001")?;
-    podman.ask(&["exec", "two", "kill", "-KILL", &its])?;
-    ensure!(podman.ask(&["wait", "one"])? == KILLED.to_string());
-    let podman = Podman::new(world)?;
-    podman.ask(&["run", "--detach", "--name=tough", IMAGE, "sh", "-c", HEEDS])?;
-    podman.ask(&["run", "--detach", "--name=brief", IMAGE, "sleep", "1000"])?;
-    wait_for_log(&podman, "tough", "up\n")?;
-    let pid = podman.state("tough")?["Pid"].clone();
 
 /// Of the process with these words.
 fn pid_as_seen_by(podman: &Podman<'_>, container: &str, words: &str) -> Result<String> {
@@ -481,6 +481,13 @@ fn pid_as_seen_by(podman: &Podman<'_>, container: &str, words: &str) -> Result<S
     let (pid, _) = pid.with_context(|| format!("no {words:?} in {seen:?}"))?;
     Ok(pid.to_owned())
 }
+
+pub fn a_podman_container_outlives_a_killed_daemon(world: &World<'_>) -> Result<()> {
+    let podman = Podman::new(world)?;
+    podman.ask(&["run", "--detach", "--name=tough", IMAGE, "sh", "-c", HEEDS])?;
+    podman.ask(&["run", "--detach", "--name=brief", IMAGE, "sleep", "1000"])?;
+    wait_for_log(&podman, "tough", "up\n")?;
+    let pid = podman.state("tough")?["Pid"].clone();
 
     world.kill(world.daemon()?)?;
     // Whatever asks first starts the next daemon; what conmon started would keep conmon waiting.
