@@ -340,7 +340,16 @@ impl Running {
 
     /// Waits until it has printed `expected`.
     pub fn wait_for_output(&self, expected: &str, limit: Duration) -> Result<()> {
-        if wait_until(|| self.stdout().contains(expected), limit) {
+        self.wait_for(&self.stdout, expected, limit)
+    }
+
+    /// Waits until it has said `expected` on its standard error.
+    pub fn wait_for_errors(&self, expected: &str, limit: Duration) -> Result<()> {
+        self.wait_for(&self.stderr, expected, limit)
+    }
+
+    fn wait_for(&self, output: &Output, expected: &str, limit: Duration) -> Result<()> {
+        if wait_until(|| output.text().contains(expected), limit) {
             return Ok(());
         }
         bail!(

@@ -1,6 +1,6 @@
 //! Stories of bytes: all of them, in order, and in little memory.
 
-use crate::e2e::world::{BOOT_LIMIT, SOON, World};
+use crate::e2e::world::{BOOT_LIMIT, Outcome, SOON, World};
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use std::{
@@ -141,6 +141,7 @@ pub fn pain_8_of_twenty_last_words_none_is_lost(world: &World<'_>) -> Result<()>
     super::lifecycle::succeeds(&house.finish(SOON)?)
 }
 
+/// Of one process, and of many side by side that close their ends in every order: no byte is lost, and nobody hangs.
 pub fn pain_7_the_end_of_input_is_not_the_end_of_output(world: &World<'_>) -> Result<()> {
     let script = "cat; echo all read; sleep 1; echo still here >&2; echo and here; exit 6";
     let mut half = world.start(&mut world.hutch_run("half", script)?)?;
@@ -148,6 +149,7 @@ pub fn pain_7_the_end_of_input_is_not_the_end_of_output(world: &World<'_>) -> Re
     stdin.write_all(b"in\n").context("write")?;
     half.wait_for_output("in\n", BOOT_LIMIT)?;
 
+    many_close_one_end_first(world)?;
     drop(stdin);
     let outcome = half.finish(SOON)?;
 
@@ -157,4 +159,121 @@ pub fn pain_7_the_end_of_input_is_not_the_end_of_output(world: &World<'_>) -> Re
         "{outcome:?}"
     );
     Ok(())
+}
+
+/// As many at a time as a VM has ports for, and each time all live before the first end is closed. The order of the ends is
+/// another than that of the beginnings.
+fn many_close_one_end_first(world: &World<'_>) -> Result<()> {
+    const ROUNDS: usize = 2;
+    (0..ROUNDS).try_for_each(|round| close_one_end_first(world, round))
+}
+
+fn close_one_end_first(world: &World<'_>, round: usize) -> Result<()> {
+    const TIMES: usize = 20;
+    /// Has no divisor in common with the number of execs.
+    const STEP: usize = 7;
+    let mut execs = Vec::new();
+    for time in 0..TIMES {
+        let half = HalfClosed::of(round * TIMES + time);
+        let mut exec =
+            world.start(&mut world.hutch(&["exec", "half", "sh", "-c", &half.script]))?;
+        let stdin = exec.stdin().context("stdin is piped")?;
+        execs.push(Some((half, exec, stdin)));
+    }
+    for (half, exec, stdin) in execs.iter_mut().flatten() {
+        exec.wait_for_errors("up\n", BOOT_LIMIT)?;
+        // One that reads no more may hear that nobody does.
+        let written = stdin.write_all(&vec![b'x'; half.bytes]);
+        ensure!(written.is_ok() || !half.reads, "{written:?}");
+    }
+    let order = (0..TIMES).map(|time| time * STEP % TIMES);
+    for time in order {
+        let taken = execs[time].take();
+        let (half, exec, stdin) = taken.context("each has one end")?;
+        let ended = if half.reads {
+            drop(stdin);
+            exec.finish(BOOT_LIMIT)?
+        } else {
+            let ended = exec.finish(BOOT_LIMIT)?;
+            drop(stdin);
+            ended
+        };
+        half.judge(&ended)?;
+    }
+    Ok(())
+}
+
+/// An exec of which one end is closed before the others.
+struct HalfClosed {
+    /// Says on its errors when it is up.
+    script: String,
+    /// What it is given; less than a pipe holds, so that nobody waits for it to be read.
+    bytes: usize,
+    /// Whether it reads what it is given, to the end.
+    reads: bool,
+    stdout: String,
+    stderr: String,
+    code: i32,
+}
+
+impl HalfClosed {
+    fn of(time: usize) -> Self {
+        let bytes = 1 + time * 1_000;
+        let (script, reads, stdout, stderr) = match time % 4 {
+            // Its output follows the end of its input.
+            0 => (
+                format!("echo up >&2; wc -c; head -c {bytes} /dev/zero | tr '\\0' y"),
+                true,
+                format!("{bytes}\n{}", "y".repeat(bytes)),
+                "up\n".to_owned(),
+            ),
+            // Its output ends first.
+            1 => (
+                "exec >&-; echo up >&2; wc -c >&2".to_owned(),
+                true,
+                String::new(),
+                format!("up\n{bytes}\n"),
+            ),
+            // Its errors end first.
+            2 => (
+                "echo up >&2; exec 2>&-; cat".to_owned(),
+                true,
+                "x".repeat(bytes),
+                "up\n".to_owned(),
+            ),
+            // It closes its input, and ends while the caller's is open.
+            _ => (
+                format!("exec <&-; echo up >&2; head -c {bytes} /dev/zero | tr '\\0' y"),
+                false,
+                "y".repeat(bytes),
+                "up\n".to_owned(),
+            ),
+        };
+        let code = 1 + i32::try_from(time).unwrap_or_default();
+        Self {
+            script: format!("{script}; exit {code}"),
+            bytes,
+            reads,
+            stdout,
+            stderr,
+            code,
+        }
+    }
+
+    fn judge(&self, ended: &Outcome) -> Result<()> {
+        let script = &self.script;
+        ensure!(
+            ended.code() == Some(self.code),
+            "{script}: {:?}",
+            ended.status
+        );
+        ensure!(
+            ended.stdout == self.stdout && ended.stderr == self.stderr,
+            "{script}: {} bytes came of {}, and {:?}",
+            ended.stdout.len(),
+            self.stdout.len(),
+            ended.stderr
+        );
+        Ok(())
+    }
 }
