@@ -3,13 +3,18 @@
 use super::lifecycle::{state, status, succeeds};
 use crate::{
     bundle,
-    e2e::world::{BOOT_LIMIT, Running, SOON, World},
+    e2e::{
+        terminal::Terminal,
+        world::{BOOT_LIMIT, Running, SOON, World},
+    },
     wait::wait_until,
 };
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +23,10 @@ const MIB: u64 = 1 << 20;
 const KILLED: i32 = 137;
 /// What exec answers where no program was run.
 const NOT_RUN: i32 = 255;
+/// 128 and SIGINT.
+const INTERRUPTED: i32 = 130;
+/// What a terminal does before each table.
+const CLEARED: &str = "\u{1b}[H\u{1b}[2J";
 const OOM: &str = "\"type\":\"oom\"";
 const STATS: &str = "\"type\":\"stats\"";
 
@@ -93,7 +102,49 @@ pub fn a_running_container_is_held_and_counted_and_given_less(world: &World<'_>)
         figures["data"]["pids"]["limit"] == 50,
         "half of what was refused is done: {figures}"
     );
+    is_shown_again_and_again(world)?;
     is_counted_until_its_end(world)
+}
+
+/// A line for each look where nobody watches, and on a terminal a table in place of the last; until it is told to end.
+fn is_shown_again_and_again(world: &World<'_>) -> Result<()> {
+    let mut top = world.hutch(&["top", "--interval", "100ms", "--format", "json"]);
+    let listening = world.start(&mut top)?;
+    let looks = || -> Vec<String> { listening.stdout().lines().map(str::to_owned).collect() };
+    let renews = || changes(looks());
+    ensure!(wait_until(renews, SOON), "shown: {:?}", looks());
+    world.signal(listening.pid(), Signal::SIGINT)?;
+    let ended = listening.finish(SOON)?;
+    ensure!(
+        ended.status.signal() == Some(Signal::SIGINT as i32) && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
+    for line in ended.stdout.lines() {
+        let look: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(look[0]["id"] == "one" && look[0]["pids"].is_u64(), "{look}");
+    }
+
+    let top = world.hutch(&["top", "--interval", "100ms"]);
+    let (terminal, person) = Terminal::run(&top, 24, 80)?;
+    let tables = || -> Vec<String> {
+        let shown = terminal.shown();
+        let tables = shown.split(CLEARED).skip(1);
+        tables.map(str::to_owned).collect()
+    };
+    let renews = || changes(tables());
+    ensure!(wait_until(renews, SOON), "shown: {:?}", terminal.shown());
+    let one = world.processes("hutch")?;
+    let one = one.iter().find(|process| process.command.contains(" top "));
+    world.signal(one.context("no `hutch top`")?.pid(), Signal::SIGINT)?;
+    terminal.wait_for_end(INTERRUPTED, SOON)?;
+    terminal.enter("\n")?;
+    person.finish(SOON).map(drop)
+}
+
+/// At least three of them, whose last may not be whole yet, and not all the same.
+fn changes(mut looks: Vec<String>) -> bool {
+    looks.pop();
+    looks.len() >= 3 && looks.iter().any(|look| *look != looks[0])
 }
 
 /// At the pace that was asked for.
