@@ -5,7 +5,7 @@ use runtime_core::{ids::HostProcess, premises::Spent};
 use std::fs;
 
 /// USER_HZ, in which /proc counts, is 100 on every architecture that we run on.
-const USEC_PER_TICK: u64 = 10_000;
+pub(crate) const USEC_PER_TICK: u64 = 10_000;
 /// As on every architecture that we run on.
 const PAGE_BYTES: u64 = 4096;
 

@@ -284,6 +284,7 @@ contract! {
     a_process_that_is_gone_has_ended
     every_watcher_hears_of_an_end
     a_kill_meets_exactly_its_process
+    what_a_cgroup_spends_is_that_of_all_in_it_and_of_nobody_else
     a_dismissal_of_what_is_gone_or_is_another_is_already_so
     a_sweep_takes_what_no_record_knows_and_leaves_the_known
     a_sweep_of_nothing_reports_nothing
@@ -412,6 +413,32 @@ async fn cgroups_that_a_caller_named_are_made_and_cleared(house: &dyn House) {
 
     sandbox.assert_gone(house);
     remove_named_parents(uid);
+}
+
+async fn what_a_cgroup_spends_is_that_of_all_in_it_and_of_nobody_else(house: &dyn House) {
+    let sandbox = occupied(house, new_spec(house, 1)).await;
+    let spec = sandbox.spec.clone();
+    let other = occupied(house, new_spec(house, 2)).await;
+
+    let vmm = house.premises().spent(spec.vmm.clone()).await.unwrap();
+    let helpers = house.premises().spent(spec.helpers.clone()).await.unwrap();
+    assert_eq!((vmm.processes, helpers.processes), (1, 2));
+    assert!(vmm.memory_bytes > 0 && helpers.memory_bytes > 0);
+    let [_, first, second] = sandbox.processes[..] else {
+        panic!("{:?}", sandbox.processes)
+    };
+    let both = house.premises().spent_by(vec![first, second]);
+    assert_eq!(both.await.unwrap().processes, 2);
+    house.exit(first);
+    let helpers = house.premises().spent(spec.helpers.clone()).await.unwrap();
+    let both = house.premises().spent_by(vec![first, second]);
+
+    assert_eq!((helpers.processes, both.await.unwrap().processes), (1, 1));
+    for one in [sandbox, other] {
+        house.premises().clear(one.spec).await.unwrap();
+    }
+    let gone = house.premises().spent(spec.vmm).await.unwrap();
+    assert_eq!(gone.processes, 0);
 }
 
 fn callers(uid: SandboxUid) -> Cgroup {

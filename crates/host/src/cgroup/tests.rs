@@ -1,7 +1,11 @@
 //! On the hierarchies of this machine, as root; each test has a cgroup of its own below /hutch.
 
 use super::*;
-use crate::proc;
+use crate::{
+    premises::House,
+    proc,
+    spent::{USEC_PER_TICK, spent_by},
+};
 use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -289,4 +293,43 @@ fn hierarchies_are_found_in_v1_hybrid_and_v2() {
     );
     let none = Hierarchies::among(vec![mount("/", "ext4", "rw", "rw")]);
     assert!(matches!(none, Err(Error::NoHierarchy)));
+}
+
+/// Works for a while, has eight MiB of its own, says so, and stands still.
+const BUSY: &str = "x=xxxxxxxx; i=0; while [ $i -lt 20 ]; do x=$x$x; i=$((i+1)); done; \
+    while [ $i -lt 300000 ]; do i=$((i+1)); done; echo worked; kill -STOP $$";
+const BUSY_BYTES: u64 = 8 << 20;
+const BUSY_TICKS_MIN: u64 = 5;
+/// The kernel counts a process in ticks, and a cgroup more finely.
+const CPU_SLACK_USEC: u64 = 3 * USEC_PER_TICK;
+/// A cgroup is charged for what the kernel keeps for it, too.
+const MEMORY_SLACK_BYTES: u64 = 8 << 20;
+
+#[test]
+fn a_cgroup_spends_what_the_kernel_counts_of_its_processes() {
+    let place = Place::new(here());
+    let mut child = place.run(BUSY);
+    let mut line = [0; 7];
+    io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let process = proc::identify(child.id()).unwrap().unwrap();
+    let house = House {
+        root: "/nonexistent".into(),
+        hierarchies: here(),
+    };
+    let before = spent_by(&[process]);
+
+    let spent = house.spent(&place.cgroup).unwrap();
+
+    let after = spent_by(&[process]);
+    assert_eq!((&line, spent.processes), (b"worked\n", 1));
+    assert!(before.cpu_usec >= BUSY_TICKS_MIN * USEC_PER_TICK);
+    let cpu = before.cpu_usec - CPU_SLACK_USEC..=after.cpu_usec + CPU_SLACK_USEC;
+    assert!(cpu.contains(&spent.cpu_usec), "{spent:?}, and not {cpu:?}");
+    let memory = BUSY_BYTES..=after.memory_bytes + MEMORY_SLACK_BYTES;
+    assert!(
+        memory.contains(&spent.memory_bytes),
+        "{spent:?}, and not {memory:?}"
+    );
+    place.kill();
+    reap(child);
 }

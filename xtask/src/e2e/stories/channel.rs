@@ -1,6 +1,9 @@
 //! Stories of a channel that is not the default of this host: hybrid vsock, which a program beside the VMM carries.
 
-use super::lifecycle::succeeds;
+use super::{
+    lifecycle::succeeds,
+    spending::{is_what_its_host_spends, pids},
+};
 use crate::e2e::{
     process,
     world::{BOOT_LIMIT, SOON, World},
@@ -25,6 +28,15 @@ pub fn a_container_over_hybrid_vsock_has_output_exit_code_and_execs(
     );
 
     world.execs_lose_nothing("house", 5)?;
+    // The backend is one of the helpers, and the relay is the command itself.
+    let helpers = [pids(world, BACKEND)?, pids(world, "virtiofsd")?].concat();
+    let vmm = pids(world, "qemu-system")?;
+    let parts = [
+        ("vmm", vmm),
+        ("helpers", helpers),
+        ("relays", vec![house.pid()]),
+    ];
+    is_what_its_host_spends(world, "house", &parts)?;
     let mut stdin = house.stdin().context("stdin is piped")?;
     stdin.write_all(b"in\n").context("write")?;
     drop(stdin);

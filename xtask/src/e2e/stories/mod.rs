@@ -14,6 +14,7 @@ mod resources;
 mod run;
 mod sandboxes;
 mod share;
+mod spending;
 mod stdio;
 mod terminal;
 mod volumes;
