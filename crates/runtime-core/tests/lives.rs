@@ -257,6 +257,36 @@ async fn waiters_of_a_container_that_is_deleted_by_force_hear_137() {
     .await;
 }
 
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn any_number_of_waiters_hear_of_one_exit_until_its_container_is_deleted() {
+    told(async {
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+        let waiters = async |house: &House| {
+            futures::future::join_all((0..50).map(|_| house.wait("web"))).await
+        };
+
+        let (early, ()) = tokio::join!(waiters(&house), async {
+            sleep(Duration::from_millis(1)).await;
+            house.world.exit(uid, ProcessId::Init, 9);
+        });
+        let late = waiters(&house).await;
+        let house = house.restart().await;
+        let of_the_next_daemon = waiters(&house).await;
+
+        let heard: Vec<_> = [early, late, of_the_next_daemon]
+            .into_iter()
+            .flatten()
+            .collect();
+        let first = heard[0].as_ref().unwrap();
+        assert_eq!((heard.len(), first.code), (150, 9));
+        assert!(heard.iter().all(|exit| exit.as_ref().unwrap() == first));
+        house.delete("web", Force::Yes).await.unwrap();
+        assert_eq!(house.wait("web").await.unwrap_err().kind(), Kind::NotFound);
+    })
+    .await;
+}
+
 /// The guest may hang: who waits for it is not kept waiting by it.
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn an_exec_that_is_being_made_is_answered_when_its_container_is_deleted_by_force() {

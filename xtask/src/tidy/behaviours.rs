@@ -1,4 +1,5 @@
-//! Pages promise behaviours and name what proves them: tests, and cases of the conformance. Both must be there, and be played.
+//! Pages promise behaviours and name what proves them: tests, and cases of the conformance. Both must be there, and be played;
+//! and what is built must name one.
 
 use super::{Finding, registered, tree::Tree};
 use crate::conformance::case;
@@ -12,6 +13,14 @@ const CASES: &str = "conformance: ";
 const CASES_FOLDER: &str = "xtask/src/conformance/cases/";
 /// What names a whole file of cases.
 const ALL_CASES: &str = "the cases of `";
+/// The page whose rows each name what proves them.
+const ROWS: &str = "docs/behaviours.md";
+/// The last of the rows that are about calls and about the command line; those after it come with other issues.
+const PROVEN_MAX: u32 = 65;
+/// What the row of a decision begins with.
+const DECISION: char = 'D';
+/// The state of a row that nothing can prove.
+const NOT_YET: &str = "not yet";
 
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let tests: BTreeSet<&str> = tree.sources.iter().flat_map(registered::tests).collect();
@@ -33,7 +42,8 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
                 }));
                 faults
             });
-            let faults = missing.chain(unplayed);
+            let unproven = (path == ROWS).then(|| unproven(text)).flatten();
+            let faults = missing.chain(unplayed).chain(unproven);
             findings.extend(faults.map(|fault| Finding::hard(path, line, fault)));
         }
     }
@@ -54,6 +64,17 @@ fn cases(tree: &Tree) -> BTreeSet<String> {
         .flat_map(|(_, text)| case::parse(text).unwrap_or_default())
         .map(|case| case.name)
         .collect()
+}
+
+/// What is wrong with a row that says how something is done, and names nothing that shows it.
+fn unproven(line: &str) -> Option<String> {
+    let mut cells = line.strip_prefix("| ")?.split(" | ");
+    let row = cells.next()?;
+    let number = row.parse::<u32>();
+    let is_asked = number.map_or(row.starts_with(DECISION), |number| number <= PROVEN_MAX);
+    let is_proven = named(line).next().is_some() || line.contains(CASES);
+    let is_built = cells.all(|cell| cell != NOT_YET);
+    (is_asked && is_built && !is_proven).then(|| format!("row {row} names nothing that proves it"))
 }
 
 /// Test names in a line: in code type, perhaps behind a path.
@@ -162,5 +183,25 @@ mod tests {
 
         let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [2, 3], "{found:?}");
+    }
+
+    #[test]
+    fn a_row_that_names_no_test_is_named_unless_nothing_of_it_is_built() {
+        let found = found(
+            "| # | behaviour | state | how |\n\
+             | 1 | calls | built | `a_thing_that_holds` |\n\
+             | 2 | calls | built | It works. |\n\
+             | 3 | calls | otherwise | conformance: \"it is there\". |\n\
+             | 4 | calls | otherwise | In `another_way`. |\n\
+             | 58 | calls | not yet | Later. |\n\
+             | 66 | other | built | It works. |\n\
+             | D4 | built | It works. |\n\
+             | D10 | not yet | Later. |\n",
+        );
+
+        let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [3, 5, 8], "{found:?}");
+        assert!(found[0].1.contains("row 2 "), "{found:?}");
+        assert!(found[2].1.contains("row D4 "), "{found:?}");
     }
 }
