@@ -30,6 +30,10 @@ const PLUG_LIMIT: Duration = Duration::from_secs(10);
 /// As the virtio-blk device has it.
 const SERIAL_MAX: usize = 20;
 const PATH_MAX: usize = 4096;
+/// The kernel believes for a second (virtiofs, cache=auto) what it was told of a folder, and asks again after that.
+const LOOK_EVERY: Duration = Duration::from_millis(1_100);
+/// A host that takes longer has trouble of its own.
+const LOOKS_MAX: u32 = 60;
 const FUSE_MAGIC: i64 = 0x6573_5546;
 
 /// Where the host has the root file system.
@@ -100,6 +104,19 @@ pub fn mount_share() -> Result<(), Error> {
 /// It is not there, or not below the shared folder.
 pub fn in_share(path: &Path) -> Result<PathBuf, Error> {
     below(Path::new(SHARE), path)
+}
+
+/// Looks at a folder of the share until the host has taken it away. The kernel keeps what it knows of a folder until it
+/// looks and finds nothing, and so long the host keeps open, and its file system busy, what we looked at in it.
+pub async fn look_until_gone(folder: PathBuf) {
+    for _ in 0..LOOKS_MAX {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let place = Path::new(SHARE).join(&folder);
+        let look = tokio::task::spawn_blocking(move || fs::symlink_metadata(place));
+        if !matches!(look.await, Ok(Ok(_))) {
+            return;
+        }
+    }
 }
 
 fn below(root: &Path, path: &Path) -> Result<PathBuf, Error> {

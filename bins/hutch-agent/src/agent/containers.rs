@@ -35,6 +35,18 @@ struct Plot {
     bundle: String,
 }
 
+impl Plot {
+    /// All that the host shares for one container is in a folder of its own.
+    fn folder_in_share(&self) -> Option<PathBuf> {
+        let root = match &self.source {
+            Source::Share(path) => Some(path),
+            Source::Block(_) | Source::Guest(_) => None,
+        };
+        let path = root.or(self.binds.first().map(|bind| &bind.path))?;
+        path.iter().next().map(PathBuf::from)
+    }
+}
+
 impl Agent {
     /// Makes a container whose init waits for its start.
     ///
@@ -117,6 +129,7 @@ impl Agent {
             rootfs::mount_share()?;
         }
         let storages = self.mount(&plot.storages)?;
+        let shared = plot.folder_in_share();
         let rootfs = self.root(plot.source, plot.disk.as_deref())?;
         let (bind_sources, followed) = bind_sources(id, plot.binds)?;
         let plan = CreatePlan {
@@ -133,6 +146,7 @@ impl Agent {
             _rootfs: rootfs,
             _storages: storages,
             followed,
+            in_share: shared,
         };
         let created = self.engine.create(plan, io);
         let created = created.map_err(engine_failed(|| format!("create container {id}")))?;
@@ -252,7 +266,12 @@ impl Agent {
             state.table.removed(id);
             state.places.remove(id)
         };
+        let goods = place.as_ref().and_then(|place| place.goods.as_ref());
+        let in_share = goods.and_then(|goods| goods.in_share.clone());
         drop(place);
+        if let Some(folder) = in_share {
+            tokio::spawn(rootfs::look_until_gone(folder));
+        }
         self.changed();
     }
 

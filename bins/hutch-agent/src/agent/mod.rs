@@ -37,6 +37,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 use streams::Streams;
@@ -95,6 +96,8 @@ struct Goods {
     /// Beneath the root file system, so dropped after it.
     _storages: Vec<Arc<Mounted>>,
     followed: Vec<Arc<Followed>>,
+    /// What it had of the shared folder was in this one.
+    in_share: Option<PathBuf>,
 }
 
 /// What a process has of the agent.
