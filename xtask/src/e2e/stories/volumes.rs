@@ -424,8 +424,61 @@ pub fn pain_6_fifty_containers_come_and_go_and_leave_no_mount(world: &World<'_>)
         .map(|entry| entry.map(|entry| entry.file_name()))
         .collect::<std::io::Result<_>>()?;
     ensure!(left.len() == 1, "in the share: {left:?}");
+    whole_lives_leave_no_descriptor(world, &bundle)?;
     drop(orders);
     succeeds(&running.finish(SOON)?)
+}
+
+/// Created, started, entered and deleted in the same sandbox again and again: whoever works for it has then as many
+/// descriptors as after the first time.
+fn whole_lives_leave_no_descriptor(world: &World<'_>, bundle: &Path) -> Result<()> {
+    const TIMES: u32 = 10;
+    let args = json!(["sleep", "1000"]);
+    bundle::change(bundle, |config| config["process"]["args"] = args)?;
+    let live = |time: u32| -> Result<()> {
+        let id = format!("life{time}");
+        let create = ["create", "--sandbox", "house"];
+        succeeds(&world.detached(&create, bundle, &id)?)?;
+        succeeds(&world.verb(&["start", &id])?)?;
+        let exec = world.verb(&["exec", &id, "echo", "here"])?;
+        ensure!(
+            exec.code() == Some(0) && exec.stdout == "here\n",
+            "{exec:?}"
+        );
+        succeeds(&world.verb(&["delete", "--force", &id])?)
+    };
+    live(0)?;
+    let before = descriptors(world)?;
+
+    for time in 1..=TIMES {
+        live(time)?;
+    }
+
+    let mut now = Vec::new();
+    // What is closed is closed a moment later, and virtiofsd's when the guest has looked again; what was still open after
+    // the first time may be gone as well.
+    let as_before = || {
+        now = descriptors(world).unwrap_or_default();
+        now.len() == before.len() && now.iter().zip(&before).all(|(now, old)| now.1 <= old.1)
+    };
+    let as_before = wait_until(as_before, SOON);
+    ensure!(as_before, "descriptors before: {before:?}, now: {now:?}");
+    Ok(())
+}
+
+/// How many each process has that works for the sandboxes of this world.
+fn descriptors(world: &World<'_>) -> Result<Vec<(String, usize)>> {
+    let mut counts = Vec::new();
+    for program in ["hutchd", "qemu-system", "virtiofsd"] {
+        let processes = world.processes(program)?;
+        ensure!(!processes.is_empty(), "no {program}");
+        for process in processes {
+            let pid = process.pid();
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).context("list descriptors")?;
+            counts.push((format!("{program} {pid}"), open.count()));
+        }
+    }
+    Ok(counts)
 }
 
 /// Folders of this name, one to four below.
