@@ -33,11 +33,36 @@ pub struct Cli {
     /// Accepted for callers of runc; cgroups are made without systemd.
     #[arg(long, global = true, hide = true)]
     pub systemd_cgroup: bool,
+    /// Accepted for callers of runc, unless it is true: a sandbox is made by root. Before the verb: spec has its own.
+    #[arg(long, hide = true, value_name = "WHETHER", value_parser = rootless)]
+    pub rootless: Option<Rootless>,
+    /// Accepted for callers of runc; checkpoint and restore come with snapshots.
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub criu: Option<PathBuf>,
     /// What keeps the ids of one caller apart from another's.
     #[arg(long, global = true, default_value = "default", value_name = "NAME")]
     pub namespace: String,
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// What --rootless may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rootless {
+    Auto,
+    No,
+}
+
+/// Takes the words that runc takes: its own, and those of its language for a truth.
+fn rootless(word: &str) -> Result<Rootless, &'static str> {
+    match word {
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(Rootless::No),
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => {
+            Err("rootless is not supported: a sandbox is made by root")
+        }
+        other if other.is_empty() || other.eq_ignore_ascii_case("auto") => Ok(Rootless::Auto),
+        _ => Err("true, false or auto"),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -161,6 +186,9 @@ pub struct Run {
     /// Keep the container when its program has exited.
     #[arg(long)]
     pub keep: bool,
+    /// Accepted for callers of runc; the guest reaps what loses its parent, with or without it.
+    #[arg(long)]
+    pub no_subreaper: bool,
 }
 
 #[derive(Debug, Args)]
@@ -200,6 +228,12 @@ pub struct Exec {
     /// File that receives the pid of the process that stands for the program on the host.
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// SELinux label of the program.
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// AppArmor profile of the program.
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
     /// Add a capability; may be given more than once.
     #[arg(short, long, value_name = "CAP")]
     pub cap: Vec<String>,
@@ -209,6 +243,9 @@ pub struct Exec {
     /// Refused above 0: a file descriptor cannot enter a virtual machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
+    /// Refused below the container's own cgroup, of which alone the host knows.
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    pub cgroup: Vec<String>,
     /// Refused while the container is paused: its programs would stand still with it.
     #[arg(long)]
     pub ignore_paused: bool,
@@ -290,4 +327,39 @@ pub struct Completions {
 pub struct Man {
     /// Folder for the pages; it must exist.
     pub folder: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_callers_of_runc_are_taken() {
+        let said = |words: &[&str]| {
+            let words = ["hutch"].iter().chain(words);
+            Cli::try_parse_from(words).unwrap()
+        };
+
+        let cli = said(&["--rootless", "auto", "--criu", "/sbin/criu", "list"]);
+        let run = said(&["--rootless=false", "run", "--no-subreaper", "web"]);
+
+        assert_eq!(cli.rootless, Some(Rootless::Auto));
+        assert_eq!(cli.criu, Some(PathBuf::from("/sbin/criu")));
+        assert_eq!(run.rootless, Some(Rootless::No));
+        assert!(matches!(run.verb, Verb::Run(run) if run.no_subreaper));
+    }
+
+    #[test]
+    fn rootless_is_taken_in_every_word_of_runcs_but_those_for_true() {
+        for word in ["", "auto", "AUTO", "0", "f", "FALSE"] {
+            assert!(rootless(word).is_ok(), "{word:?}");
+        }
+        for word in ["1", "t", "true", "TRUE"] {
+            let why = rootless(word).unwrap_err();
+            assert!(why.starts_with("rootless is not supported"), "{word:?}");
+        }
+        for word in ["maybe", "no", "tRUE"] {
+            assert_eq!(rootless(word), Err("true, false or auto"), "{word:?}");
+        }
+    }
 }

@@ -226,6 +226,14 @@ fn what_is_wrong_by_itself_is_refused_before_a_daemon_is_started() {
         (&["checkpoint", "--image-path", "/x", "web"], "snapshots"),
         (&["restore", "web"], "snapshots"),
         (&["spec", "--rootless"], "not supported"),
+        (
+            &["--rootless", "true", "list"],
+            "'--rootless <WHETHER>': rootless is not supported",
+        ),
+        (
+            &["--rootless", "maybe", "list"],
+            "invalid value 'maybe' for '--rootless <WHETHER>': true, false or auto",
+        ),
     ] {
         let text = refused(&place.hutch(words), 1);
         assert!(text.contains(said), "{words:?}: {text}");

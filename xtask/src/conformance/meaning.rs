@@ -21,10 +21,16 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "requires a minimum",
             "No help topic",
             "for flag -",
+            "strconv.ParseBool",
             "invalid value for cpu-",
             "see hutch --help",
         ],
     ),
+    (
+        "no part of a cgroup",
+        &["is not a sub cgroup path", "invalid --cgroup argument"],
+    ),
+    ("no such controller", &["unknown controller"]),
     (
         "unknown word for ps",
         &["unknown gnu long option", "ps option"],

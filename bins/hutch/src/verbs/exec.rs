@@ -1,5 +1,7 @@
 //! exec: a further program in a running container.
 
+mod cgroup;
+
 use super::Place;
 use crate::{
     args,
@@ -15,6 +17,7 @@ use std::{fs, path::Path};
 
 pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     super::lifecycle::refuse_preserved_fds(exec.preserve_fds)?;
+    cgroup::check(&exec.cgroup)?;
     hutch_relay::hold_dismissal()?;
     let (pid_file, socket) = (exec.pid_file.as_deref(), exec.console_socket.as_deref());
     relay::check_files(pid_file, socket)?;
@@ -137,6 +140,14 @@ fn changed(mut process: Value, exec: &args::Exec) -> Result<Value> {
     if exec.no_new_privs {
         process["noNewPrivileges"] = json!(true);
     }
+    for (name, said) in [
+        ("selinuxLabel", &exec.process_label),
+        ("apparmorProfile", &exec.apparmor),
+    ] {
+        if let Some(said) = said.as_deref().filter(|said| !said.is_empty()) {
+            process[name] = json!(said);
+        }
+    }
     append(
         &mut process,
         "/env",
@@ -232,6 +243,30 @@ mod tests {
             json!(["CAP_KILL", "CAP_CHOWN"])
         );
         assert_eq!(process["capabilities"]["effective"], json!(["CAP_CHOWN"]));
+    }
+
+    #[test]
+    fn a_label_and_a_profile_of_an_exec_stand_for_those_of_the_init() {
+        let init = json!({"selinuxLabel": "a:b", "apparmorProfile": "loose"});
+        let asked = exec(&[
+            "--process-label",
+            "c:d",
+            "--apparmor",
+            "strict",
+            "web",
+            "id",
+        ]);
+        let empty = exec(&["--process-label", "", "--apparmor=", "web", "id"]);
+
+        let (asked, empty) = (
+            changed(init.clone(), &asked).unwrap(),
+            changed(init, &empty).unwrap(),
+        );
+
+        assert_eq!(asked["selinuxLabel"], "c:d");
+        assert_eq!(asked["apparmorProfile"], "strict");
+        assert_eq!(empty["selinuxLabel"], "a:b");
+        assert_eq!(empty["apparmorProfile"], "loose");
     }
 
     #[test]
