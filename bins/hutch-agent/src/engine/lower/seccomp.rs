@@ -29,6 +29,9 @@ const ARGS_MAX: usize = 6;
 const X86: bool = cfg!(target_arch = "x86_64");
 const ARM: bool = cfg!(target_arch = "aarch64");
 
+const WAIT_KILLABLE_RECV: LinuxSeccompFilterFlag =
+    LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv;
+
 static PROGRAMS: Mutex<Vec<Compiled>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Clone)]
@@ -63,14 +66,7 @@ pub fn compile(profile: &LinuxSeccomp, warnings: &mut Warnings) -> Result<Seccom
             compiled
         }
     };
-    let listener = profile.listener_path().as_ref();
-    if listener.is_some_and(|path| !path.as_os_str().is_empty()) {
-        // No rule asks for it, or the profile would have been refused.
-        warnings.push(
-            "linux.seccomp.listenerPath: a listener of the host cannot be reached, ignored"
-                .to_owned(),
-        );
-    }
+    warn_of_listener(profile, warnings);
     if !compiled.unknown.is_empty() {
         let names = compiled.unknown.join(", ");
         warnings.push(format!(
@@ -78,6 +74,31 @@ pub fn compile(profile: &LinuxSeccomp, warnings: &mut Warnings) -> Result<Seccom
         ));
     }
     Ok(compiled.filter)
+}
+
+/// What only a listener is for. No rule asks for one, or the profile would have been refused.
+fn warn_of_listener(profile: &LinuxSeccomp, warnings: &mut Warnings) {
+    let path = profile.listener_path().as_ref();
+    let metadata = profile.listener_metadata().as_deref();
+    let mut flags = profile.flags().iter().flatten();
+    for (is_there, warning) in [
+        (
+            path.is_some_and(|path| !path.as_os_str().is_empty()),
+            "listenerPath: a listener of the host cannot be reached",
+        ),
+        (
+            metadata.is_some_and(|metadata| !metadata.is_empty()),
+            "listenerMetadata: a listener of the host cannot be reached",
+        ),
+        (
+            flags.any(|flag| *flag == WAIT_KILLABLE_RECV),
+            "flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV has no effect without a listener",
+        ),
+    ] {
+        if is_there {
+            warnings.push(format!("linux.seccomp.{warning}, ignored"));
+        }
+    }
 }
 
 fn build(profile: &LinuxSeccomp) -> Result<Compiled> {
@@ -213,12 +234,12 @@ fn architecture(arch: Arch) -> Option<ScmpArch> {
 }
 
 fn flags(wanted: &[LinuxSeccompFilterFlag]) -> u32 {
-    let flag = |one: &LinuxSeccompFilterFlag| match one {
+    let flag = |one: &LinuxSeccompFilterFlag| match *one {
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
         LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-        // Only a filter with a listener may have it, and those are refused above.
-        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+        // Only a filter with a listener may have it.
+        WAIT_KILLABLE_RECV => 0,
     };
     wanted.iter().fold(0, |all, one| all | flag(one) as u32)
 }

@@ -270,7 +270,10 @@ fn what_a_guest_cannot_give_is_one_warning_with_its_reason() {
         ("/process/capabilities/bounding/-", json!("CAP_FLY")),
         (
             "/linux/seccomp",
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/notify"}),
+            json!({
+                "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/notify", "listenerMetadata": "m",
+                "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            }),
         ),
     ] {
         config = with(config, pointer, value);
@@ -289,6 +292,8 @@ fn what_a_guest_cannot_give_is_one_warning_with_its_reason() {
             "linux.mountLabel: the guest's kernel has no SELinux, ignored",
             "linux.netDevices: devices of the host's network stay there, ignored",
             r#"linux.personality: flag "ADDR_NO_RANDOMIZE" is not known, ignored"#,
+            "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV has no effect without a listener, ignored",
+            "linux.seccomp.listenerMetadata: a listener of the host cannot be reached, ignored",
             "linux.seccomp.listenerPath: a listener of the host cannot be reached, ignored",
             r#"process: apparmorProfile "strict": the guest's kernel has no AppArmor, ignored"#,
             "process: capabilities not known, ignored: CAP_FLY",

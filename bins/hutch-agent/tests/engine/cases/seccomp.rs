@@ -14,6 +14,7 @@ super::cases![
     calls_that_nobody_knows_are_told,
     what_needs_a_listener_is_refused,
     a_filter_takes_its_flags,
+    what_is_for_a_listener_and_empty_is_no_warning,
     a_number_for_an_action_that_has_none_is_refused,
 ];
 
@@ -265,4 +266,21 @@ fn a_number_for_an_action_that_has_none_is_refused() {
             "{refused}"
         );
     }
+}
+
+fn what_is_for_a_listener_and_empty_is_no_warning() {
+    let bed = Bed::make();
+    let mut profile = profile("SCMP_ACT_ALLOW", json!([]));
+    profile["listenerPath"] = json!("");
+    profile["listenerMetadata"] = json!("");
+    profile["flags"] = json!([]);
+
+    let running = bed.create("c", &filtered("true", profile)).unwrap();
+
+    assert!(
+        running.created.warnings.is_empty(),
+        "{:?}",
+        running.created.warnings
+    );
+    bed.engine.remove("c").unwrap();
 }
