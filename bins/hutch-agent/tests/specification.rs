@@ -51,6 +51,7 @@ fn every_test_that_the_table_of_fields_names_is_there() {
     let mut names = BTreeSet::new();
     functions_below(&room().join("src"), &mut names);
     functions_below(&room().join("tests"), &mut names);
+    functions_below(&room().join("../hutchd/tests"), &mut names);
 
     let promised = sentences(&table);
 

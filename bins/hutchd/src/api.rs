@@ -8,7 +8,6 @@ use crate::{
         container_info, exit_info, listed_info, ps_entry, sandbox_info, store_figures,
         stream_address,
     },
-    neighbour::Neighbour,
     pods,
     profile::Profiles,
     size,
@@ -143,7 +142,7 @@ impl Api {
             named => Some(named.to_owned()),
         };
         let neighbour = match &joined {
-            Some(id) => self.neighbour(&request.namespace, id).await?,
+            Some(id) => self.neighbour(&request, id).await?,
             None => None,
         };
         let wish = bundle::wish(bundle::Request {
@@ -175,22 +174,6 @@ impl Api {
             warnings: created.init.warnings,
             ..Default::default()
         })
-    }
-
-    /// `None`: it is no container's id. It may be a sandbox's own, which the host knows.
-    async fn neighbour(&self, namespace: &str, id: &str) -> Result<Option<Neighbour>, Fault> {
-        let located = match self.find(namespace, id).await {
-            Ok(located) => located,
-            Err(why) if why.kind() == Kind::NotFound => return Ok(None),
-            Err(why) => return Err(why),
-        };
-        let number = located.place.number;
-        let view = asked(located.sandbox.send(ViewContainer(number)).await)??;
-        Ok(Some(Neighbour {
-            id: view.spec.id.to_string(),
-            number,
-            pid: view.relay.map(|relay| relay.pid),
-        }))
     }
 
     async fn exec_process(&self, request: &ExecRequest) -> Result<ExecResponse, Fault> {
@@ -300,7 +283,7 @@ impl Api {
 }
 
 /// The sandbox's network namespace is the one that its VMM is in.
-fn netns_of(vmm: HostProcess) -> String {
+pub(crate) fn netns_of(vmm: HostProcess) -> String {
     format!("/proc/{}/ns/net", vmm.pid)
 }
 

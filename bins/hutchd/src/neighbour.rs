@@ -1,15 +1,25 @@
 //! Namespaces that a container shares with another one of its sandbox.
 //!
 //! Callers name them by files of the host: `/proc/PID/ns/uts`, where the pid is what stands for the other container. The
-//! guest knows neither; it is told which container is meant, as `container:NUMBER` in the place of the path.
+//! guest knows neither; it is told which container is meant, as `container:NUMBER` in the place of the path. The network
+//! is the sandbox's, whose VM is in one namespace of the host: a path of another one is refused, for whichever of its names
+//! the sandbox is joined by.
 
+use crate::api::{Api, asked, netns_of};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Spec};
+use protocols::asynchronous::hutch::CreateRequest;
 use runtime_core::{
     error::{Fault, Kind as FaultKind},
+    host::Located,
     ids::ContainerNumber,
+    sandbox::{SandboxView, ViewContainer},
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 /// The container whose sandbox is joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +50,7 @@ impl Neighbour {
             let Some(path) = path else { continue };
             let place = &mut config["linux"]["namespaces"][index];
             match one.typ() {
-                // The guest has one network, and its host looks after it.
+                // The guest has one network, and its host looks after it; [`Network`] has looked at the path.
                 Kind::Network => place["path"] = Value::Null,
                 Kind::Pid | Kind::Ipc | Kind::Uts if self.has(path) => {
                     place["path"] = json!(format!("container:{}", self.number));
@@ -67,6 +77,124 @@ impl Neighbour {
             "linux.namespaces: the {kind} namespace of the host at {path} is none that container {id:?}, whose sandbox this one joins, can share"
         );
         Fault::new(FaultKind::Unsupported, what)
+    }
+}
+
+/// The network namespace of a sandbox, by all that names it on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Network {
+    sandbox: String,
+    /// The one that it was created with, unless it has one of its own.
+    lent: Option<PathBuf>,
+    /// Others, where they are there.
+    names: Vec<PathBuf>,
+}
+
+impl Network {
+    fn of(view: &SandboxView) -> Self {
+        let spec = &view.spec;
+        let own = spec.network.folder.join(netns::plan::NAME);
+        let vmm = view.vm.as_ref().map(|vm| netns_of(vm.vmm).into());
+        Self {
+            sandbox: spec.id.to_string(),
+            lent: spec.network.netns.clone(),
+            names: vmm.into_iter().chain([own]).collect(),
+        }
+    }
+
+    /// # Errors
+    /// `Unsupported`: it is another one, or is not there.
+    fn admit(&self, path: &Path) -> Result<(), Fault> {
+        // A caller may have taken the name away again that it lent.
+        if self.lent.as_deref() == Some(path) {
+            return Ok(());
+        }
+        let asked = identity(path);
+        let mut names = self.names.iter().chain(&self.lent);
+        if asked.is_some() && names.any(|name| identity(name) == asked) {
+            return Ok(());
+        }
+        let (path, sandbox) = (path.display(), &self.sandbox);
+        let what = format!(
+            "linux.namespaces: the network namespace of the host at {path} is not that of sandbox {sandbox:?}, which this container joins"
+        );
+        Err(Fault::new(FaultKind::Unsupported, what))
+    }
+}
+
+/// What a namespace is known by, whatever its name.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// The network namespaces that a config.json names. What is wrong with it otherwise is said by [`crate::bundle::wish`].
+fn networks(config_json: &[u8]) -> Vec<PathBuf> {
+    let Ok(config) = serde_json::from_slice::<Value>(config_json) else {
+        return Vec::new();
+    };
+    let all = config["linux"]["namespaces"].as_array();
+    let networks = all
+        .into_iter()
+        .flatten()
+        .filter(|one| one["type"] == "network");
+    let paths = networks.filter_map(|one| one["path"].as_str());
+    paths
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .collect()
+}
+
+async fn beside(located: Located) -> Result<Neighbour, Fault> {
+    let number = located.place.number;
+    let view = asked(located.sandbox.send(ViewContainer(number)).await)??;
+    Ok(Neighbour {
+        id: view.spec.id.to_string(),
+        number,
+        pid: view.relay.map(|relay| relay.pid),
+    })
+}
+
+impl Api {
+    /// The container by which the request joins the sandbox `id`; `None`: that is no container's. It may be a sandbox's
+    /// own, or nobody's, which the host will say.
+    ///
+    /// # Errors
+    /// `Unsupported`: the config.json names another network than the sandbox's.
+    pub(crate) async fn neighbour(
+        &self,
+        request: &CreateRequest,
+        id: &str,
+    ) -> Result<Option<Neighbour>, Fault> {
+        let located = match self.find(&request.namespace, id).await {
+            Ok(located) => Some(located),
+            // A prefix of several containers' ids may be a sandbox's.
+            Err(why) if matches!(why.kind(), FaultKind::NotFound | FaultKind::Invalid) => None,
+            Err(why) => return Err(why),
+        };
+        let Some(sandbox) = self.joined(&request.namespace, id).await? else {
+            return Ok(None);
+        };
+        // A container elsewhere may have an id that begins as the sandbox's.
+        let neighbour = match located.filter(|found| found.place.uid == sandbox.spec.uid) {
+            Some(located) => Some(beside(located).await?),
+            None => None,
+        };
+        let network = Network::of(&sandbox);
+        for path in networks(&request.config_json) {
+            if !neighbour.as_ref().is_some_and(|one| one.has(&path)) {
+                network.admit(&path)?;
+            }
+        }
+        Ok(neighbour)
+    }
+
+    async fn joined(&self, namespace: &str, id: &str) -> Result<Option<SandboxView>, Fault> {
+        match self.view_sandbox(namespace, id).await {
+            Ok((view, _)) => Ok(Some(view)),
+            Err(why) if why.kind() == FaultKind::NotFound => Ok(None),
+            Err(why) => Err(why),
+        }
     }
 }
 
@@ -119,6 +247,39 @@ mod tests {
 
             assert_eq!(refused.kind(), FaultKind::Unsupported);
             assert!(refused.to_string().contains(path), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_sandboxs_network_is_known_by_whatever_names_it_and_by_its_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let lent = folder.path().join("lent");
+        let network = Network {
+            sandbox: "pod".to_owned(),
+            lent: Some(lent.clone()),
+            names: vec!["/proc/self/ns/net".into(), folder.path().join("gone")],
+        };
+
+        for path in ["/proc/self/ns/net", "/proc/thread-self/ns/net"] {
+            assert_eq!(network.admit(Path::new(path)), Ok(()), "{path}");
+        }
+        assert_eq!(network.admit(&lent), Ok(()), "it is not there any more");
+        for path in ["/proc/self/ns/uts", "/nowhere", "gone", ""] {
+            let refused = network.admit(Path::new(path)).unwrap_err();
+            assert_eq!(refused.kind(), FaultKind::Unsupported);
+            let said = format!("at {path} is not that of sandbox \"pod\"");
+            assert!(refused.to_string().contains(&said), "{refused}");
+        }
+    }
+
+    #[test]
+    fn networks_that_are_named_are_found_and_what_is_no_configuration_names_none() {
+        let config = br#"{"linux":{"namespaces":[{"type":"network"},{"type":"network","path":""},
+            {"type":"uts","path":"/u"},{"type":"network","path":"/n"}]}}"#;
+
+        assert_eq!(networks(config), [PathBuf::from("/n")]);
+        for other in [&b"{"[..], b"[]", br#"{"linux":{"namespaces":7}}"#] {
+            assert!(networks(other).is_empty());
         }
     }
 }

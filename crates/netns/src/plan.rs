@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The name of a namespace of ours within the sandbox's folder.
-const NAME: &str = "netns";
+pub const NAME: &str = "netns";
 
 /// Where the VMM of a sandbox lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
