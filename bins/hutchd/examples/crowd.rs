@@ -147,6 +147,7 @@ async fn gather(count: u64, root: &Path, bundle: &Path) -> Result<()> {
         accelerator: "none",
         accelerator_reason: "simulated".to_owned(),
         damaged_stores: Vec::new(),
+        sigterm_kills: false,
     };
     let api = Api {
         host,

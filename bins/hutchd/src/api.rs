@@ -40,7 +40,7 @@ use runtime_core::{
         ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
     },
     premises::Cgroup,
-    process::{AttachRelay, Begin, Kill},
+    process::{AttachRelay, Begin},
     sandbox::{ExecIn, GetPidsOf, GetSandbox, ProcessIn, Verb, ViewContainer, ViewProcess, WaitIn},
 };
 use std::{sync::Arc, time::SystemTime};
@@ -53,6 +53,8 @@ pub struct Facts {
     pub accelerator: &'static str,
     pub accelerator_reason: String,
     pub damaged_stores: Vec<String>,
+    /// The configuration's `containers.sigterm_kills`.
+    pub sigterm_kills: bool,
 }
 
 /// What the store did until now.
@@ -216,17 +218,6 @@ impl Api {
         let key = key_of(&request.key)?;
         let located = self.find(&request.namespace, &request.container_id).await?;
         self.command(located, ProcessCommand::Begin(Begin { key }))
-            .await
-    }
-
-    async fn kill_process(&self, request: &KillRequest) -> Result<(), Fault> {
-        let kill = Kill {
-            key: key_of(&request.key)?,
-            signal: request.signal,
-            all: request.all,
-        };
-        let target = self.target(request.process.get_or_default()).await?;
-        self.command(target.located, ProcessCommand::Kill(target.process, kill))
             .await
     }
 

@@ -33,6 +33,7 @@ pub struct Config {
     pub kata: Kata,
     pub hypervisor: Hypervisor,
     pub share: Share,
+    pub containers: Containers,
     pub log: Log,
 }
 
@@ -160,6 +161,14 @@ impl Default for Share {
             virtiofsd: asset("virtiofsd", "/usr/libexec/virtiofsd"),
         }
     }
+}
+
+/// What containers are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Containers {
+    /// SIGKILL follows at once on a SIGTERM to a container's init, as Kata's runtime once had it.
+    pub sigterm_kills: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

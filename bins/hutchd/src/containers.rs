@@ -1,25 +1,64 @@
-//! The part of [`Api`] that changes a living container and counts what it uses.
+//! The part of [`Api`] that changes a living container, signals it, and counts what it uses.
 
 use crate::{
-    api::{Api, asked, key_of},
+    api::{Api, Target, asked, key_of, parsed},
     bundle,
     convert::{ooms, stats},
 };
 use protocols::asynchronous::hutch::{
-    NextOomsRequest, NextOomsResponse, PauseRequest, ResumeRequest, StatsRequest, StatsResponse,
-    UpdateRequest, UpdateResponse,
+    KillRequest, NextOomsRequest, NextOomsResponse, PauseRequest, ResumeRequest, StatsRequest,
+    StatsResponse, UpdateRequest, UpdateResponse,
 };
 use runtime_core::{
-    container::{Freeze, FreezeContainer, NextOoms, UpdateLimits},
-    error::Fault,
+    container::{Freeze, FreezeContainer, NextOoms, ProcessCommand, UpdateLimits},
+    error::{Fault, Kind},
+    ids::{ProcessId, RequestKey},
+    process::Kill,
     sandbox::{FreezeIn, GetStatsOf, NextOomsIn, UpdateIn},
 };
 use std::time::Duration;
 
 /// The protocol promises it: a caller that has gone is not waited for much longer.
 const OOM_WAIT_MAX: Duration = Duration::from_secs(30);
+const SIGTERM: u32 = libc::SIGTERM as u32;
+const SIGKILL: u32 = libc::SIGKILL as u32;
+
+/// What goes after a SIGTERM where the configuration says so. Asked again, it has the same key again.
+fn follows(first: &Kill) -> Result<Kill, Fault> {
+    let key = first.key.as_ref();
+    let key = key.map(|key| parsed(RequestKey::new(format!("{}+kill", key.as_str()))));
+    Ok(Kill {
+        key: key.transpose()?,
+        signal: SIGKILL,
+        all: first.all,
+    })
+}
 
 impl Api {
+    pub(crate) async fn kill_process(&self, request: &KillRequest) -> Result<(), Fault> {
+        let kill = Kill {
+            key: key_of(&request.key)?,
+            signal: request.signal,
+            all: request.all,
+        };
+        let Target { located, process } = self.target(request.process.get_or_default()).await?;
+        let follows = match (&process, request.signal) {
+            (ProcessId::Init, SIGTERM) if self.facts.sigterm_kills => Some(follows(&kill)?),
+            _ => None,
+        };
+        let kill = ProcessCommand::Kill(process.clone(), kill);
+        self.command(located.clone(), kill).await?;
+        let Some(second) = follows else { return Ok(()) };
+        match self
+            .command(located, ProcessCommand::Kill(process, second))
+            .await
+        {
+            // The first was enough.
+            Err(why) if why.kind() == Kind::Denied => Ok(()),
+            done => done,
+        }
+    }
+
     pub(crate) async fn pause_container(&self, request: &PauseRequest) -> Result<(), Fault> {
         let (namespace, id) = (&request.namespace, &request.container_id);
         self.freeze(namespace, id, &request.key, Freeze::Pause)

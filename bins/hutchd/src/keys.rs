@@ -97,6 +97,12 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "The Rust virtiofsd, through which directories reach a guest.",
     ),
     (
+        "containers",
+        "sigterm_kills",
+        "SIGKILL follows at once on a SIGTERM to a container's init, as Kata's runtime once had it; else \
+         SIGTERM goes alone.",
+    ),
+    (
         "log",
         "level",
         "error, warn, info, debug or trace; or directives such as info,hypervisor=debug.",

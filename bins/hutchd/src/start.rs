@@ -147,6 +147,7 @@ async fn run(root: &Path, config: &Config, profiles: Profiles) -> Result<()> {
             .iter()
             .map(|d| d.moved_to.display().to_string())
             .collect(),
+        sigterm_kills: config.containers.sigterm_kills,
     };
     let api = Api {
         host,

@@ -11,14 +11,17 @@ use host::fake::FakePremises;
 use hutchd::{
     api::{Api, Facts, now},
     architect::{Grounds, plan},
-    config::{ChannelChoice, Config},
+    config::{ChannelChoice, Config, Containers},
     profile::Profiles,
     wiring::{self, Ports},
 };
 use hypervisor::fake::FakeHost;
 use netns::fake::{FakeNamespaces, Thing};
 use protocols::asynchronous::{
-    hutch::{CreateRequest, CreateSandboxRequest, SandboxRequest},
+    hutch::{
+        CreateRequest, CreateSandboxRequest, ExecRequest, KillRequest, PauseRequest, ProcessRef,
+        ResumeRequest, SandboxRequest, StartRequest, WaitRequest,
+    },
     hutch_ttrpc::Runtime,
 };
 use runtime_core::{clock::Clock, hypervisor::Accelerator, ids::EpochMs};
@@ -63,17 +66,26 @@ struct House {
 
 impl House {
     async fn open() -> Self {
+        Self::with(Containers::default()).await
+    }
+
+    async fn with(containers: Containers) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::default();
+        let mut config = Config {
+            containers,
+            ..Config::default()
+        };
         // It needs no look at the host.
         config.guest.channel = ChannelChoice::Serial;
         let profiles = Profiles::of(&config).unwrap();
+        let sigterm_kills = config.containers.sigterm_kills;
         let host = wiring::build(ports(folder.path(), config)).await.unwrap();
         let facts = Facts {
             root: folder.path().display().to_string(),
             accelerator: "none",
             accelerator_reason: "there are no vms".to_owned(),
             damaged_stores: Vec::new(),
+            sigterm_kills,
         };
         let api = Api {
             host,
@@ -101,10 +113,65 @@ impl House {
             config_json: config.to_string().into_bytes(),
             ..Default::default()
         };
-        self.api
-            .create(&TtrpcContext::default(), request)
-            .await
-            .map(drop)
+        self.api.create(&context(), request).await.map(drop)
+    }
+
+    async fn start(&self, id: &str) {
+        let request = StartRequest {
+            namespace: "default".to_owned(),
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.api.start(&context(), request).await.unwrap();
+    }
+
+    /// What waits for its thaw is seen: a guest's process hears nothing but SIGKILL meanwhile.
+    async fn pause(&self, id: &str) {
+        let request = PauseRequest {
+            namespace: "default".to_owned(),
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.api.pause(&context(), request).await.unwrap();
+    }
+
+    async fn resume(&self, id: &str) {
+        let request = ResumeRequest {
+            namespace: "default".to_owned(),
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        self.api.resume(&context(), request).await.unwrap();
+    }
+
+    async fn kill(&self, process: ProcessRef, signal: i32, key: &str) -> ttrpc::Result<()> {
+        let request = KillRequest {
+            key: key.to_owned(),
+            process: Some(process).into(),
+            signal: signal.try_into().unwrap(),
+            ..Default::default()
+        };
+        self.api.kill(&context(), request).await.map(drop)
+    }
+
+    async fn exec(&self, process: ProcessRef) {
+        let json = json!({"args": ["/bin/cat"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+        let request = ExecRequest {
+            process: Some(process).into(),
+            process_json: json.to_string().into_bytes(),
+            ..Default::default()
+        };
+        self.api.exec(&context(), request).await.unwrap();
+    }
+
+    /// The code with which a process ends.
+    async fn code(&self, process: ProcessRef) -> u32 {
+        let request = WaitRequest {
+            process: Some(process).into(),
+            ..Default::default()
+        };
+        let ended = self.api.wait(&context(), request).await.unwrap();
+        ended.exit.code
     }
 
     /// Creates a sandbox of its own, and starts it; its uid.
@@ -114,21 +181,27 @@ impl House {
             sandbox_id: id.to_owned(),
             ..Default::default()
         };
-        let created = self
-            .api
-            .create_sandbox(&TtrpcContext::default(), request)
-            .await
-            .unwrap();
+        let created = self.api.create_sandbox(&context(), request).await.unwrap();
         let request = SandboxRequest {
             namespace: "default".to_owned(),
             sandbox: id.to_owned(),
             ..Default::default()
         };
-        self.api
-            .start_sandbox(&TtrpcContext::default(), request)
-            .await
-            .unwrap();
+        self.api.start_sandbox(&context(), request).await.unwrap();
         created.sandbox_uid
+    }
+}
+
+fn context() -> TtrpcContext {
+    TtrpcContext::default()
+}
+
+fn process(container: &str, exec: &str) -> ProcessRef {
+    ProcessRef {
+        namespace: "default".to_owned(),
+        container_id: container.to_owned(),
+        exec_id: exec.to_owned(),
+        ..Default::default()
     }
 }
 
@@ -236,5 +309,64 @@ fn a_sandbox_that_is_joined_by_its_own_names_lends_its_network_alone() {
             assert!(said.contains(&words), "{said}");
             house.create(id, joins, network(&own)).await.unwrap();
         }
+    });
+}
+
+#[test]
+fn sigkill_follows_a_sigterm_to_an_init_where_the_configuration_says_so() {
+    told(async {
+        let sigterm_kills = true;
+        let house = House::with(Containers { sigterm_kills }).await;
+        for id in ["held", "free", "other"] {
+            house.create(id, "", json!([])).await.unwrap();
+            house.start(id).await;
+        }
+        house.exec(process("other", "e")).await;
+
+        house.pause("held").await;
+        house.pause("other").await;
+        for _ in ["once", "asked again"] {
+            let init = process("held", "");
+            house.kill(init, libc::SIGTERM, "k").await.unwrap();
+        }
+        // The guest's processes end of their SIGTERM at once; there is nobody left for the second signal.
+        house
+            .kill(process("free", ""), libc::SIGTERM, "")
+            .await
+            .unwrap();
+        house
+            .kill(process("other", "e"), libc::SIGTERM, "")
+            .await
+            .unwrap();
+        house
+            .kill(process("other", ""), libc::SIGINT, "")
+            .await
+            .unwrap();
+        house.resume("other").await;
+
+        assert_eq!(house.code(process("held", "")).await, 128 + 9);
+        assert_eq!(house.code(process("free", "")).await, 128 + 15);
+        assert_eq!(house.code(process("other", "e")).await, 128 + 15);
+        assert_eq!(house.code(process("other", "")).await, 128 + 2);
+        let gone = house.kill(process("free", ""), libc::SIGTERM, "").await;
+        assert!(said(gone).ends_with("container not running"));
+    });
+}
+
+#[test]
+fn nothing_follows_a_sigterm_unless_the_configuration_says_so() {
+    told(async {
+        let house = House::open().await;
+        house.create("held", "", json!([])).await.unwrap();
+        house.start("held").await;
+
+        house.pause("held").await;
+        house
+            .kill(process("held", ""), libc::SIGTERM, "")
+            .await
+            .unwrap();
+        house.resume("held").await;
+
+        assert_eq!(house.code(process("held", "")).await, 128 + 15);
     });
 }
