@@ -38,7 +38,7 @@ pub struct Cli {
     pub rootless: Option<Rootless>,
     /// Accepted for callers of runc; checkpoint and restore come with snapshots.
     #[arg(long, global = true, hide = true, value_name = "FILE")]
-    pub criu: Option<PathBuf>,
+    pub criu: Option<String>,
     /// What keeps the ids of one caller apart from another's.
     #[arg(long, global = true, default_value = "default", value_name = "NAME")]
     pub namespace: String,
@@ -341,10 +341,17 @@ mod tests {
         };
 
         let cli = said(&["--rootless", "auto", "--criu", "/sbin/criu", "list"]);
-        let run = said(&["--rootless=false", "run", "--no-subreaper", "web"]);
+        let run = said(&[
+            "--rootless=false",
+            "--criu",
+            "",
+            "run",
+            "--no-subreaper",
+            "web",
+        ]);
 
         assert_eq!(cli.rootless, Some(Rootless::Auto));
-        assert_eq!(cli.criu, Some(PathBuf::from("/sbin/criu")));
+        assert_eq!(cli.criu.as_deref(), Some("/sbin/criu"));
         assert_eq!(run.rootless, Some(Rootless::No));
         assert!(matches!(run.verb, Verb::Run(run) if run.no_subreaper));
     }

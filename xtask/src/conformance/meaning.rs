@@ -31,6 +31,8 @@ const MEANINGS: &[(&str, &[&str])] = &[
         &["is not a sub cgroup path", "invalid --cgroup argument"],
     ),
     ("no such controller", &["unknown controller"]),
+    ("no SELinux", &["selinux is disabled"]),
+    ("the guest's alone", &["only the guest knows"]),
     (
         "unknown word for ps",
         &["unknown gnu long option", "ps option"],
