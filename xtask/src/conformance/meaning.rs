@@ -34,6 +34,10 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ("no SELinux", &["selinux is disabled"]),
     ("the guest's alone", &["only the guest knows"]),
     (
+        "more is in use",
+        &["unable to set memory limit", "device or resource busy"],
+    ),
+    (
         "unknown word for ps",
         &["unknown gnu long option", "ps option"],
     ),
