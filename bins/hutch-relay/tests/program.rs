@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -101,6 +102,41 @@ fn it_stands_for_its_process_and_ends_with_its_code() {
     assert_eq!(text, "hello\n");
     assert_eq!(wait(&mut child).code(), Some(42));
     assert_eq!(daemon.exit_codes(), [42]);
+}
+
+#[test]
+fn a_pipe_that_it_writes_to_has_no_reader_in_it() {
+    let guest = guest("read line; echo out; exec cat");
+    let _daemon = daemon(&guest);
+    let fifo = guest.path("out");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    // As a shell's `1<>out`.
+    let both = File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut command = relay(&guest);
+    command.stdin(Stdio::piped()).stdout(both);
+    let (mut child, said) = started(command);
+    assert_eq!(said, "ready");
+
+    let folder = format!("/proc/{}/fd", child.id());
+    let readers = || {
+        let fds = fs::read_dir(&folder).unwrap().map(|fd| fd.unwrap());
+        let of_fifo = fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path == fifo));
+        // proc(5): what it is open for are the permissions of the link.
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode();
+        of_fifo.filter(|fd| mode(&fd.path()) & 0o400 != 0).count()
+    };
+    wait_until("it is no reader", || readers() == 0);
+    // Nobody reads any more: its process finds the pipe broken, and the relay ends.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"\nmore\n").unwrap();
+    assert_eq!(wait(&mut child).code(), Some(128 + 13));
 }
 
 #[test]

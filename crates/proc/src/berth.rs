@@ -81,10 +81,10 @@ pub fn die_with_us(command: &mut Command) {
     }
 }
 
-/// Marks every descriptor but stdio as closed on exec: ours are already, a library's may not be.
-/// A kernel before 5.11 does not know how, and then ours have to do.
+/// Marks every descriptor but stdio as closed on exec: ours are already, a library's or our caller's
+/// may not be. A kernel before 5.11 does not know how, and then ours have to do.
 #[allow(unsafe_code)]
-fn close_the_rest_on_exec() {
+pub fn close_the_rest_on_exec() {
     const FIRST_AFTER_STDIO: libc::c_uint = 3;
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
     // SAFETY: the call takes three integers and touches no memory; it closes nothing now, so no
