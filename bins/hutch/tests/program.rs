@@ -240,6 +240,24 @@ fn what_is_wrong_by_itself_is_refused_before_a_daemon_is_started() {
     }
 }
 
+/// A shell on it would never hear that there is no more input.
+#[test]
+fn a_terminal_in_the_foreground_is_refused_where_there_is_none() {
+    let place = Place::new();
+    let folder = place.0.path();
+    let folder = folder.to_str().unwrap();
+    place.says(&["spec", "--bundle", folder]);
+    let mut command = place.command(&["run", "--bundle", folder, "web"]);
+    // A session of its own has no terminal.
+    proc::berth::arrange(&mut command, proc::berth::Berth::default());
+
+    let text = refused(&command.output().unwrap(), 1);
+
+    assert!(!place.root().exists(), "a daemon was started");
+    assert!(text.contains("no terminal"), "{text}");
+    assert!(text.contains("/dev/tty"), "{text}");
+}
+
 #[test]
 fn whoever_reads_no_further_hears_no_complaint() {
     let place = Place::new();

@@ -97,6 +97,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
         "no terminal's holder",
         &["cannot allocate tty if runc will detach"],
     ),
+    ("no terminal", &["open /dev/tty"]),
     (
         "a socket without a terminal",
         &["cannot use console socket"],

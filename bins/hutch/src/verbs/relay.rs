@@ -12,7 +12,7 @@ use protocols::asynchronous::hutch::{
 };
 use std::{
     env, fs,
-    io::{self, PipeReader, PipeWriter, Read as _, Write as _},
+    io::{self, IsTerminal as _, PipeReader, PipeWriter, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::FileTypeExt as _,
@@ -47,7 +47,7 @@ pub struct Waiting<'a> {
 }
 
 /// # Errors
-/// A terminal that nobody would hold, or a console socket without a terminal.
+/// A terminal that nobody would hold, or that there is nobody to type at; or a console socket without a terminal.
 pub fn check_terminal(terminal: bool, detached: bool, socket: Option<&Path>) -> Result<()> {
     // runc's words for both.
     match (terminal, detached, socket) {
@@ -57,8 +57,19 @@ pub fn check_terminal(terminal: bool, detached: bool, socket: Option<&Path>) -> 
         (false, _, Some(_)) | (_, false, Some(_)) => {
             bail!("cannot use console socket if runc will not detach or allocate tty")
         }
-        _ => Ok(()),
+        (true, false, None) => check_own_terminal(),
+        (true, true, Some(_)) | (false, _, None) => Ok(()),
     }
+}
+
+/// One of our standard files, or the terminal that controls us, as runc looks for it: else whatever reads from the
+/// container's terminal would wait for ever.
+fn check_own_terminal() -> Result<()> {
+    if io::stderr().is_terminal() || io::stdout().is_terminal() || io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let about = "cannot allocate tty: this command has no terminal itself (open /dev/tty)";
+    fs::File::open("/dev/tty").map(drop).context(about)
 }
 
 /// What can be known to fail is known before a machine boots for it.
@@ -273,7 +284,6 @@ mod tests {
         assert!(check_terminal(true, true, None).is_err());
         assert!(check_terminal(false, true, Some(Path::new("/s"))).is_err());
         assert!(check_terminal(true, true, Some(Path::new("/s"))).is_ok());
-        assert!(check_terminal(true, false, None).is_ok());
         assert!(check_terminal(false, false, None).is_ok());
     }
 
