@@ -193,9 +193,10 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Delete {
-    /// Kill it first if it runs; an id that does not exist is no error.
+    /// Kill it first if it runs; takes a whole id, and one that does not exist is no error.
     #[arg(short, long)]
     pub force: bool,
+    /// Id of the container, or a unique prefix of one.
     pub id: String,
 }
 

@@ -629,6 +629,27 @@ async fn a_prefix_that_is_unique_is_enough() {
     .await;
 }
 
+/// A cleanup that is repeated must not reach the next container whose id begins like the one that is gone.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_forced_deletion_takes_no_prefix_for_the_id_of_what_is_gone() {
+    told(async {
+        let house = House::open().await;
+        house.create_with_key("web-2", None, 1).await.unwrap();
+
+        for key in ["k", "l"] {
+            let done = house.delete_with_key("web", Force::Yes, key).await;
+            done.unwrap();
+        }
+
+        let same = house.find("web").await.unwrap();
+        assert_eq!(same.name.id.as_str(), "web-2");
+        let done = house.delete_with_key("web", Force::No, "m").await;
+        done.unwrap();
+        house.assert_clean();
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_creation_is_undone_however_many_daemons_are_killed_while_they_undo_it() {
     told(async {

@@ -233,6 +233,26 @@ async fn a_sandbox_outlives_its_containers_and_is_deleted_by_its_own_id() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_forced_deletion_of_a_sandbox_takes_no_prefix_for_the_id_of_what_is_gone() {
+    told(async {
+        let house = House::open().await;
+        house.create_sandbox("pod-2", None).await.unwrap();
+        let uid = house.view("pod-2").await.unwrap().spec.uid.to_string();
+
+        for gone in ["pod", &uid[..8]] {
+            let done = house.delete_sandbox(gone, Force::Yes, None).await;
+            done.unwrap();
+        }
+
+        assert_eq!(house.view("pod").await.unwrap().spec.uid.to_string(), uid);
+        let whole = house.delete_sandbox(&uid, Force::Yes, None).await;
+        whole.unwrap();
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn an_id_names_one_sandbox_and_a_key_one_creation_also_for_the_next_daemon() {
     told(async {
         let house = House::open().await;

@@ -74,7 +74,7 @@ pub struct SandboxStop {
 
 #[derive(Debug, Args)]
 pub struct SandboxDelete {
-    /// Whatever its state; an id that does not exist is no error.
+    /// Whatever its state; takes a whole id or uid, and one that does not exist is no error.
     #[arg(short, long)]
     pub force: bool,
     pub id: String,

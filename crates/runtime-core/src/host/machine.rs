@@ -109,19 +109,25 @@ impl Host {
         host
     }
 
+    fn of(&self, namespace: &Namespace) -> impl Iterator<Item = (&Name, &Entry)> {
+        let containers = self.containers.iter();
+        containers.filter(move |(name, _)| name.namespace == *namespace)
+    }
+
+    /// An exact id, and nothing else.
+    pub fn named(&self, namespace: &Namespace, id: &str) -> Found {
+        let named = self.of(namespace).find(|(name, _)| name.id.as_str() == id);
+        named.map_or(Found::None, |(name, entry)| entry.found(name))
+    }
+
     /// An exact id, else a unique prefix.
     pub fn find(&self, namespace: &Namespace, id: &str) -> Found {
-        let mine = || {
-            let containers = self.containers.iter();
-            containers.filter(|(name, _)| name.namespace == *namespace)
-        };
-        if let Some((name, entry)) = mine().find(|(name, _)| name.id.as_str() == id) {
-            return entry.found(name);
+        let named = self.named(namespace, id);
+        if named != Found::None || id.is_empty() {
+            return named;
         }
-        if id.is_empty() {
-            return Found::None;
-        }
-        let mut by_prefix = mine().filter(|(name, _)| name.id.as_str().starts_with(id));
+        let begins = |(name, _): &(&Name, _)| name.id.as_str().starts_with(id);
+        let mut by_prefix = self.of(namespace).filter(begins);
         match (by_prefix.next(), by_prefix.next()) {
             (None, _) => Found::None,
             (Some((name, entry)), None) => entry.found(name),
@@ -302,7 +308,12 @@ impl Host {
         if self.asked_to_delete_again(key.as_ref(), waiter, batch) {
             return Ok(());
         }
-        let place = match self.find(&namespace, &id) {
+        let found = match force {
+            // What is not there is no error, so what begins like it must not be taken for it.
+            Force::Yes => self.named(&namespace, &id),
+            Force::No => self.find(&namespace, &id),
+        };
+        let place = match found {
             Found::One(_, place) | Found::Undoing(_, place) => place,
             // runc: deleting with force what is not there is no error.
             Found::None if force == Force::Yes => {

@@ -114,8 +114,8 @@ pub struct CreateContainer {
     pub wish: Box<Wish>,
 }
 
-/// Command: delete a container, named by id or by a unique prefix of one, and with the last one its
-/// sandbox. Answered when nothing of it is left; asked again under the same key, it is answered again.
+/// Command: delete a container, named by id or by a unique prefix of one (with force by its id alone), and with the
+/// last one its sandbox. Answered when nothing of it is left; asked again under the same key, it is answered again.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), Fault>")]
 pub struct Delete {

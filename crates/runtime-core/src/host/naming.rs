@@ -45,6 +45,12 @@ impl Host {
         self.sandboxes.find(namespace, id, containers)
     }
 
+    /// By its whole name: no prefix.
+    pub fn named_sandbox(&self, namespace: &Namespace, id: &str) -> FoundSandbox {
+        let containers = self.names().map(|(name, place)| (name, place.uid));
+        self.sandboxes.named(Some(namespace), id, containers)
+    }
+
     pub fn sandbox_name(&self, uid: SandboxUid) -> Option<&SandboxName> {
         self.sandboxes.name(uid)
     }
@@ -222,7 +228,12 @@ impl Host {
         if self.asked_to_delete_again(key.as_ref(), waiter, batch) {
             return Ok(());
         }
-        let uid = match self.find_sandbox(Some(&namespace), &id) {
+        let found = match force {
+            // As of a container: what begins like it must not be taken for what is not there.
+            Force::Yes => self.named_sandbox(&namespace, &id),
+            Force::No => self.find_sandbox(Some(&namespace), &id),
+        };
+        let uid = match found {
             FoundSandbox::One(_, uid) => uid,
             FoundSandbox::Failed(_, uid, _) if force == Force::Yes => uid,
             // As of a container: deleting with force what is not there is no error.

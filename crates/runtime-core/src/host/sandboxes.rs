@@ -168,16 +168,22 @@ impl Sandboxes {
         self.0.retain(|_, home| home.uid != uid);
     }
 
-    /// `containers` are those of the host, with where they live.
-    pub fn find<'a>(
+    fn of(&self, namespace: Option<&Namespace>) -> impl Iterator<Item = (&SandboxName, &Home)> {
+        let is_mine = move |of: &Namespace| namespace.is_none_or(|wanted| wanted == of);
+        let all = self.0.iter();
+        all.filter(move |(name, _)| is_mine(&name.namespace))
+    }
+
+    /// Its id, its uid, or the id of a container in it, whole. `containers` are those of the host, with where they live.
+    pub fn named<'a>(
         &self,
         namespace: Option<&Namespace>,
         id: &str,
         mut containers: impl Iterator<Item = (&'a Name, SandboxUid)>,
     ) -> FoundSandbox {
         let is_mine = |of: &Namespace| namespace.is_none_or(|wanted| wanted == of);
-        let mine = || self.0.iter().filter(|(name, _)| is_mine(&name.namespace));
-        if let Some(found) = mine().find(|(name, _)| name.id.as_str() == id) {
+        let mut mine = self.of(namespace);
+        if let Some(found) = mine.find(|(name, _)| name.id.as_str() == id) {
             return seen(found);
         }
         let uid = match id.parse().ok() {
@@ -189,17 +195,27 @@ impl Sandboxes {
                 named.next().map(|(_, uid)| uid)
             }
         };
-        if let Some(uid) = uid {
-            let found = mine().find(|(_, home)| home.uid == uid);
-            return found.map_or(FoundSandbox::None, seen);
-        }
-        if id.is_empty() {
-            return FoundSandbox::None;
+        let mut mine = self.of(namespace);
+        let found = uid.and_then(|uid| mine.find(|(_, home)| home.uid == uid));
+        found.map_or(FoundSandbox::None, seen)
+    }
+
+    /// Its whole name, as in [`Self::named`], else a unique prefix of its id or uid.
+    pub fn find<'a>(
+        &self,
+        namespace: Option<&Namespace>,
+        id: &str,
+        containers: impl Iterator<Item = (&'a Name, SandboxUid)>,
+    ) -> FoundSandbox {
+        let named = self.named(namespace, id, containers);
+        if named != FoundSandbox::None || id.is_empty() {
+            return named;
         }
         let begins = |(name, home): &(&SandboxName, &Home)| {
             name.id.as_str().starts_with(id) || home.uid.to_string().starts_with(id)
         };
-        let found: Vec<_> = mine().filter(begins).take(CANDIDATES_MAX).collect();
+        let mine = self.of(namespace);
+        let found: Vec<_> = mine.filter(begins).take(CANDIDATES_MAX).collect();
         match found[..] {
             [] => FoundSandbox::None,
             [one] => seen(one),
@@ -276,6 +292,11 @@ mod tests {
         assert_eq!(find("init"), Some(2));
         assert_eq!(find("webs"), Some(3));
         assert_eq!(find("we"), None);
+        let named = |id: &str| uid_of(all.named(Some(&namespace()), id, containers()));
+        assert_eq!(named("webshop"), Some(3));
+        assert_eq!(named("0000000000000003"), Some(3));
+        assert_eq!(named("init"), Some(2));
+        assert_eq!(named("webs"), None, "a beginning is no name");
         assert_eq!(
             all.find(Some(&namespace()), "we", containers()),
             FoundSandbox::Ambiguous(vec!["web".to_owned(), "webshop".to_owned()])
