@@ -55,8 +55,9 @@ impl Place {
     /// A caller that keeps a descriptor open, as `exec 9>lock` does; and its number.
     fn hutch(&self, words: &[&str]) -> (Output, String) {
         let lock = fs::File::create(self.path("lock")).unwrap();
-        // Without close-on-exec.
-        let kept = rustix::io::dup(&lock).unwrap();
+        // Without close-on-exec, and at a number that no shell takes for its own files.
+        let kept = rustix::io::fcntl_dupfd_cloexec(&lock, 200).unwrap();
+        rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
         let number = kept.as_raw_fd().to_string();
         let mut hutch = Command::new(self.path("hutch"));
         hutch.arg("--root").arg(self.path("r")).args(words);
