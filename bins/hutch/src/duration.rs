@@ -1,5 +1,6 @@
 //! Durations as callers of runc write them: `5s`, `1m30s`, `250ms`.
 
+use anyhow::{Result, bail};
 use std::time::Duration;
 
 /// Nanoseconds of each unit; longer names first, since `m` begins `ms`.
@@ -17,7 +18,7 @@ const HOURS_MAX: u64 = 24 * 365;
 
 /// # Errors
 /// What is wrong with it, in words that follow its name.
-pub fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> std::result::Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 5s, 1m30s or 250ms");
     let mut rest = text;
     let mut nanos = 0.0;
@@ -38,6 +39,15 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     Ok(found)
+}
+
+/// # Errors
+/// Nothing would be between two looks. The words are runc's.
+pub fn check_interval(interval: Duration) -> Result<()> {
+    match interval.is_zero() {
+        true => bail!("duration interval must be greater than 0"),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

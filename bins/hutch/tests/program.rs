@@ -218,6 +218,7 @@ fn what_is_wrong_by_itself_is_refused_before_a_daemon_is_started() {
             &["events", "--interval", "0s", "web"],
             "must be greater than 0",
         ),
+        (&["top", "--interval", "0s"], "must be greater than 0"),
         (&["kill", "web", "FLY"], "unknown signal"),
         (&["kill", "--escalate", "5", "web"], "not a duration"),
         (&["stop", "--signal", "FLY", "web"], "unknown signal"),

@@ -54,6 +54,7 @@ struct Line {
 type Look = BTreeMap<(String, String), (u64, u64)>;
 
 pub fn top(at: &Place, top: &Top) -> Result<u8> {
+    duration::check_interval(top.interval)?;
     let mut daemon = at.daemon()?;
     let (mut before, _) = look(at, &mut daemon, top, &Look::new())?;
     loop {
