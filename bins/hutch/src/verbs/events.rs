@@ -6,7 +6,7 @@ use crate::{
     duration,
     output::print_line,
 };
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use protocols::asynchronous::hutch::{NextOomsRequest, NextOomsResponse, StateRequest};
 use serde_json::{Value, json};
@@ -27,9 +27,7 @@ pub struct Events {
 }
 
 pub fn events(at: &Place, events: &Events) -> Result<u8> {
-    if events.interval.is_zero() {
-        bail!("duration interval must be greater than 0");
-    }
+    duration::check_interval(events.interval)?;
     let mut daemon = at.daemon()?;
     let id = full_id(at, &mut daemon, &events.id)?;
     if events.stats {
@@ -73,7 +71,7 @@ fn full_id(at: &Place, daemon: &mut Daemon, id: &str) -> Result<String> {
         ..Default::default()
     };
     let state = daemon.ask(async |client| client.state(soon(), &request).await);
-    let state = state.map_err(|why| anyhow!("{why:#}"))?;
+    let state = state.map_err(|why| super::unnamed(why, ("state of container", id)))?;
     match state.status.as_str() {
         // runc's words.
         "stopped" => bail!("container with id {} is not running", state.container_id),

@@ -9,11 +9,14 @@ use crate::{
     daemon::{Daemon, soon},
     verbs::{fresh_key, relay},
 };
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use hutch_relay::HostProcess;
 use protocols::asynchronous::hutch::{ExecRequest, StateRequest, StreamAddress};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
+
+/// The highest number of a user or a group, as runc has it.
+const NUMBER_MAX: u32 = i32::MAX.cast_unsigned();
 
 pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     super::lifecycle::refuse_preserved_fds(exec.preserve_fds)?;
@@ -82,8 +85,8 @@ fn process(at: &Place, daemon: &mut Daemon, exec: &args::Exec) -> Result<Value> 
         ..Default::default()
     };
     let state = daemon.ask(async |client| client.state(soon(), &request).await);
-    // No refusal of an exec, to whoever asked for one.
-    let state = state.map_err(|why| anyhow!("{why:#}"))?;
+    let asked = ("state of container", exec.id.as_str());
+    let state = state.map_err(|why| super::unnamed(why, asked))?;
     let bundle = Bundle::read(Path::new(&state.bundle))?;
     let init = bundle
         .process()
@@ -188,15 +191,21 @@ fn set_user(process: &mut Value, user: &str) -> Result<()> {
         Some((uid, gid)) => (uid, Some(gid)),
         None => (user, None),
     };
-    let number = |text: &str| {
-        let parsed = text.parse::<u32>();
-        parsed.with_context(|| format!("--user {user:?}: {text:?} is not a number"))
-    };
-    process["user"]["uid"] = json!(number(uid)?);
+    let about = || format!("--user {user:?}");
+    process["user"]["uid"] = json!(number(uid).with_context(about)?);
     if let Some(gid) = gid {
-        process["user"]["gid"] = json!(number(gid)?);
+        process["user"]["gid"] = json!(number(gid).with_context(about)?);
     }
     Ok(())
+}
+
+/// Of a user or a group.
+fn number(text: &str) -> Result<u32> {
+    match text.parse::<i128>() {
+        Ok(found) if (0..=NUMBER_MAX.into()).contains(&found) => Ok(found as u32),
+        Ok(_) => bail!("{text} is out of range: ids are 0 to {NUMBER_MAX}"),
+        Err(_) => bail!("{text:?} is not a number"),
+    }
 }
 
 #[cfg(test)]
@@ -292,5 +301,10 @@ mod tests {
         let flags = exec(&["--user", "root", "web", "id"]);
 
         assert!(changed(json!({"user": {}}), &flags).is_err());
+        assert_eq!(number("2147483647").unwrap(), NUMBER_MAX);
+        for wrong in ["-1", "2147483648", "4294967295"] {
+            let why = number(wrong).unwrap_err().to_string();
+            assert!(why.contains("ids are 0 to 2147483647"), "{why}");
+        }
     }
 }

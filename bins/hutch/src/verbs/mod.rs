@@ -20,7 +20,7 @@ pub mod top;
 pub mod update;
 
 use crate::{daemon::Daemon, log::Log};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use protocols::asynchronous::hutch::ProcessRef;
 use std::{path::PathBuf, rc::Rc};
 
@@ -47,6 +47,14 @@ impl Place {
             ..Default::default()
         }
     }
+}
+
+/// What the daemon said of a question that a verb asks on its way, without the question's own name: whoever asked for
+/// the verb hears of that.
+fn unnamed(why: anyhow::Error, (asked, id): (&str, &str)) -> anyhow::Error {
+    let text = format!("{why:#}");
+    let named = format!("{asked} {id:?}: ");
+    anyhow!("{}", text.strip_prefix(&named).unwrap_or(&text))
 }
 
 /// A fresh idempotency key.

@@ -357,7 +357,8 @@ fn find_in(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<Sandbo
         namespace: namespace.to_owned(),
         ..Default::default()
     };
-    let answer = daemon.ask(async |client| client.inspect_sandbox(soon(), &request).await)?;
+    let answer = daemon.ask(async |client| client.inspect_sandbox(soon(), &request).await);
+    let answer = answer.map_err(|why| super::unnamed(why, ("inspect sandbox", sandbox)))?;
     Ok(answer.sandbox.unwrap_or_default())
 }
 

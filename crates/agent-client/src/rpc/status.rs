@@ -29,9 +29,30 @@ pub(super) fn kind(status: &Status) -> Kind {
 
 /// The agent's words: bounded, one line, nothing that moves a cursor.
 pub(super) fn message(status: &Status) -> String {
-    match status.message.is_empty() {
-        true => "nothing".to_owned(),
-        false => printable(&status.message, MESSAGE_BYTES_MAX),
+    match without_number(&status.message) {
+        "" => "nothing".to_owned(),
+        words => printable(words, MESSAGE_BYTES_MAX),
+    }
+}
+
+/// Our agent says first what it was doing on which container, by the number that it knows it by, and on which exec,
+/// by a uuid. A person knows neither, and the call and the container's id are said in front of it anyway.
+fn without_number(words: &str) -> &str {
+    let Some((doing, why)) = words.split_once(": ") else {
+        return words;
+    };
+    let named = doing
+        .strip_suffix('"')
+        .and_then(|doing| doing.rsplit_once('"'));
+    match named {
+        Some((before, number))
+            if before.ends_with("container ")
+                && !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            why
+        }
+        Some(_) | None => words,
     }
 }
 
@@ -63,6 +84,27 @@ mod tests {
             (Code::FAILED_PRECONDITION, Kind::Denied),
         ] {
             assert_eq!(kind(&status(code as i32, "")), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_nobody_knows_are_not_told() {
+        let said = |words: &str| message(&status(13, words));
+
+        for before in [
+            r#"start exec "1db062ee-64a3" of container "0""#,
+            r#"update container "12""#,
+        ] {
+            let words = format!(r#"{before}: exec: "/nope": stat /nope: not there"#);
+            assert_eq!(said(&words), r#"exec: "/nope": stat /nope: not there"#);
+        }
+        for other in [
+            r#"container "web": gone"#,
+            r#"container "": gone"#,
+            r#"container "0""#,
+            "list processes: no",
+        ] {
+            assert_eq!(said(other), other);
         }
     }
 

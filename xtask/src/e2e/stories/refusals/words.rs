@@ -171,8 +171,7 @@ fn unknown_ids() -> Vec<Row> {
             "the console of nobody",
             FAILED,
             |bench| bench.hutch(&["console", "nope"]),
-            "sandbox \"nope\"",
-            "does not exist",
+            "show console of \"nope\": sandbox does not exist",
         ),
     ]
 }
