@@ -142,7 +142,7 @@ pub struct Id {
     pub id: String,
 }
 
-/// What `create` and `run` share.
+// What `create` and `run` share. No doc comment: it would be taken for what the verbs do.
 #[derive(Debug, Args)]
 pub struct Creation {
     /// Folder that holds config.json.
@@ -333,6 +333,7 @@ pub struct Man {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::{Command, CommandFactory as _};
 
     #[test]
     fn the_flags_of_callers_of_runc_are_taken() {
@@ -369,5 +370,29 @@ mod tests {
         for word in ["maybe", "no", "tRUE"] {
             assert_eq!(rootless(word), Err("true, false or auto"), "{word:?}");
         }
+    }
+
+    /// What a verb takes must not change what it says of itself: `verbs` lists each as it was declared.
+    fn check(mut verbs: Command) {
+        let listed = verbs.render_help().to_string();
+        let mut built = verbs.clone();
+        built.build();
+        for verb in built.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let long = verb.clone().render_long_help().to_string();
+            let first = long.lines().next().unwrap_or_default();
+            let name = verb.get_name();
+            assert!(
+                listed.contains(first),
+                "{name}: {first:?} is not in {listed}"
+            );
+        }
+        for verb in verbs.get_subcommands() {
+            check(verb.clone());
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_verb_begins_with_what_it_does() {
+        check(Cli::command());
     }
 }

@@ -1,6 +1,6 @@
 //! The arguments of `hutch sandbox`.
 
-use super::{Format, Id};
+use super::Format;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -18,14 +18,14 @@ pub enum SandboxVerb {
     Delete(SandboxDelete),
     /// Stop the processors of a sandbox's virtual machine.
     Pause(SandboxId),
-    /// Let them go on.
+    /// Let the processors of a paused sandbox go on.
     Resume(SandboxId),
     /// List sandboxes.
     List(SandboxList),
     /// Print the state of a sandbox in one word.
     Status(SandboxId),
     /// Print all that is known of a sandbox as JSON.
-    Inspect(Id),
+    Inspect(SandboxId),
     /// Read or change the annotations of a sandbox.
     #[command(subcommand)]
     Annotation(AnnotationVerb),
@@ -35,7 +35,7 @@ pub enum SandboxVerb {
     Monitor(SandboxMonitor),
 }
 
-/// Names a sandbox.
+// Names a sandbox. No doc comment: it would be taken for what the verbs do.
 #[derive(Debug, Args)]
 pub struct SandboxId {
     /// A sandbox's id or uid, the id of a container in it, or a unique prefix of an id or uid.
