@@ -11,7 +11,7 @@ use crate::{
     neighbour::Neighbour,
     pods::{self, Home},
 };
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec, User};
 use runtime_core::{
     container::ContainerSpec,
     devices::{BindSpec, ContainerDevices, Purpose},
@@ -32,6 +32,8 @@ const CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
 const NAME_BYTES_MAX: usize = 255;
 /// PATH_MAX of Linux, less its closing NUL.
 const PATH_BYTES_MAX: usize = 4095;
+/// As in runc. 4294967295 is no id at all: whoever sets it stays who he is, and in a guest that is root.
+const USER_ID_MAX: u32 = i32::MAX.cast_unsigned();
 
 /// A create request whose ids are parsed.
 pub struct Request<'a> {
@@ -189,12 +191,24 @@ fn check_process(process: &Process) -> Result<(), Fault> {
     if let Some(entry) = env.iter().find(|entry| entry.contains('\0')) {
         return Err(invalid(format!("process.env: {entry:?} holds a NUL byte")));
     }
+    check_user(process.user())?;
     let cwd = process.cwd();
     match cwd.is_absolute() {
         true => Ok(()),
         false => Err(invalid(format!(
             "process.cwd {:?} is not an absolute path",
             cwd.display().to_string()
+        ))),
+    }
+}
+
+fn check_user(user: &User) -> Result<(), Fault> {
+    let groups = user.additional_gids().iter().flatten();
+    let mut ids = [user.uid(), user.gid()].into_iter().chain(groups.copied());
+    match ids.find(|id| *id > USER_ID_MAX) {
+        None => Ok(()),
+        Some(id) => Err(invalid(format!(
+            "process.user: {id}: uids and gids must be in range 0-{USER_ID_MAX}"
         ))),
     }
 }
@@ -344,5 +358,34 @@ pub fn hostname_for_guest(hostname: String, id: &str) -> Result<String, Fault> {
             "hostname has {} bytes; at most {BYTES_MAX} are possible",
             hostname.len()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // Tests may.
+
+    use super::*;
+
+    #[test]
+    fn a_user_or_group_out_of_range_is_refused_before_a_guest_is_asked() {
+        let check = |user: &str| {
+            let json = format!(r#"{{"cwd":"/","args":["a"],"user":{user}}}"#);
+            check_process_json(json.as_bytes()).map_err(|fault| fault.to_string())
+        };
+
+        assert_eq!(check(r#"{"uid":2147483647,"gid":2147483647}"#), Ok(()));
+        for user in [
+            r#"{"uid":4294967295,"gid":0}"#,
+            r#"{"uid":0,"gid":4294967295}"#,
+            r#"{"uid":0,"gid":0,"additionalGids":[1,2147483648]}"#,
+        ] {
+            let refused = check(user).unwrap_err();
+
+            assert!(
+                refused.contains("must be in range 0-2147483647"),
+                "{refused}"
+            );
+        }
     }
 }

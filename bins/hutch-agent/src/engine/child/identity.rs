@@ -2,9 +2,10 @@
 
 use super::failure::{Doing, Outcome};
 use crate::engine::{
-    plan::{CapabilitySet, ProcessPlan},
+    plan::{CapabilitySet, Failure, ProcessPlan},
     sys,
 };
+use nix::unistd::{getresgid, getresuid};
 use rustix::{
     fs::{Gid, Uid},
     io::Errno,
@@ -24,10 +25,8 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// # Errors
 /// When root is not mapped.
 pub fn become_root() -> Outcome<()> {
-    let root = Gid::from_raw(0);
-    set_thread_res_gid(root, root, root).doing(|| "become root's group".to_owned())?;
-    let root = Uid::from_raw(0);
-    set_thread_res_uid(root, root, root).doing(|| "become root".to_owned())
+    take_group(0)?;
+    take_user(0)
 }
 
 /// # Errors
@@ -66,14 +65,50 @@ pub fn bound(capabilities: CapabilitySet) -> Outcome<()> {
 /// # Errors
 /// When an id is not mapped or the kernel refuses.
 pub fn change_ids(process: &ProcessPlan) -> Outcome<()> {
-    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     if process.uid != 0 {
         set_keep_capabilities(true).doing(|| "keep capabilities".to_owned())?;
     }
     let groups: Vec<Gid> = process.groups.iter().map(|id| Gid::from_raw(*id)).collect();
     set_thread_groups(&groups).doing(|| format!("set groups {:?}", process.groups))?;
-    set_thread_res_gid(gid, gid, gid).doing(|| format!("set group {}", process.gid))?;
-    set_thread_res_uid(uid, uid, uid).doing(|| format!("set user {}", process.uid))
+    take_group(process.gid)?;
+    take_user(process.uid)
+}
+
+fn take_group(id: u32) -> Outcome<()> {
+    let step = || format!("set group {id}");
+    let gid = Gid::from_raw(id);
+    set_thread_res_gid(gid, gid, gid).doing(step)?;
+    let now = getresgid().map_err(|errno| Errno::from_raw_os_error(errno as i32));
+    let now = now.doing(step)?;
+    taken(
+        step,
+        id,
+        [now.real, now.effective, now.saved].map(Into::into),
+    )
+}
+
+fn take_user(id: u32) -> Outcome<()> {
+    let step = || format!("set user {id}");
+    let uid = Uid::from_raw(id);
+    set_thread_res_uid(uid, uid, uid).doing(step)?;
+    let now = getresuid().map_err(|errno| Errno::from_raw_os_error(errno as i32));
+    let now = now.doing(step)?;
+    taken(
+        step,
+        id,
+        [now.real, now.effective, now.saved].map(Into::into),
+    )
+}
+
+/// To the kernel an id of -1 means to leave things as they are, and that is no error: the caller would stay root.
+fn taken(step: impl FnOnce() -> String, wanted: u32, now: [u32; 3]) -> Outcome<()> {
+    if now == [wanted; 3] {
+        return Ok(());
+    }
+    Err(Failure::Invalid {
+        what: step(),
+        why: format!("the kernel left it at {now:?}"),
+    })
 }
 
 /// Capabilities as the program gets them, but that a filter can still be installed after.
@@ -131,4 +166,22 @@ fn raise_ambient(wanted: CapabilitySet) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_the_kernel_did_not_take_is_an_error() {
+        let step = || "set user 4294967295".to_owned();
+
+        let left = taken(step, u32::MAX, [0, 0, 0]);
+        let half = taken(step, 5, [5, 5, 0]);
+        let all = taken(step, 5, [5, 5, 5]);
+
+        assert!(matches!(left, Err(Failure::Invalid { .. })));
+        assert!(matches!(half, Err(Failure::Invalid { .. })));
+        assert!(all.is_ok());
+    }
 }

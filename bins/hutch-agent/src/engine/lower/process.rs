@@ -7,8 +7,11 @@ use crate::engine::{
     spec::Warnings,
     sys::SchedAttr,
 };
-use oci_spec::runtime::{LinuxCapabilities, LinuxIOPriority, Process, Scheduler};
+use oci_spec::runtime::{LinuxCapabilities, LinuxIOPriority, Process, Scheduler, User};
 use std::ffi::CString;
+
+/// As in runc. The largest number of 32 bits is no id at all: to the kernel it means to leave an id as it is.
+const ID_MAX: u32 = i32::MAX.cast_unsigned();
 
 /// What an exec takes from its container where its own process object is silent.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +53,7 @@ pub fn lower_process(
     }
     warn_of_labels(process, warnings);
     let user = process.user();
+    check_ids(user)?;
     Ok(ProcessPlan {
         io: stdio(process, terminal)?,
         args,
@@ -85,6 +89,18 @@ fn strings(list: &Option<Vec<String>>, name: &str) -> Result<Vec<CString>> {
         .flatten()
         .map(|one| c_string(one, || format!("process: {name}: {one:?}")))
         .collect()
+}
+
+fn check_ids(user: &User) -> Result<()> {
+    let groups = user.additional_gids().iter().flatten();
+    let mut ids = [user.uid(), user.gid()].into_iter().chain(groups.copied());
+    match ids.find(|id| *id > ID_MAX) {
+        None => Ok(()),
+        Some(id) => invalid(
+            "process: user",
+            format!("{id}: uids and gids must be in range 0-{ID_MAX}"),
+        ),
+    }
 }
 
 fn warn_of_labels(process: &Process, warnings: &mut Warnings) {
@@ -293,6 +309,27 @@ mod tests {
 
             assert_eq!(refused.unwrap_err().to_string(), format!("process: {why}"));
         }
+    }
+
+    #[test]
+    fn an_id_that_is_out_of_range_is_refused() {
+        for (user, id) in [
+            (r#"{"uid":4294967295}"#, 4_294_967_295_u32),
+            (r#"{"gid":4294967295}"#, 4_294_967_295),
+            (r#"{"additionalGids":[5,4294967295]}"#, 4_294_967_295),
+            (r#"{"uid":2147483648,"gid":7}"#, 2_147_483_648),
+        ] {
+            let json = format!(r#"{{"user":{user},"cwd":"/","args":["a"]}}"#);
+
+            let (refused, _) = lower(&json);
+
+            assert_eq!(
+                refused.unwrap_err().to_string(),
+                format!("process: user: {id}: uids and gids must be in range 0-2147483647")
+            );
+        }
+        let (plan, _) = lower(r#"{"user":{"uid":2147483647},"cwd":"/","args":["a"]}"#);
+        assert_eq!(plan.unwrap().uid, 2_147_483_647);
     }
 
     #[test]

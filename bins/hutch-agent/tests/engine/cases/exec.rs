@@ -11,6 +11,7 @@ super::cases![
     an_exec_has_its_own_streams_and_exit_code,
     an_exec_takes_capabilities_and_limits_of_its_container,
     an_exec_has_a_user_of_its_own,
+    an_exec_as_nobody_that_can_be_is_refused,
     fifty_execs_at_once_all_run,
     execs_are_begun_though_none_before_them_goes_on,
     an_exec_can_be_signalled_and_forgotten,
@@ -127,6 +128,31 @@ fn execs_are_begun_though_none_before_them_goes_on() {
         let outcome = ends.of(execing.conclude().unwrap()).finish();
         assert_eq!(outcome.code, number);
     }
+    down(&bed, running);
+}
+
+fn an_exec_as_nobody_that_can_be_is_refused() {
+    let bed = Bed::make();
+    let running = up(&bed);
+
+    for user in [
+        json!({"uid": u32::MAX, "gid": u32::MAX}),
+        json!({"uid": 0, "gid": u32::MAX}),
+        json!({"uid": 0, "gid": 0, "additionalGids": [u32::MAX]}),
+    ] {
+        let mut wanted = sh("id");
+        wanted["user"] = user;
+        let refused = bed.exec("c", "e", &wanted).err().unwrap();
+
+        assert_eq!(
+            refused.to_string(),
+            "process: user: 4294967295: uids and gids must be in range 0-2147483647"
+        );
+    }
+    let mut largest = sh("id -u; id -g");
+    largest["user"] = json!({"uid": i32::MAX, "gid": i32::MAX});
+    let outcome = bed.exec("c", "e", &largest).unwrap().finish();
+    assert_eq!(outcome.out, "2147483647\n2147483647\n", "{outcome:?}");
     down(&bed, running);
 }
 
