@@ -3,6 +3,7 @@
 
 mod container;
 mod devices;
+mod env;
 mod hooks;
 mod mounts;
 mod names;

@@ -1,6 +1,6 @@
 //! A process of config.json or process.json.
 
-use super::{c_string, invalid, names, plain_path};
+use super::{c_string, env, invalid, names, plain_path};
 use crate::engine::{
     error::Result,
     plan::{CapabilitySet, ProcessPlan, SeccompFilter, Stdio},
@@ -57,7 +57,7 @@ pub fn lower_process(
     Ok(ProcessPlan {
         io: stdio(process, terminal)?,
         args,
-        env: strings(process.env(), "env")?,
+        env: strings(&process.env().as_deref().map(env::last_of_each), "env")?,
         cwd,
         uid: user.uid(),
         gid: user.gid(),

@@ -13,6 +13,7 @@ super::cases![
     an_exec_has_a_user_of_its_own,
     an_exec_as_nobody_that_can_be_is_refused,
     fifty_execs_at_once_all_run,
+    the_last_value_of_a_variable_is_what_a_program_gets_and_is_found_by,
     execs_are_begun_though_none_before_them_goes_on,
     an_exec_can_be_signalled_and_forgotten,
     an_exec_that_cannot_run_says_why,
@@ -103,6 +104,25 @@ fn an_exec_has_a_user_of_its_own() {
         .finish();
 
     assert_eq!(outcome.out, "1000\n1000 5\n/tmp\n/home/user\n");
+    down(&bed, running);
+}
+
+fn the_last_value_of_a_variable_is_what_a_program_gets_and_is_found_by() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let mut env = process(&["env"]);
+    env["env"] = json!(["A=1", "PATH=/nowhere", "HOME=/x", "A=2", "PATH=/bin"]);
+    let mut lost = process(&["env"]);
+    lost["env"] = json!(["PATH=/bin", "PATH=/nowhere"]);
+
+    let outcome = bed.exec("c", "e", &env).unwrap().finish();
+    let refused = bed.exec("c", "lost", &lost).err().unwrap();
+
+    assert_eq!(outcome.out, "A=2\nPATH=/bin\nHOME=/x\n");
+    assert_eq!(
+        refused.to_string(),
+        r#"exec: "env": executable file not found in $PATH"#
+    );
     down(&bed, running);
 }
 
