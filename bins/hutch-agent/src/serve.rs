@@ -17,6 +17,8 @@ use ttrpc::r#async::Server;
 
 /// The groups of containers are below.
 const CGROUPS: &str = "/sys/fs/cgroup/hutch";
+/// Init mounts it, and nothing can be written there.
+const SYSFS: &str = "/run/sysfs";
 /// Calls of the engine that block at the same time; more wait in line.
 const BLOCKING_MAX: usize = 16;
 /// The engine parses and plans on these threads; nothing of it is deep.
@@ -33,7 +35,8 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 pub fn run(options: Options, entered: Duration) -> Result<(), Error> {
     let cgroup = CGROUPS.into();
     // Before there is a thread: it forks.
-    let engine = Engine::launch(Roots { cgroup }).map_err(|source| Error::Engine {
+    let sysfs = SYSFS.into();
+    let engine = Engine::launch(Roots { cgroup, sysfs }).map_err(|source| Error::Engine {
         what: "start the container engine".to_owned(),
         source,
     })?;

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 pub struct Roots {
     /// A folder of the cgroup2 file system, made if it is missing; each container gets one below.
     pub cgroup: PathBuf,
+    /// Where a sysfs is mounted that cannot be written: containers with ids of their own are shown it.
+    pub sysfs: PathBuf,
 }
 
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::{
     plan::Plan,
     spare::{Kind, Spare, Spares},
     spawn::{self, Birth, Spawned, Unheard, Waiting},
-    spawner, spec, sys,
+    spawner, spec, sys, sysfs,
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::{
@@ -287,6 +287,7 @@ impl Engine {
         disks::stand_in(&mut config, &asked.disks)?;
         let terminal = matches!(io, ProcessIo::Terminal);
         let mut lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
+        sysfs::stand_in(&mut lowered.plan, &self.roots.sysfs)?;
         let nodes = lowered.plan.devices.as_deref().unwrap_or_default();
         lacking::warn(nodes, Path::new(lacking::SHOWN), &mut warnings);
         let before = Before::of_new(&lowered.resources, &self.roots.cgroup)?;

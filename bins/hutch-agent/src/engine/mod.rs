@@ -33,6 +33,7 @@ mod spawn;
 mod spawner;
 mod spec;
 mod sys;
+mod sysfs;
 mod wire;
 
 pub use api::{

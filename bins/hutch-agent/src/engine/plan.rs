@@ -108,6 +108,11 @@ pub enum MountWhat {
     },
     /// With the plan comes the tree itself, of a file system that is mounted already.
     Tree,
+    /// The guest's sysfs that is mounted there, as it is there: whoever has ids of its own can neither mount one nor make
+    /// this one writable.
+    Sysfs {
+        shown: String,
+    },
     Remount {
         flags: u32,
         data: Option<CString>,

@@ -29,7 +29,7 @@ const NO_PROGRAMS: MsFlags = MsFlags::MS_NOSUID
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
 /// In the order in which they are mounted; each target is a folder of the one before or made.
-const MOUNTS: [Mount; 8] = [
+const MOUNTS: [Mount; 9] = [
     Mount {
         kind: "proc",
         target: "proc",
@@ -65,6 +65,12 @@ const MOUNTS: [Mount; 8] = [
         target: "run",
         flags: NO_DEVICES,
         options: "mode=0755",
+    },
+    Mount {
+        kind: "sysfs",
+        target: "run/sysfs",
+        flags: NO_PROGRAMS.union(MsFlags::MS_RDONLY),
+        options: "",
     },
     Mount {
         kind: "tmpfs",

@@ -27,6 +27,7 @@ pub const BUSYBOX: &str = "/usr/bin/busybox";
 /// Everything of a case is below this folder, on a tmpfs that goes with its namespace.
 const GROUND: &str = "/mnt";
 const CGROUPS: &str = "/mnt/cgroup";
+const SYSFS: &str = "/mnt/sysfs";
 pub const ROOTFS: &str = "/mnt/rootfs";
 
 /// No case takes a tenth of it, even in a guest under emulation on a busy machine.
@@ -52,6 +53,9 @@ pub fn enter_namespaces(name: &str) -> ExitCode {
     mount(c"tmpfs", GROUND, c"tmpfs", MountFlags::empty(), None).unwrap();
     fs::create_dir(CGROUPS).unwrap();
     mount(c"cgroup2", CGROUPS, c"cgroup2", MountFlags::empty(), None).unwrap();
+    fs::create_dir(SYSFS).unwrap();
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"sysfs", SYSFS, c"sysfs", flags, None).unwrap();
     let cgroup = PathBuf::from(format!("{CGROUPS}/engine-test-{}", std::process::id()));
     let status = Command::new("/proc/self/exe")
         .env(CASE, name)
@@ -126,6 +130,7 @@ impl Bed {
         let cgroup = PathBuf::from(std::env::var("HUTCH_ENGINE_CGROUP").unwrap());
         let engine = Engine::launch(Roots {
             cgroup: cgroup.clone(),
+            sysfs: PathBuf::from(SYSFS),
         })
         .unwrap();
         thread::spawn(reap);

@@ -71,6 +71,7 @@ pub fn mount_all(root: &Root, steps: &[MountStep], trees: &mut Trees) -> Outcome
         match &step.what {
             MountWhat::FileSystem { .. } => mount_file_system(root, step)?,
             MountWhat::Bind { .. } => mount_bind(root, step, trees)?,
+            MountWhat::Sysfs { shown } => show_sysfs(root, step, shown)?,
             MountWhat::Tree => attach_as_planned(root, step, trees.take()?.as_fd())?,
             MountWhat::Remount { flags, data } => {
                 let destination = find(root, step, Links::Followed)?;
@@ -195,6 +196,16 @@ fn mount_bind(root: &Root, step: &MountStep, trees: &mut Trees) -> Outcome<()> {
         }
     };
     change(tree.as_fd(), *attr, 0).doing(|| about(step, "set attributes"))?;
+    attach_as_planned(root, step, tree.as_fd())
+}
+
+/// On a folder of the image and not where a link leads, like one that is mounted.
+fn show_sysfs(root: &Root, step: &MountStep, shown: &str) -> Outcome<()> {
+    let how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, shown, how).doing(|| about(step, "open the guest's sysfs"))?;
+    if root.find(&step.destination, Links::Refused).err() == Some(Errno::LOOP) {
+        return Err(Errno::LOOP).doing(|| about(step, "find destination"));
+    }
     attach_as_planned(root, step, tree.as_fd())
 }
 

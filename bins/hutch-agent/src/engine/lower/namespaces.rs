@@ -65,6 +65,8 @@ pub fn lower_namespaces(
     if own(wanted, Kind::User)? {
         all.clone |= libc::CLONE_NEWUSER as u64;
         all.enter |= libc::CLONE_NEWUSER;
+        // Nothing of the guest's cgroups can be mounted by whoever has ids of its own.
+        all.own_cgroup = true;
     }
     if all.own_cgroup {
         all.enter |= libc::CLONE_NEWCGROUP;
@@ -158,6 +160,16 @@ mod tests {
         assert_ne!(lowered.enter & libc::CLONE_NEWNS, 0);
         assert!(lowered.own_cgroup);
         assert_eq!(lowered.enter & libc::CLONE_NEWPID, 0);
+        assert_ne!(lowered.enter & libc::CLONE_NEWCGROUP, 0);
+    }
+
+    #[test]
+    fn whoever_has_ids_of_its_own_has_cgroups_of_its_own() {
+        let wanted = wanted(r#"[{"type":"user"},{"type":"mount"}]"#);
+
+        let lowered = lower_namespaces(&wanted, &BTreeMap::new()).unwrap();
+
+        assert!(lowered.own_cgroup);
         assert_ne!(lowered.enter & libc::CLONE_NEWCGROUP, 0);
     }
 

@@ -5,7 +5,7 @@ use crate::{
     clocks,
 };
 use hutch_agent::engine::{NamespaceFrom, NamespaceKind};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 super::cases![
@@ -14,6 +14,8 @@ super::cases![
     the_guests_namespaces_can_be_kept,
     a_neighbour_that_is_not_there_is_named,
     a_user_namespace_maps_its_ids,
+    a_user_namespace_goes_with_the_usual_mounts,
+    the_guests_sysfs_stays_read_only_whatever_a_container_with_its_own_ids_may_do,
     a_hostname_without_a_namespace_is_refused,
     a_time_namespace_has_its_own_clocks,
     a_time_namespace_is_seen_without_asking_the_kernel,
@@ -129,6 +131,75 @@ fn a_neighbour_that_is_not_there_is_named() {
     assert_eq!(bed.cgroups(), 0);
 }
 
+/// Its ids are others in the guest.
+fn of_its_own(config: Value) -> Value {
+    let map = |first: u32| json!([{"containerID": 0, "hostID": first, "size": 65_536}]);
+    let config = with(config, "/linux/namespaces/-", json!({"type": "user"}));
+    let config = with(config, "/linux/uidMappings", map(100_000));
+    with(config, "/linux/gidMappings", map(200_000))
+}
+
+fn a_user_namespace_goes_with_the_usual_mounts() {
+    let bed = Bed::make();
+    // No folder of another container, as there is one for each in the guest's.
+    let line = "grep -E ' /sys(/fs/cgroup)? ' /proc/mounts | cut -d ' ' -f 1-4 | cut -d , -f 1-4; \
+                ls -d /sys/class/net/lo; grep ^0: /proc/self/cgroup; ls -d /sys/fs/cgroup/*/; \
+                touch /sys/fs/cgroup/x /sys/x";
+    let config = of_its_own(config(&["/bin/sh", "-c", line]));
+    // Such as a host without cgroups of the second version asks for.
+    let mut alike = config.clone();
+    let namespaces = alike["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|one| one["type"] != "cgroup");
+
+    for config in [config, alike] {
+        let outcome = bed.run(&config);
+
+        let lines: Vec<&str> = outcome.out.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "sysfs /sys sysfs ro,nosuid,nodev,noexec",
+                "cgroup /sys/fs/cgroup cgroup2 ro,nosuid,nodev,noexec",
+                "/sys/class/net/lo",
+                "0::/",
+            ],
+            "{outcome:?}"
+        );
+        assert!(outcome.err.contains("Read-only file system"), "{outcome:?}");
+    }
+}
+
+fn the_guests_sysfs_stays_read_only_whatever_a_container_with_its_own_ids_may_do() {
+    let bed = Bed::make();
+    let line = "mount -o remount,bind,rw /sys; mount -t sysfs none /tmp; \
+                mkdir /tmp/s; mount --bind /sys /tmp/s; mount -o remount,bind,rw /tmp/s; \
+                grep sysfs /proc/mounts | cut -d ' ' -f 2,4 | cut -d , -f 1";
+    let config = of_its_own(config(&["/bin/sh", "-c", line]));
+    let all = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_SYS_CHROOT"]);
+    let sets = json!({"bounding": all, "effective": all, "permitted": all});
+    let config = with(config, "/process/capabilities", sets);
+    // Its ids are those of the guest.
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65_536}]);
+    let config = with(config, "/linux/uidMappings", map.clone());
+    let config = with(config, "/linux/gidMappings", map);
+    let mut writable = config.clone();
+    for mount in writable["mounts"].as_array_mut().unwrap() {
+        if mount["type"] == "sysfs" {
+            mount["options"] = json!(["rw"]);
+        }
+    }
+
+    for config in [config, writable] {
+        let outcome = bed.run(&config);
+
+        assert!(
+            matches!(outcome.out.as_str(), "/sys ro\n" | "/sys ro\n/tmp/s ro\n"),
+            "{outcome:?}"
+        );
+        assert!(outcome.err.contains("ermi"), "{outcome:?}");
+    }
+}
+
 fn a_user_namespace_maps_its_ids() {
     let bed = Bed::make();
     let line = "id -u; id -g; cut -d ' ' -f 1- /proc/self/uid_map; stat -c %u /etc/passwd; \
@@ -149,10 +220,6 @@ fn a_user_namespace_maps_its_ids() {
         "/linux/gidMappings",
         json!([{"containerID": 0, "hostID": 200_000, "size": 65_536}]),
     );
-    // A sysfs belongs to the network, which is the guest's.
-    let mut config = config;
-    let mounts = config["mounts"].as_array_mut().unwrap();
-    mounts.retain(|mount| mount["type"] != "sysfs" && mount["type"] != "cgroup");
 
     let running = bed.create("c", &config).unwrap();
     let exec = bed.exec("c", "e", &process(&["/bin/id", "-u"])).unwrap();
