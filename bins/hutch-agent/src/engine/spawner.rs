@@ -7,13 +7,13 @@
 use super::{
     child,
     error::{Doing, Result},
-    plan::Report,
+    plan::{Failure, Report},
     sys::{self, Forked},
     wire::{self, ForkOrder},
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, Mode, OFlags, openat},
     io::Errno,
     process::{Signal, set_parent_process_death_signal},
     thread::{
@@ -81,7 +81,7 @@ impl Home {
     fn open() -> Result<Self, Errno> {
         let open = |path: &CStr| {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(CWD, path, flags, Mode::empty())
+            openat(CWD, path, flags, Mode::empty())
         };
         Ok(Self {
             pid: open(c"/proc/self/ns/pid")?,
@@ -117,16 +117,19 @@ fn fork_as_ordered(
 
     let forked = leave_home(order, neighbour.as_ref()).and_then(|()| {
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-        sys::fork_sibling(order.namespaces, cgroup).map_err(|errno| ("fork", errno))
+        fork_into(order.namespaces, cgroup).map_err(|errno| ("fork", errno))
     });
-    if let Ok(Forked::Child) = forked {
+    if let Ok((Forked::Child, born)) = &forked {
+        if let (Born::Outside, Some(cgroup)) = (born, &cgroup) {
+            enter_cgroup(cgroup.as_fd(), &request);
+        }
         // A folder of the guest left open would be a way out of the container.
         drop((cgroup, neighbour));
         child::run(request, socket);
     }
     home.come_back(order)?;
     match forked {
-        Ok(Forked::Parent { pid, pidfd }) => {
+        Ok((Forked::Parent { pid, pidfd }, _)) => {
             // An agent that gave up has closed its end; the process finds that out itself.
             let _ = wire::send_report(
                 request.as_fd(),
@@ -134,10 +137,41 @@ fn fork_as_ordered(
                 Some(pidfd.as_fd()),
             );
         }
-        Ok(Forked::Child) => {}
+        Ok((Forked::Child, _)) => {}
         Err((step, errno)) => refuse(&request, step, errno),
     }
     Ok(())
+}
+
+/// Where a process was born that is for a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Born {
+    Inside,
+    Outside,
+}
+
+/// A cgroup that has as many processes as it may have bears no more. Whoever enters it from outside is let in all the
+/// same, as it is with runc, whose processes all come from outside.
+fn fork_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Forked, Born), Errno> {
+    match (sys::fork_sibling(namespaces, cgroup), cgroup) {
+        (Err(Errno::AGAIN), Some(_)) => Ok((sys::fork_sibling(namespaces, None)?, Born::Outside)),
+        (forked, _) => Ok((forked?, Born::Inside)),
+    }
+}
+
+/// Called by the child. Comes back inside, or not at all: nothing of a container runs outside of its cgroup.
+fn enter_cgroup(cgroup: BorrowedFd<'_>, request: &OwnedFd) {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let entered = openat(cgroup, c"cgroup.procs", flags, Mode::empty())
+        .and_then(|procs| rustix::io::write(&procs, b"0"));
+    if let Err(errno) = entered {
+        let failure = Failure::Step {
+            step: "enter the container's cgroup".to_owned(),
+            errno: errno.raw_os_error(),
+        };
+        let _ = wire::send_report(request.as_fd(), &Report::Failed(failure), None);
+        sys::exit_now(1)
+    }
 }
 
 /// Takes the namespaces that only who is forked from now on is born into.

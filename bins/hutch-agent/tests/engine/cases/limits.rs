@@ -15,6 +15,7 @@ super::cases![
     what_a_container_uses_can_be_read,
     a_process_that_takes_too_much_memory_is_known,
     more_processes_than_allowed_are_refused,
+    an_exec_is_let_in_where_no_process_may_be_made_any_more,
     devices_that_are_not_allowed_cannot_be_opened,
     a_limit_without_its_controller_is_named,
     names_of_the_first_version_become_those_of_the_second,
@@ -373,6 +374,31 @@ fn more_processes_than_allowed_are_refused() {
     ));
 
     assert!(outcome.err.contains("can't fork"), "{outcome:?}");
+}
+
+fn an_exec_is_let_in_where_no_process_may_be_made_any_more() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
+    bed.start("c").unwrap();
+    let limit = json!({"pids": {"limit": 1}}).to_string();
+    bed.engine.update("c", limit.as_bytes()).unwrap();
+    let line = "read own </proc/self/cgroup; echo $own; read word; /bin/true; echo no";
+
+    let exec = bed
+        .exec("c", "e", &process(&["/bin/sh", "-c", line]))
+        .unwrap();
+    let (pid, pids) = (exec.created.pid, bed.engine.pids("c").unwrap());
+    let outcome = exec.finish();
+
+    assert!(pids.contains(&pid), "{pid}: {pids:?}");
+    // It is in the cgroup, and makes no more processes than others there.
+    assert_eq!(outcome.out, "0::/\n", "{outcome:?}");
+    assert!(outcome.err.contains("can't fork"), "{outcome:?}");
+    bed.engine.remove("c").unwrap();
+    assert_eq!(running.finish().code, 137);
 }
 
 fn devices_that_are_not_allowed_cannot_be_opened() {
