@@ -101,6 +101,8 @@ pub enum MountWhat {
     },
     Bind {
         source: String,
+        /// As config.json has it, for messages.
+        given: String,
         recursive: bool,
         attr: AttrChange,
         /// With the plan comes the tree itself, whose ids are mapped already.

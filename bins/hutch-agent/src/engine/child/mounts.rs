@@ -8,7 +8,7 @@ use super::{
     resolve::{Kind, Links, Root, kind_of},
 };
 use crate::engine::{
-    plan::{AttrChange, MountStep, MountWhat},
+    plan::{AttrChange, Failure, MountStep, MountWhat},
     sys::{self, MountAttr},
 };
 use rustix::{
@@ -178,6 +178,7 @@ fn mount_bind(root: &Root, step: &MountStep, trees: &mut Trees) -> Outcome<()> {
         recursive,
         attr,
         mapped,
+        given: _,
     } = &step.what
     else {
         return Ok(());
@@ -221,7 +222,38 @@ fn attach_as_planned(root: &Root, step: &MountStep, tree: BorrowedFd<'_>) -> Out
     let destination = root
         .find_or_make(&step.destination, kind)
         .doing(|| about(step, "find destination"))?;
-    attach(tree, destination.as_fd()).doing(|| about(step, "attach"))
+    match attach(tree, destination.as_fd()) {
+        Err(Errno::INVAL) => Err(misfit(step, tree, destination.as_fd())),
+        attached => attached.doing(|| about(step, "attach")),
+    }
+}
+
+/// The kernel's word for a file on a folder, and the reverse, is that of many other things. Nobody looks beforehand: that
+/// may ask the host.
+fn misfit(step: &MountStep, tree: BorrowedFd<'_>, destination: BorrowedFd<'_>) -> Failure {
+    let words = |kind| match kind {
+        Kind::Folder => "a folder",
+        Kind::File => "a file",
+    };
+    let named = match &step.what {
+        MountWhat::Bind { given, .. } => format!("its source {given:?}"),
+        _ => "what is mounted".to_owned(),
+    };
+    let (errno, doing) = match (kind_of(tree), kind_of(destination)) {
+        (Ok(source), Ok(place)) if source != place => (
+            Errno::NOTDIR,
+            format!(
+                "{named} is {}, its destination {}",
+                words(source),
+                words(place)
+            ),
+        ),
+        _ => (Errno::INVAL, "attach".to_owned()),
+    };
+    Failure::Step {
+        step: about(step, &doing),
+        errno: errno.raw_os_error(),
+    }
 }
 
 /// Puts a detached tree where a handle points.

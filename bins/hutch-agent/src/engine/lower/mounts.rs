@@ -168,6 +168,10 @@ impl Options {
         if let Some(bind) = self.bind {
             return match source {
                 Some(source) if source.starts_with('/') => Ok(MountWhat::Bind {
+                    given: mount
+                        .source()
+                        .as_ref()
+                        .map_or_else(|| source.clone(), |path| path.display().to_string()),
                     source,
                     recursive: bind == Bind::Recursive,
                     attr: self.attr,

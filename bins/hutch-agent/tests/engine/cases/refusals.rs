@@ -160,6 +160,22 @@ fn what_the_kernel_refuses_names_object_step_and_cause() {
             r#"mount 7 on "/etc/passwd": enter destination: not a directory"#,
         ),
         (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "/etc/passwd", "source": "/mnt", "options": ["bind"]}),
+            ),
+            r#"mount 7 on "/etc/passwd": its source "/mnt" is a folder, its destination a file: not a directory"#,
+        ),
+        (
+            with(
+                base(),
+                "/mounts/-",
+                json!({"destination": "/etc", "source": "/dev/null", "options": ["rbind", "ro"]}),
+            ),
+            r#"mount 7 on "/etc": its source "/dev/null" is a file, its destination a folder: not a directory"#,
+        ),
+        (
             with(base(), "/linux/sysctl", json!({"kernel.no_such": "1"})),
             r#"set sysctl kernel/no_such to "1": no such file or directory"#,
         ),
