@@ -67,6 +67,15 @@ pub enum Error {
         #[source]
         source: QmpError,
     },
+    #[error(
+        "plug {device:?}: {image:?} is in use: another vm or container has it, and only one may that writes"
+    )]
+    Held {
+        device: String,
+        image: PathBuf,
+        #[source]
+        source: QmpError,
+    },
     #[error("{verb}")]
     Qmp {
         verb: &'static str,
@@ -169,6 +178,7 @@ impl Classify for Error {
             | Self::NotReleased { .. } => Kind::Timeout,
             Self::Unknown { .. } => Kind::NotFound,
             Self::NoHotplug { .. } => Kind::Unsupported,
+            Self::Held { .. } => Kind::Denied,
             Self::Device { source, .. } | Self::Qmp { source, .. } => source.kind(),
             Self::Socket { .. }
             | Self::Open { .. }

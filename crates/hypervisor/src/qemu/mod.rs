@@ -7,6 +7,7 @@ mod backend;
 pub mod block;
 pub mod cgroup;
 pub mod command_line;
+mod locks;
 pub mod qmp;
 mod session;
 mod spawn;
@@ -208,7 +209,15 @@ impl Qemu {
             typed("device_add", block::slot_device(&wish, slot)).map_err(failed)?;
         if let Err(refused) = session.run(device).await {
             let _ = session.run(q::blockdev_del { node_name }).await;
-            return Err(failed(refused));
+            // Ours is closed: whoever holds it now is in the way.
+            return Err(match locks::is_held(&wish.path) {
+                true => Error::Held {
+                    device: wish.serial.clone(),
+                    image: wish.path.clone(),
+                    source: refused,
+                },
+                false => failed(refused),
+            });
         }
         Ok(())
     }

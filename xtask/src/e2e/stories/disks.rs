@@ -112,6 +112,7 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
         "cat /data/file; echo still >>/data/file; echo there"
     )?;
     guest.wait_for_output("kept\nthere\n", SOON)?;
+    keeps_out_a_second_writer(world, &image)?;
     drop(wishes);
     succeeds(&guest.finish(SOON)?)?;
 
@@ -130,6 +131,18 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
     drop(device);
     let left = command::read(Command::new("losetup").arg("-j").arg(&raw))?;
     ensure!(left.is_empty(), "a loop device is held: {left}");
+    Ok(())
+}
+
+/// Two that write would destroy it.
+fn keeps_out_a_second_writer(world: &World<'_>, image: &Path) -> Result<()> {
+    let second = world.shell("true")?;
+    with_mounts(&second, vec![on_disk(image, "/data", &[])])?;
+    let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
+    let outcome = world.run(run.arg(&second).arg("second"), BOOT_LIMIT)?;
+    let said = format!("{image:?} is in use: another vm or container has it");
+    let refused = outcome.code() == Some(1) && outcome.stderr.contains(&said);
+    ensure!(refused, "{said}: {outcome:?}");
     Ok(())
 }
 
