@@ -15,7 +15,7 @@ pub fn config(text: &[u8]) {
             bundle: "/nonexistent/bundle",
             config_json: text,
             join: joined.clone(),
-            neighbour: None,
+            neighbours: None,
             cgroups_path: String::new(),
             relay: None,
             uid: SandboxUid::from_random(1),

@@ -113,7 +113,7 @@ async fn live(host: Addr<HostActor>, bundle: &Path, config: &[u8], number: u64) 
         bundle: &bundle.display().to_string(),
         config_json: config,
         join: None,
-        neighbour: None,
+        neighbours: None,
         cgroups_path: String::new(),
         relay: None,
         uid: SandboxUid::from_random(number),

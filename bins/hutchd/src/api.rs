@@ -143,8 +143,8 @@ impl Api {
             "" => pods::joined(&request.config_json),
             named => Some(named.to_owned()),
         };
-        let neighbour = match &joined {
-            Some(id) => self.neighbour(&request, id).await?,
+        let neighbours = match &joined {
+            Some(id) => self.neighbours(&request, id).await?,
             None => None,
         };
         let wish = bundle::wish(bundle::Request {
@@ -153,7 +153,7 @@ impl Api {
             bundle: &request.bundle,
             config_json: &request.config_json,
             join: joined,
-            neighbour,
+            neighbours,
             cgroups_path: request.cgroups_path,
             relay: somebody(request.relay_pid, request.relay_start_time),
             uid: SandboxUid::from_random(uuid::Uuid::new_v4().as_u64_pair().0),

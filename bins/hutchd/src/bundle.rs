@@ -8,7 +8,7 @@ mod hooks;
 mod lenient;
 
 use crate::{
-    neighbour::Neighbour,
+    neighbour::Neighbours,
     pods::{self, Home},
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec, User};
@@ -42,8 +42,8 @@ pub struct Request<'a> {
     pub bundle: &'a str,
     pub config_json: &'a [u8],
     pub join: Option<String>,
-    /// The container whose sandbox it joins, where that is known already.
-    pub neighbour: Option<Neighbour>,
+    /// Who is in the sandbox that it joins, where that is known already.
+    pub neighbours: Option<Neighbours>,
     pub cgroups_path: String,
     /// Who stands for its init from the start.
     pub relay: Option<HostProcess>,
@@ -98,8 +98,8 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
         binds,
     };
     let hostname = spec.hostname().clone().unwrap_or_default();
-    let (config_json, netns) = match &request.neighbour {
-        Some(neighbour) => (neighbour.admit(text, &spec)?, None),
+    let (config_json, netns) = match &request.neighbours {
+        Some(neighbours) => (neighbours.admit(text, &spec)?, None),
         None => (text.to_owned(), network_namespace(&spec)?),
     };
     Ok(Wish {

@@ -327,7 +327,7 @@ mod tests {
             bundle: "/",
             config_json: CONFIG.as_bytes(),
             join: None,
-            neighbour: None,
+            neighbours: None,
             cgroups_path: String::new(),
             relay: None,
             uid: SandboxUid::from_random(random),

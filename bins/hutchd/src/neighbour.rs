@@ -10,7 +10,6 @@ use oci_spec::runtime::{LinuxNamespaceType as Kind, Spec};
 use protocols::asynchronous::hutch::CreateRequest;
 use runtime_core::{
     error::{Fault, Kind as FaultKind},
-    host::Located,
     ids::ContainerNumber,
     sandbox::{SandboxView, ViewContainer},
 };
@@ -21,20 +20,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The container whose sandbox is joined.
+/// Who is in the sandbox that is joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Neighbour {
-    pub id: String,
-    pub number: ContainerNumber,
-    /// Of what stands for it on the host; `None`: nothing does.
-    pub pid: Option<u32>,
+pub struct Neighbours {
+    /// As its caller names the sandbox.
+    pub sandbox: String,
+    pub containers: Vec<Neighbour>,
 }
 
-impl Neighbour {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    pub number: ContainerNumber,
+    /// Of what stands for it on the host; whom nothing stands for, nobody can name.
+    pub pid: u32,
+}
+
+impl Neighbours {
     /// The config.json for the guest.
     ///
     /// # Errors
-    /// `Unsupported`: a namespace that is not the neighbour's, or of a kind that is not shared.
+    /// `Unsupported`: a namespace that is no neighbour's, or of a kind that is not shared.
     pub fn admit(&self, text: &str, spec: &Spec) -> Result<String, Fault> {
         let namespaces = spec.linux().as_ref();
         let namespaces = namespaces.and_then(|linux| linux.namespaces().as_deref());
@@ -52,8 +57,9 @@ impl Neighbour {
             match one.typ() {
                 // The guest has one network, and its host looks after it; [`Network`] has looked at the path.
                 Kind::Network => place["path"] = Value::Null,
-                Kind::Pid | Kind::Ipc | Kind::Uts if self.has(path) => {
-                    place["path"] = json!(format!("container:{}", self.number));
+                kind @ (Kind::Pid | Kind::Ipc | Kind::Uts) => {
+                    let neighbour = self.whose(path).ok_or_else(|| self.refuse(kind, path))?;
+                    place["path"] = json!(format!("container:{}", neighbour.number));
                 }
                 other => return Err(self.refuse(other, path)),
             }
@@ -66,15 +72,17 @@ impl Neighbour {
         Ok(config.to_string())
     }
 
-    fn has(&self, path: &Path) -> bool {
+    fn whose(&self, path: &Path) -> Option<&Neighbour> {
         let of = |pid| Path::new("/proc").join(format!("{pid}")).join("ns");
-        self.pid.is_some_and(|pid| path.starts_with(of(pid)))
+        self.containers
+            .iter()
+            .find(|one| path.starts_with(of(one.pid)))
     }
 
     fn refuse(&self, kind: Kind, path: &Path) -> Fault {
-        let (path, id) = (path.display(), &self.id);
+        let (path, sandbox) = (path.display(), &self.sandbox);
         let what = format!(
-            "linux.namespaces: the {kind} namespace of the host at {path} is none that container {id:?}, whose sandbox this one joins, can share"
+            "linux.namespaces: the {kind} namespace of the host at {path} is none that a container in sandbox {sandbox:?}, which this one joins, can share"
         );
         Fault::new(FaultKind::Unsupported, what)
     }
@@ -128,65 +136,60 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
-/// The network namespaces that a config.json names. What is wrong with it otherwise is said by [`crate::bundle::wish`].
-fn networks(config_json: &[u8]) -> Vec<PathBuf> {
+/// The namespaces of the host that a config.json names, the network's or the others. What is wrong with it otherwise is
+/// said by [`crate::bundle::wish`].
+fn named(config_json: &[u8], networks: bool) -> Vec<PathBuf> {
     let Ok(config) = serde_json::from_slice::<Value>(config_json) else {
         return Vec::new();
     };
     let all = config["linux"]["namespaces"].as_array();
-    let networks = all
+    let wanted = all
         .into_iter()
         .flatten()
-        .filter(|one| one["type"] == "network");
-    let paths = networks.filter_map(|one| one["path"].as_str());
+        .filter(|one| (one["type"] == "network") == networks);
+    let paths = wanted.filter_map(|one| one["path"].as_str());
     paths
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
         .collect()
 }
 
-async fn beside(located: Located) -> Result<Neighbour, Fault> {
-    let number = located.place.number;
-    let view = asked(located.sandbox.send(ViewContainer(number)).await)??;
-    Ok(Neighbour {
-        id: view.spec.id.to_string(),
-        number,
-        pid: view.relay.map(|relay| relay.pid),
-    })
-}
-
 impl Api {
-    /// The container by which the request joins the sandbox `id`; `None`: that is no container's. It may be a sandbox's
-    /// own, or nobody's, which the host will say.
+    /// Who is in the sandbox `id` that the request joins; `None`: it is nobody's, which the host will say.
     ///
     /// # Errors
     /// `Unsupported`: the config.json names another network than the sandbox's.
-    pub(crate) async fn neighbour(
+    pub(crate) async fn neighbours(
         &self,
         request: &CreateRequest,
         id: &str,
-    ) -> Result<Option<Neighbour>, Fault> {
-        let located = match self.find(&request.namespace, id).await {
-            Ok(located) => Some(located),
-            // A prefix of several containers' ids may be a sandbox's.
-            Err(why) if matches!(why.kind(), FaultKind::NotFound | FaultKind::Invalid) => None,
-            Err(why) => return Err(why),
-        };
+    ) -> Result<Option<Neighbours>, Fault> {
         let Some(sandbox) = self.joined(&request.namespace, id).await? else {
             return Ok(None);
         };
-        // A container elsewhere may have an id that begins as the sandbox's.
-        let neighbour = match located.filter(|found| found.place.uid == sandbox.spec.uid) {
-            Some(located) => Some(beside(located).await?),
-            None => None,
+        let networks = named(&request.config_json, true);
+        let mut neighbours = Neighbours {
+            sandbox: id.to_owned(),
+            containers: Vec::new(),
         };
+        if !networks.is_empty() || !named(&request.config_json, false).is_empty() {
+            let place = self.sandbox(&request.namespace, id).await?;
+            for number in &sandbox.containers {
+                // One that goes meanwhile is nobody's neighbour.
+                let view = asked(place.sandbox.send(ViewContainer(*number)).await)?;
+                if let Some(relay) = view.ok().and_then(|view| view.relay) {
+                    let (number, pid) = (*number, relay.pid);
+                    neighbours.containers.push(Neighbour { number, pid });
+                }
+            }
+        }
         let network = Network::of(&sandbox);
-        for path in networks(&request.config_json) {
-            if !neighbour.as_ref().is_some_and(|one| one.has(&path)) {
+        for path in networks {
+            if neighbours.whose(&path).is_none() {
                 network.admit(&path)?;
             }
         }
-        Ok(neighbour)
+        Ok(Some(neighbours))
     }
 
     async fn joined(&self, namespace: &str, id: &str) -> Result<Option<SandboxView>, Fault> {
@@ -202,11 +205,14 @@ impl Api {
 mod tests {
     use super::*;
 
-    fn neighbour() -> Neighbour {
-        Neighbour {
-            id: "infra".to_owned(),
-            number: ContainerNumber(3),
-            pid: Some(71),
+    fn neighbours() -> Neighbours {
+        let one = |number, pid| Neighbour {
+            number: ContainerNumber(number),
+            pid,
+        };
+        Neighbours {
+            sandbox: "pod".to_owned(),
+            containers: vec![one(3, 71), one(4, 72)],
         }
     }
 
@@ -214,22 +220,23 @@ mod tests {
         let text =
             format!(r#"{{"ociVersion":"1.0.2","x-kept":1,"linux":{{"namespaces":{namespaces}}}}}"#);
         let spec: Spec = serde_json::from_str(&text).unwrap();
-        let text = neighbour().admit(&text, &spec)?;
+        let text = neighbours().admit(&text, &spec)?;
         Ok(serde_json::from_str(&text).unwrap())
     }
 
     #[test]
-    fn namespaces_of_the_neighbour_are_named_by_its_number_and_the_network_is_the_sandboxs() {
+    fn namespaces_of_neighbours_are_named_by_their_numbers_and_the_network_is_the_sandboxs() {
         let config = admitted(
             r#"[{"type":"pid"},{"type":"network","path":"/proc/71/ns/net"},
-                {"type":"uts","path":"/proc/71/ns/uts"},{"type":"mount"}]"#,
+                {"type":"uts","path":"/proc/71/ns/uts"},{"type":"ipc","path":"/proc/72/ns/ipc"},{"type":"mount"}]"#,
         )
         .unwrap();
 
         assert_eq!(
             config["linux"]["namespaces"],
             json!([{"type": "pid"}, {"type": "network"},
-                   {"type": "uts", "path": "container:3"}, {"type": "mount"}])
+                   {"type": "uts", "path": "container:3"}, {"type": "ipc", "path": "container:4"},
+                   {"type": "mount"}])
         );
         assert_eq!(config["x-kept"], 1);
     }
@@ -277,9 +284,10 @@ mod tests {
         let config = br#"{"linux":{"namespaces":[{"type":"network"},{"type":"network","path":""},
             {"type":"uts","path":"/u"},{"type":"network","path":"/n"}]}}"#;
 
-        assert_eq!(networks(config), [PathBuf::from("/n")]);
+        assert_eq!(named(config, true), [PathBuf::from("/n")]);
+        assert_eq!(named(config, false), [PathBuf::from("/u")]);
         for other in [&b"{"[..], b"[]", br#"{"linux":{"namespaces":7}}"#] {
-            assert!(networks(other).is_empty());
+            assert!(named(other, true).is_empty());
         }
     }
 }

@@ -73,7 +73,7 @@ fn id_of(given: &str, uid: SandboxUid) -> Result<SandboxId, Fault> {
 }
 
 impl Api {
-    async fn sandbox(&self, namespace: &str, id: &str) -> Result<LocatedSandbox, Fault> {
+    pub(crate) async fn sandbox(&self, namespace: &str, id: &str) -> Result<LocatedSandbox, Fault> {
         asked(self.host.send(find_in(namespace, id)?).await)?
     }
 

@@ -122,7 +122,7 @@ impl House {
             bundle: &self.bundle().display().to_string(),
             config_json: config.as_bytes(),
             join: None,
-            neighbour: None,
+            neighbours: None,
             cgroups_path: String::new(),
             relay: None,
             uid: SandboxUid::from_random(RANDOM),

@@ -209,9 +209,8 @@ fn processes_are_shared_on_request(world: &World<'_>) -> Result<()> {
             space["path"] = json!(format!("/proc/{}/ns/pid", pid.trim_end()));
         }
     })?;
-    // It joins the sandbox as the neighbour's whose namespace it names.
-    let joins = |id| world.detached(&["run", "--detach", "--sandbox", "owner"], &joiner, id);
-    succeeds(&joins("joiner")?)?;
+    let joins = |id, by| world.detached(&["run", "--detach", "--sandbox", by], &joiner, id);
+    succeeds(&joins("joiner", "owner")?)?;
     let told = || fs::read_to_string(joiner.join("rootfs/pid")).unwrap_or_default();
     ensure!(
         wait_until(|| told().ends_with('\n'), SOON),
@@ -234,7 +233,8 @@ fn processes_are_shared_on_request(world: &World<'_>) -> Result<()> {
     succeeds(&world.verb(&["kill", "joiner", "KILL"])?)?;
     ensure!(exit(world, "joiner")?.0 == i64::from(KILLED));
     ensure!(status(world, "owner")? == "running", "the owner went too");
-    succeeds(&joins("second")?)?;
+    // By the sandbox's own id, as any container of it.
+    succeeds(&joins("second", POD)?)?;
     succeeds(&world.verb(&["kill", "owner", "KILL"])?)?;
     for id in ["owner", "second"] {
         let ended = exit(world, id)?;

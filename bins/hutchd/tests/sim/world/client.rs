@@ -241,7 +241,7 @@ impl Client {
             bundle: BUNDLE,
             config_json: &config_json(wanted),
             join: wanted.join.map(str::to_owned),
-            neighbour: None,
+            neighbours: None,
             // Callers of runtimes name one for each container; here, for those that join.
             cgroups_path: match wanted.join {
                 Some(_) => format!("/caller-{}", wanted.id),
