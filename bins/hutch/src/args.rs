@@ -164,7 +164,7 @@ pub struct Creation {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// Join the sandbox of this id or uid, or of this container.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = given)]
     pub sandbox: Option<String>,
     /// Id of the container.
     pub id: String,
@@ -383,6 +383,14 @@ mod tests {
             let name = verb.get_name();
             assert!(
                 listed.contains(first),
+/// An empty id would be taken for none.
+fn given(id: &str) -> Result<String, String> {
+    match id.is_empty() {
+        true => Err("an id is not empty".to_owned()),
+        false => Ok(id.to_owned()),
+    }
+}
+
                 "{name}: {first:?} is not in {listed}"
             );
         }

@@ -72,6 +72,19 @@ fn id_of(given: &str, uid: SandboxUid) -> Result<SandboxId, Fault> {
     }
 }
 
+/// The guest goes by it from its boot on, and nothing but a name of its form is one. A container's may be what its
+/// config.json says.
+fn hostname(given: String, id: &str) -> Result<String, Fault> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    match given.chars().all(plain) {
+        true => bundle::hostname_for_guest(given, id),
+        false => Err(Fault::new(
+            Kind::Invalid,
+            format!("invalid hostname {given:?}: letters, digits, '-' and '.' are possible"),
+        )),
+    }
+}
+
 impl Api {
     pub(crate) async fn sandbox(&self, namespace: &str, id: &str) -> Result<LocatedSandbox, Fault> {
         asked(self.host.send(find_in(namespace, id)?).await)?
@@ -116,7 +129,7 @@ impl Api {
         let wish = SandboxWish {
             uid,
             namespace: parsed(Namespace::new(request.namespace))?,
-            hostname: bundle::hostname_for_guest(request.hostname, id.as_str())?,
+            hostname: hostname(request.hostname, id.as_str())?,
             id,
             lifetime: Lifetime::Own,
             created_by: key_of(&request.key)?,
@@ -214,6 +227,19 @@ impl Api {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hostname_is_one_or_made_from_the_id() {
+        let name = |given: &str| hostname(given.to_owned(), "web");
+
+        assert_eq!(name("").unwrap(), "web");
+        assert_eq!(name("db-1.example.org").unwrap(), "db-1.example.org");
+        for wrong in ["bad/../x", "a b", "ä", "a_b", &"x".repeat(65)] {
+            let why = name(wrong).unwrap_err();
+            assert_eq!(why.kind(), Kind::Invalid, "{wrong}");
+            assert!(why.to_string().contains("hostname"), "{why}");
+        }
+    }
 
     #[test]
     fn a_sandbox_goes_by_its_id_and_without_one_by_its_uid() {

@@ -1,6 +1,6 @@
 //! The arguments of `hutch sandbox`.
 
-use super::Format;
+use super::{Format, given};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -60,8 +60,8 @@ pub struct SandboxCreate {
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
     /// Id of the sandbox; its uid unless it is given.
-    #[arg(default_value = "", hide_default_value = true)]
-    pub id: String,
+    #[arg(value_parser = given)]
+    pub id: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -62,9 +62,11 @@ pub fn sandbox(at: &Place, verb: SandboxVerb) -> Result<u8> {
 
 /// What a verb is about, in the words of the daemon's own refusals.
 pub fn object(verb: &SandboxVerb) -> (&'static str, &String) {
+    // The daemon calls one by its uid that was given no id.
+    const UNNAMED: &String = &String::new();
     match verb {
-        SandboxVerb::Create(wish) => ("create sandbox", &wish.id),
-        SandboxVerb::Run(wish) => ("run sandbox", &wish.id),
+        SandboxVerb::Create(wish) => ("create sandbox", wish.id.as_ref().unwrap_or(UNNAMED)),
+        SandboxVerb::Run(wish) => ("run sandbox", wish.id.as_ref().unwrap_or(UNNAMED)),
         SandboxVerb::Start(named) => ("start sandbox", &named.id),
         SandboxVerb::Stop(named) => ("stop sandbox", &named.id),
         SandboxVerb::Delete(named) => ("delete sandbox", &named.id),
@@ -92,7 +94,7 @@ fn create(at: &Place, wish: SandboxCreate) -> Result<CreateSandboxResponse> {
     let request = CreateSandboxRequest {
         key: fresh_key(),
         namespace: at.namespace.clone(),
-        sandbox_id: wish.id,
+        sandbox_id: wish.id.unwrap_or_default(),
         hostname: wish.hostname,
         annotations: wish.annotations.into_iter().chain(named).collect(),
         ..Default::default()
