@@ -16,7 +16,13 @@ pub const DEFAULT_ROOT: &str = "/run/hutch";
 
 /// Runs containers, each in its own small virtual machine.
 #[derive(Debug, Parser)]
-#[command(name = "hutch", version, disable_help_subcommand = true)]
+#[command(
+    name = "hutch",
+    version,
+    disable_help_subcommand = true,
+    // As with runc, the last one of two counts.
+    args_override_self = true
+)]
 pub struct Cli {
     /// State folder of the daemon to speak to.
     #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_ROOT)]
@@ -161,7 +167,12 @@ pub struct Creation {
     #[arg(long)]
     pub no_new_keyring: bool,
     /// Refused above 0: a file descriptor cannot enter a virtual machine.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     pub preserve_fds: u32,
     /// Join the sandbox of this id or uid, or of this container.
     #[arg(long, value_name = "ID", value_parser = given)]
@@ -218,8 +229,8 @@ pub struct Exec {
     #[arg(short, long, value_name = "UID[:GID]", allow_hyphen_values = true)]
     pub user: Option<String>,
     /// Additional group; may be given more than once.
-    #[arg(short = 'g', long, value_name = "GID")]
-    pub additional_gids: Vec<u32>,
+    #[arg(short = 'g', long, value_name = "GID", allow_hyphen_values = true)]
+    pub additional_gids: Vec<String>,
     /// File with an OCI process object, in place of a command.
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,
@@ -242,7 +253,12 @@ pub struct Exec {
     #[arg(long)]
     pub no_new_privs: bool,
     /// Refused above 0: a file descriptor cannot enter a virtual machine.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     pub preserve_fds: u32,
     /// Refused below the container's own cgroup, of which alone the host knows.
     #[arg(long, value_name = "[CONTROLLER:]PATH")]
@@ -330,6 +346,14 @@ pub struct Man {
     pub folder: PathBuf,
 }
 
+/// An empty id would be taken for none.
+fn given(id: &str) -> Result<String, String> {
+    match id.is_empty() {
+        true => Err("an id is not empty".to_owned()),
+        false => Ok(id.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,14 +407,6 @@ mod tests {
             let name = verb.get_name();
             assert!(
                 listed.contains(first),
-/// An empty id would be taken for none.
-fn given(id: &str) -> Result<String, String> {
-    match id.is_empty() {
-        true => Err("an id is not empty".to_owned()),
-        false => Ok(id.to_owned()),
-    }
-}
-
                 "{name}: {first:?} is not in {listed}"
             );
         }

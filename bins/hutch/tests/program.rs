@@ -260,6 +260,55 @@ fn a_terminal_in_the_foreground_is_refused_where_there_is_none() {
 }
 
 #[test]
+fn what_is_wrong_with_a_value_is_said_of_the_value() {
+    let place = Place::new();
+
+    for (words, said) in [
+        (&["sandbox", "create", ""][..], "an id is not empty"),
+        (&["create", "--sandbox", "", "web"], "an id is not empty"),
+        (&["events", "--interval", "-1s", "web"], "greater than 0"),
+        (&["top", "--interval", "-1s"], "greater than 0"),
+        (&["kill", "--escalate", "-1s", "web"], "greater than 0"),
+        (
+            &["run", "--preserve-fds", "-1", "web"],
+            "invalid value '-1'",
+        ),
+        (
+            &["update", "--cpu-share", "-5", "web"],
+            "invalid value '-5'",
+        ),
+        (&["sandbox", "run", "--vcpus", "-1"], "invalid value '-1'"),
+    ] {
+        let text = refused(&place.hutch(words), 1);
+        assert!(text.contains(said), "{words:?}: {text}");
+    }
+}
+
+/// As with runc: a script that adds a flag to those of another overrides it.
+#[test]
+fn of_two_values_of_one_flag_the_last_one_counts() {
+    let place = Place::new();
+    let (first, last) = (place.0.path().join("a"), place.0.path().join("b"));
+    fs::create_dir(&last).unwrap();
+    let [first, last] = [&first, &last].map(|path| path.to_str().unwrap());
+
+    place.says(&["spec", "--bundle", first, "--bundle", last]);
+    let said = place.hutch(&[
+        "--root",
+        "/nowhere",
+        "events",
+        "--interval",
+        "1s",
+        "--interval",
+        "0s",
+        "x",
+    ]);
+
+    assert!(Path::new(last).join("config.json").exists());
+    refused(&said, 1);
+}
+
+#[test]
 fn whoever_reads_no_further_hears_no_complaint() {
     let place = Place::new();
     let (reader, writer) = std::io::pipe().unwrap();

@@ -54,10 +54,10 @@ pub struct SandboxCreate {
     #[arg(long, value_name = "NAME")]
     pub guest_profile: Option<String>,
     /// Its processors; what the configuration says unless it is given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub vcpus: Option<u32>,
     /// Its memory in MiB; what the configuration says unless it is given.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     pub memory: Option<u64>,
     /// Id of the sandbox; its uid unless it is given.
     #[arg(value_parser = given)]

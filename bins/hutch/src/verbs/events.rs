@@ -18,7 +18,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub struct Events {
     /// Between two statistics.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse, allow_hyphen_values = true)]
     pub interval: Duration,
     /// Print the statistics once, and end.
     #[arg(long)]

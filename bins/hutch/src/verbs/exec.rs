@@ -160,7 +160,10 @@ fn changed(mut process: Value, exec: &args::Exec) -> Result<Value> {
         set_user(&mut process, user)?;
     }
     if !exec.additional_gids.is_empty() {
-        process["user"]["additionalGids"] = json!(exec.additional_gids);
+        let about = "--additional-gids";
+        let gids = exec.additional_gids.iter().map(|gid| number(gid));
+        let gids = gids.collect::<Result<Vec<_>>>().context(about)?;
+        process["user"]["additionalGids"] = json!(gids);
     }
     for set in ["bounding", "effective", "permitted"] {
         let caps = exec.cap.iter().map(|cap| json!(cap));
@@ -231,6 +234,8 @@ mod tests {
         let flags = exec(&[
             "--env",
             "B=2",
+            "-e",
+            "C=3",
             "--user",
             "7:8",
             "--cap",
@@ -245,7 +250,7 @@ mod tests {
         assert_eq!(process["args"], json!(["ls", "-l"]));
         assert_eq!(process["terminal"], json!(false));
         assert_eq!(process["cwd"], json!("/"));
-        assert_eq!(process["env"], json!(["A=1", "B=2"]));
+        assert_eq!(process["env"], json!(["A=1", "B=2", "C=3"]));
         assert_eq!(process["user"], json!({"uid": 7, "gid": 8}));
         assert_eq!(
             process["capabilities"]["bounding"],

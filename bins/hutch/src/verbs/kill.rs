@@ -25,7 +25,7 @@ pub struct Kill {
     #[arg(short, long)]
     pub all: bool,
     /// Send SIGKILL after this long if it still runs, and return when it has ended.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, allow_hyphen_values = true)]
     pub escalate: Option<Duration>,
     pub id: String,
     /// A name (TERM, SIGTERM) or a number; an empty one is SIGTERM, as with runc.

@@ -27,7 +27,7 @@ pub struct Top {
     #[arg(long)]
     pub once: bool,
     /// Between two tables.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration::parse, allow_hyphen_values = true)]
     pub interval: Duration,
     /// table or json (a line for each table).
     #[arg(short, long, value_enum, default_value_t = Format::Table)]

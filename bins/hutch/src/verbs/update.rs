@@ -22,22 +22,27 @@ pub struct Update {
     #[arg(short, long, value_name = "FILE")]
     pub resources: Option<PathBuf>,
     /// Weight for block devices, 10 to 1000.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub blkio_weight: Option<u16>,
     /// Length of a period of processor time, in microseconds.
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     pub cpu_period: Option<u64>,
     /// Processor time within a period, in microseconds; -1 is no limit.
     #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     pub cpu_quota: Option<i64>,
     /// Weight for processor time, as cgroups of version 1 count it.
-    #[arg(long, alias = "cpu-shares", value_name = "N")]
+    #[arg(
+        long,
+        alias = "cpu-shares",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
     pub cpu_share: Option<u64>,
     /// Refused: a guest has no realtime scheduling by cgroup.
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     pub cpu_rt_period: Option<u64>,
     /// Refused: a guest has no realtime scheduling by cgroup.
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     pub cpu_rt_runtime: Option<u64>,
     /// Processors to use, of the guest's.
     #[arg(long, value_name = "LIST")]
