@@ -6,12 +6,13 @@
 mod disks;
 mod hooks;
 mod lenient;
+mod limits;
 
 use crate::{
     neighbour::Neighbours,
     pods::{self, Home},
 };
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec, User};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec, User};
 use runtime_core::{
     container::ContainerSpec,
     devices::{BindSpec, ContainerDevices, Purpose},
@@ -76,10 +77,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     if root.path().as_os_str().is_empty() {
         return Err(invalid("config.json: root.path is empty"));
     }
-    let linux = spec.linux().as_ref();
-    let linux = linux.ok_or_else(|| {
-        invalid("config.json: linux is missing; only Linux containers can be run")
-    })?;
+    let linux = linux_of(&spec)?;
     let hooks = hooks::on_the_host(&spec)?;
     check_cgroups_path(&request.cgroups_path)?;
     let annotations = annotations(&spec)?;
@@ -142,7 +140,7 @@ pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
 }
 
 /// # Errors
-/// `Invalid`: not an object of linux.resources.
+/// `Invalid`: not an object of linux.resources, or a limit that is none.
 pub fn check_resources_json(json: &[u8]) -> Result<(), Fault> {
     if json.len() > CONFIG_BYTES_MAX {
         let len = json.len();
@@ -151,8 +149,19 @@ pub fn check_resources_json(json: &[u8]) -> Result<(), Fault> {
         )));
     }
     let resources: Result<LinuxResources, _> = serde_json::from_slice(json);
-    resources.map_err(|why| invalid(format!("resources: {why}")))?;
-    Ok(())
+    let resources = resources.map_err(|why| invalid(format!("resources: {why}")))?;
+    limits::check(&resources)
+}
+
+fn linux_of(spec: &Spec) -> Result<&Linux, Fault> {
+    let linux = spec.linux().as_ref();
+    let linux = linux.ok_or_else(|| {
+        invalid("config.json: linux is missing; only Linux containers can be run")
+    })?;
+    if let Some(resources) = linux.resources() {
+        limits::check(resources)?;
+    }
+    Ok(linux)
 }
 
 fn check_version(version: &str) -> Result<(), Fault> {

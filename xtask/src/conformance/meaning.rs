@@ -177,6 +177,8 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "for uid failed",
             "for gid failed",
             "is not a number",
+            "ids are 0 to",
+            "additional-gids",
         ],
     ),
     ("bad environment", &["invalid environment variable"]),
@@ -209,6 +211,8 @@ const MEANINGS: &[(&str, &[&str])] = &[
         "invalid",
         &[
             "invalid argument",
+            "is no size",
+            "allowed cpu-shares",
             "Invalid argument",
             // What runc says when its own first step has said more.
             "can't get final child's PID",
