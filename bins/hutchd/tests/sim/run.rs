@@ -99,24 +99,28 @@ pub fn told(seed: u64, detail: Detail) -> Verdict {
     })
 }
 
-/// The dice of a story that is told again and again.
-const EVERY_TELLING: u64 = 2;
-
 /// A story alone, and what happens to exactly one call of a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Interrupted {
     pub story: Story,
+    /// Each telling is the same until it is interrupted.
+    pub dice: u64,
     pub trouble: Trouble,
     pub at: u64,
 }
 
 /// Tells it; and how many calls there were.
 pub fn told_interrupted(interrupted: Interrupted, detail: Detail) -> (Verdict, u64) {
-    let Interrupted { story, trouble, at } = interrupted;
+    let Interrupted {
+        story,
+        dice,
+        trouble,
+        at,
+    } = interrupted;
     let calls = Rc::new(Cell::new(0));
     let counted = calls.clone();
     let verdict = judged(async move {
-        let dice = Dice::new(EVERY_TELLING);
+        let dice = Dice::new(dice);
         let weather = Weather {
             troubles: vec![trouble],
             per_mille: 0,
