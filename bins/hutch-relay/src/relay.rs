@@ -37,8 +37,8 @@ const DOUBT: Duration = Duration::from_secs(1);
 /// A stream that was silent for so long gives its buffers back.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Removed containers' exits come within milliseconds; a guest that says nothing for so long holds no relay, nor does a
-/// reader who takes nothing: the container's cgroup waits for it.
+/// Removed containers' exits come within milliseconds: a guest has so long to tell it, whatever else it says. A reader has
+/// as long for what has come, anew with each write that he makes room for. The container's cgroup waits for both.
 const DISMISSAL: Duration = Duration::from_secs(5);
 
 /// So long is the guest told that its exit has arrived; it does not matter much.
@@ -72,7 +72,10 @@ pub struct Greeted {
 #[derive(Debug, Clone, Copy)]
 struct Dismissed {
     exit_code: u8,
+    /// The guest is heard until then.
     until: Instant,
+    /// Readers are waited for until then, once the guest is not heard any more.
+    readers_until: Instant,
 }
 
 /// What the user sits at, if it is one.
@@ -311,7 +314,7 @@ impl Relay {
                 Slot::Output(index) => self.write_output(index),
             }
         }
-        if self.is_overdue() {
+        if self.link.lost().is_none() && self.is_overdue() {
             self.reader.disconnected();
             self.link.give_up();
         }
@@ -319,9 +322,13 @@ impl Relay {
         self.greet(change)
     }
 
-    /// When guest and readers are waited for no longer.
+    /// When the guest, or then its readers, are waited for no longer.
     fn due_dismissal(&self) -> Option<Instant> {
-        self.dismissed.map(|one| one.until)
+        let is_heard = self.link.lost().is_none();
+        self.dismissed.map(|one| match is_heard {
+            true => one.until,
+            false => one.readers_until,
+        })
     }
 
     fn is_overdue(&self) -> bool {
@@ -390,7 +397,11 @@ impl Relay {
                 Arrived::Resized => self.resize(),
                 Arrived::Dismissed(exit_code) => {
                     let until = Instant::now() + DISMISSAL;
-                    self.dismissed.get_or_insert(Dismissed { exit_code, until });
+                    self.dismissed.get_or_insert(Dismissed {
+                        exit_code,
+                        until,
+                        readers_until: until,
+                    });
                 }
                 Arrived::Continued => {
                     if let Some(raw) = &self.raw {
@@ -527,9 +538,9 @@ impl Relay {
         match sink.write(self.reader.output(output.channel)) {
             Ok(count) => {
                 self.reader.output_taken(output.channel, count);
-                // Whoever reads, however slowly, gets it all.
+                // Whoever reads on gets all that has come.
                 if let Some(dismissed) = &mut self.dismissed {
-                    dismissed.until = Instant::now() + DISMISSAL;
+                    dismissed.readers_until = Instant::now() + DISMISSAL;
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => {}

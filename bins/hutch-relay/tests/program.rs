@@ -106,7 +106,7 @@ fn it_stands_for_its_process_and_ends_with_its_code() {
 
 #[test]
 fn a_pipe_that_it_writes_to_has_no_reader_in_it() {
-    let guest = guest("read line; echo out; exec cat");
+    let guest = guest("read line; exec yes");
     let _daemon = daemon(&guest);
     let fifo = guest.path("out");
     rustix::fs::mknodat(
@@ -135,7 +135,7 @@ fn a_pipe_that_it_writes_to_has_no_reader_in_it() {
     wait_until("it is no reader", || readers() == 0);
     // Nobody reads any more: its process finds the pipe broken, and the relay ends.
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"\nmore\n").unwrap();
+    stdin.write_all(b"\n").unwrap();
     assert_eq!(wait(&mut child).code(), Some(128 + 13));
 }
 

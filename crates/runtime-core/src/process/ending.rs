@@ -125,13 +125,19 @@ impl Process {
                 batch.replies.push((waiter, Answer::Done(Ok(()))));
             }
         }
-        let status = match &self.state {
-            State::Exited(known)
-            | State::Making {
-                early: Some((known, _)),
-                ..
-            } => known.clone(),
-            _ => status,
+        let early = match &mut self.state {
+            State::Making { early, .. } => early.take(),
+            _ => None,
+        };
+        let status = match (&self.state, early) {
+            // The guest keeps it, and what came after, until it hears that this is known.
+            (_, Some((known, seq))) => {
+                let status = known.clone();
+                batch.announce.push(Notice::Exited { status, seq });
+                known
+            }
+            (State::Exited(known), None) => known.clone(),
+            (_, None) => status,
         };
         for waiter in self.waiters.drain(..) {
             batch

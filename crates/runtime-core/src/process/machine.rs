@@ -867,11 +867,19 @@ mod tests {
         }
         let mut process = being_made(exec_id(), None);
         on(&mut process, exited());
-        on(&mut process, Event::Close { status: lost() });
+        let batch = on(&mut process, Event::Close { status: lost() });
         assert_eq!(
             process.state(),
             &State::Closed(status()),
             "the first exit stands"
+        );
+        assert!(
+            matches!(
+                &batch.announce[..],
+                [Notice::Exited { seq: Some(1), .. }, Notice::Closed]
+            ),
+            "the guest would keep it for ever: {:?}",
+            batch.announce
         );
     }
 
