@@ -7,23 +7,28 @@ use std::{
     path::Path,
 };
 
-/// From QEMU's block/file-posix.c: bytes from here on say what a holder does, and from 200 on what it lets nobody else do.
-const FIRST: libc::off_t = 100;
-const COUNT: libc::off_t = 200;
+/// From QEMU's block/file-posix.c: a holder locks byte 100 + N for what it does, and byte 200 + N for what it lets nobody
+/// else do. This is to write.
+const WRITES: libc::off_t = 101;
+const NOBODY_MAY_WRITE: libc::off_t = 201;
 
-/// Whether anybody holds it. False also where nobody can know: then QEMU's words have to do.
-pub fn is_held(image: &Path) -> bool {
+/// Whether somebody who holds it keeps another one away, who would only read, or write too. False also where nobody can
+/// know: then QEMU's words have to do.
+pub fn is_held(image: &Path, would_only_read: bool) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    openat(CWD, image, flags, Mode::empty()).is_ok_and(|image| is_locked(&image))
+    let Ok(image) = openat(CWD, image, flags, Mode::empty()) else {
+        return false;
+    };
+    is_locked(&image, WRITES) || !would_only_read && is_locked(&image, NOBODY_MAY_WRITE)
 }
 
 #[allow(unsafe_code)]
-fn is_locked(image: &OwnedFd) -> bool {
+fn is_locked(image: &OwnedFd, byte: libc::off_t) -> bool {
     let mut asked = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: FIRST,
-        l_len: COUNT,
+        l_start: byte,
+        l_len: 1,
         l_pid: 0,
     };
     // SAFETY: the descriptor is open for the whole call, and `asked` is a live flock of the kernel's layout, which the
@@ -55,21 +60,28 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_held_as_long_as_a_byte_of_qemus_is_locked() {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        let other = File::open(image.path()).unwrap();
+    fn a_writer_keeps_everybody_away_and_a_reader_who_writes() {
+        for (byte, from_readers, from_writers) in [
+            (5, false, false),
+            (100, false, false),
+            (WRITES, true, true),
+            (NOBODY_MAY_WRITE, false, true),
+        ] {
+            let image = tempfile::NamedTempFile::new().unwrap();
+            let other = File::open(image.path()).unwrap();
+            assert!(!is_held(image.path(), false));
 
-        assert!(!is_held(image.path()));
-        lock(&other, 5);
-        assert!(!is_held(image.path()), "no lock of QEMU's");
-        lock(&other, 201);
-        assert!(is_held(image.path()));
-        drop(other);
-        assert!(!is_held(image.path()));
+            lock(&other, byte);
+
+            assert_eq!(is_held(image.path(), true), from_readers, "{byte}");
+            assert_eq!(is_held(image.path(), false), from_writers, "{byte}");
+            drop(other);
+            assert!(!is_held(image.path(), false));
+        }
     }
 
     #[test]
     fn what_cannot_be_opened_is_held_by_nobody_that_is_known() {
-        assert!(!is_held(Path::new("/no/such/image")));
+        assert!(!is_held(Path::new("/no/such/image"), false));
     }
 }

@@ -208,9 +208,10 @@ impl Qemu {
         let device: q::device_add =
             typed("device_add", block::slot_device(&wish, slot)).map_err(failed)?;
         if let Err(refused) = session.run(device).await {
-            let _ = session.run(q::blockdev_del { node_name }).await;
-            // Ours is closed: whoever holds it now is in the way.
-            return Err(match locks::is_held(&wish.path) {
+            // Once ours is closed, whoever holds it is another one.
+            let closed = session.run(q::blockdev_del { node_name }).await.is_ok();
+            let held = closed && locks::is_held(&wish.path, wish.read_only);
+            return Err(match held {
                 true => Error::Held {
                     device: wish.serial.clone(),
                     image: wish.path.clone(),
