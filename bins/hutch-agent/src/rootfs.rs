@@ -18,6 +18,7 @@ use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// The host's name for the shared folder.
 const SHARE_TAG: &str = "hutch";
@@ -32,6 +33,7 @@ const SERIAL_MAX: usize = 20;
 const PATH_MAX: usize = 4096;
 /// The kernel believes for a second (virtiofs, cache=auto) what it was told of a folder, and asks again after that.
 const LOOK_EVERY: Duration = Duration::from_millis(1_100);
+static LOOKING: Semaphore = Semaphore::const_new(1);
 /// A host that takes longer has trouble of its own.
 const LOOKS_MAX: u32 = 60;
 const FUSE_MAGIC: i64 = 0x6573_5546;
@@ -111,6 +113,10 @@ pub fn in_share(path: &Path) -> Result<PathBuf, Error> {
 pub async fn look_until_gone(folder: PathBuf) {
     for _ in 0..LOOKS_MAX {
         tokio::time::sleep(LOOK_EVERY).await;
+        // One at a time: where the host answers no question, the engine needs the other threads.
+        let Ok(_turn) = LOOKING.acquire().await else {
+            return;
+        };
         let place = Path::new(SHARE).join(&folder);
         let look = tokio::task::spawn_blocking(move || fs::symlink_metadata(place));
         if !matches!(look.await, Ok(Ok(_))) {

@@ -21,6 +21,7 @@ fn functions_below(folder: &Path, names: &mut BTreeSet<String>) {
             let text = fs::read_to_string(&path).unwrap();
             let after_fn = text.lines().filter_map(|line| {
                 let line = line.trim_start();
+                let line = line.strip_prefix("pub ").unwrap_or(line);
                 let line = line.strip_prefix("async ").unwrap_or(line);
                 line.strip_prefix("fn ")
             });
@@ -52,6 +53,7 @@ fn every_test_that_the_table_of_fields_names_is_there() {
     functions_below(&room().join("src"), &mut names);
     functions_below(&room().join("tests"), &mut names);
     functions_below(&room().join("../hutchd/tests"), &mut names);
+    functions_below(&room().join("../../xtask/src/e2e/stories"), &mut names);
 
     let promised = sentences(&table);
 

@@ -19,13 +19,14 @@ const HOURS_MAX: u64 = 24 * 365;
 /// # Errors
 /// What is wrong with it, in words that follow its name.
 pub fn parse(text: &str) -> std::result::Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 5s, 1m30s or 250ms");
-    if text
-        .strip_prefix('-')
-        .is_some_and(|rest| parse(rest).is_ok())
-    {
-        return Err("a duration must be greater than 0".to_owned());
+    match text.strip_prefix('-').map(positive) {
+        Some(Ok(_)) => Err("a duration must be greater than 0".to_owned()),
+        Some(Err(_)) | None => positive(text),
     }
+}
+
+fn positive(text: &str) -> std::result::Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration such as 5s, 1m30s or 250ms");
     let mut rest = text;
     let mut nanos = 0.0;
     while !rest.is_empty() {

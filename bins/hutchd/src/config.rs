@@ -167,7 +167,7 @@ impl Default for Share {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Containers {
-    /// SIGKILL follows at once on a SIGTERM to a container's init, as Kata's runtime once had it.
+    /// SIGKILL follows at once on a SIGTERM that `kill` sends to a container's init, as Kata's runtime once had it.
     pub sigterm_kills: bool,
 }
 

@@ -20,11 +20,14 @@ use std::time::Duration;
 
 /// The protocol promises it: a caller that has gone is not waited for much longer.
 const OOM_WAIT_MAX: Duration = Duration::from_secs(30);
-const SIGTERM: u32 = libc::SIGTERM as u32;
+pub(crate) const SIGTERM: u32 = libc::SIGTERM as u32;
 const SIGKILL: u32 = libc::SIGKILL as u32;
 
-/// What goes after a SIGTERM where the configuration says so. Asked again, it has the same key again.
-fn follows(first: &Kill) -> Result<Kill, Fault> {
+/// The SIGKILL that goes after another signal. Asked again, it has the same key again.
+///
+/// # Errors
+/// `Invalid`: the first one's key leaves no room for another (five bytes).
+pub(crate) fn follows(first: &Kill) -> Result<Kill, Fault> {
     let key = first.key.as_ref();
     let key = key.map(|key| parsed(RequestKey::new(format!("{}+kill", key.as_str()))));
     Ok(Kill {

@@ -99,8 +99,8 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     (
         "containers",
         "sigterm_kills",
-        "SIGKILL follows at once on a SIGTERM to a container's init, as Kata's runtime once had it; else \
-         SIGTERM goes alone.",
+        "SIGKILL follows at once on a SIGTERM that `kill` sends to a container's init, as Kata's runtime once had it; \
+         else SIGTERM goes alone. `stop` gives its time either way.",
     ),
     (
         "log",

@@ -11,7 +11,7 @@ use protocols::asynchronous::hutch::CreateRequest;
 use runtime_core::{
     error::{Fault, Kind as FaultKind},
     ids::ContainerNumber,
-    sandbox::{SandboxView, ViewContainer},
+    sandbox::{GetSandbox, SandboxView, ViewContainer},
 };
 use serde_json::{Value, json};
 use std::{
@@ -58,7 +58,10 @@ impl Neighbours {
                 // The guest has one network, and its host looks after it; [`Network`] has looked at the path.
                 Kind::Network => place["path"] = Value::Null,
                 kind @ (Kind::Pid | Kind::Ipc | Kind::Uts) => {
-                    let neighbour = self.whose(path).ok_or_else(|| self.refuse(kind, path))?;
+                    let name = kind.to_string();
+                    let neighbour = self
+                        .whose(&name, path)
+                        .ok_or_else(|| self.refuse(kind, path))?;
                     place["path"] = json!(format!("container:{}", neighbour.number));
                 }
                 other => return Err(self.refuse(other, path)),
@@ -72,11 +75,12 @@ impl Neighbours {
         Ok(config.to_string())
     }
 
-    fn whose(&self, path: &Path) -> Option<&Neighbour> {
-        let of = |pid| Path::new("/proc").join(format!("{pid}")).join("ns");
+    /// `name` is that of the kind of namespace below /proc.
+    fn whose(&self, name: &str, path: &Path) -> Option<&Neighbour> {
+        let of = |pid| format!("/proc/{pid}/ns/{name}");
         self.containers
             .iter()
-            .find(|one| path.starts_with(of(one.pid)))
+            .find(|one| path == Path::new(&of(one.pid)))
     }
 
     fn refuse(&self, kind: Kind, path: &Path) -> Fault {
@@ -113,13 +117,15 @@ impl Network {
     /// # Errors
     /// `Unsupported`: it is another one, or is not there.
     fn admit(&self, path: &Path) -> Result<(), Fault> {
+        let asked = identity(path);
         // A caller may have taken the name away again that it lent.
-        if self.lent.as_deref() == Some(path) {
+        if asked.is_none() && self.lent.as_deref() == Some(path) {
             return Ok(());
         }
-        let asked = identity(path);
-        let mut names = self.names.iter().chain(&self.lent);
-        if asked.is_some() && names.any(|name| identity(name) == asked) {
+        // Where its VM is says it; until there is one, the name that was lent.
+        let known = |names: &[PathBuf]| names.iter().find_map(|name| identity(name));
+        let its = known(&self.names).or_else(|| known(self.lent.as_slice()));
+        if asked.is_some() && asked == its {
             return Ok(());
         }
         let (path, sandbox) = (path.display(), &self.sandbox);
@@ -164,16 +170,18 @@ impl Api {
         request: &CreateRequest,
         id: &str,
     ) -> Result<Option<Neighbours>, Fault> {
-        let Some(sandbox) = self.joined(&request.namespace, id).await? else {
-            return Ok(None);
+        let place = match self.sandbox(&request.namespace, id).await {
+            Ok(place) => place,
+            Err(why) if why.kind() == FaultKind::NotFound => return Ok(None),
+            Err(why) => return Err(why),
         };
+        let sandbox = asked(place.sandbox.send(GetSandbox).await)?;
         let networks = named(&request.config_json, true);
         let mut neighbours = Neighbours {
             sandbox: id.to_owned(),
             containers: Vec::new(),
         };
         if !networks.is_empty() || !named(&request.config_json, false).is_empty() {
-            let place = self.sandbox(&request.namespace, id).await?;
             for number in &sandbox.containers {
                 // One that goes meanwhile is nobody's neighbour.
                 let view = asked(place.sandbox.send(ViewContainer(*number)).await)?;
@@ -185,19 +193,11 @@ impl Api {
         }
         let network = Network::of(&sandbox);
         for path in networks {
-            if neighbours.whose(&path).is_none() {
+            if neighbours.whose("net", &path).is_none() {
                 network.admit(&path)?;
             }
         }
         Ok(Some(neighbours))
-    }
-
-    async fn joined(&self, namespace: &str, id: &str) -> Result<Option<SandboxView>, Fault> {
-        match self.view_sandbox(namespace, id).await {
-            Ok((view, _)) => Ok(Some(view)),
-            Err(why) if why.kind() == FaultKind::NotFound => Ok(None),
-            Err(why) => Err(why),
-        }
     }
 }
 

@@ -2,26 +2,23 @@
 
 use crate::{
     api::{Api, Target, asked, key_of},
+    containers::{SIGTERM, follows},
     convert::exit_info,
 };
 use protocols::asynchronous::hutch::{ProcessRef, StopRequest, StopResponse};
 use runtime_core::{
-    agent::ExitStatus,
     container::{ContainerState, ProcessCommand},
     error::{Fault, Kind},
+    host::Located,
     ids::ProcessId,
     process::Kill,
     sandbox::{ViewContainer, WaitIn},
 };
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 use tokio::time::timeout;
 
-const SIGTERM: u32 = 15;
-const SIGKILL: u32 = 9;
-/// As long as a relay waits for the answer.
-const EXIT_FOLLOWS: Duration = Duration::from_secs(1);
-/// What makes a key for the second signal of the one for the first.
-const AND_KILL: &str = ".kill";
+/// Less than a relay waits for the answer, which is a second.
+const EXIT_FOLLOWS: Duration = Duration::from_millis(800);
 
 impl Api {
     /// Whoever asks again under its key waits anew, and neither signal is sent twice.
@@ -29,10 +26,6 @@ impl Api {
         &self,
         request: &StopRequest,
     ) -> Result<StopResponse, Fault> {
-        let second = match request.key.as_str() {
-            "" => None,
-            key => key_of(&format!("{key}{AND_KILL}"))?,
-        };
         let first = Kill {
             key: key_of(&request.key)?,
             signal: match request.signal {
@@ -41,21 +34,29 @@ impl Api {
             },
             all: false,
         };
-        let last = Kill {
-            key: second,
-            signal: SIGKILL,
-            all: false,
-        };
+        let last = follows(&first)?;
         let patience = Duration::from_millis(request.patience_ms);
+        let init = ProcessRef {
+            namespace: request.namespace.clone(),
+            container_id: request.container_id.clone(),
+            ..Default::default()
+        };
+        let located = self.target(&init).await?.located;
 
-        self.signal_unless_over(request, first).await?;
-        let exit = match timeout(patience, self.exit_of(request)).await {
-            Ok(exit) => exit?,
+        // Asked for first: whoever runs it may delete it as soon as it has ended.
+        let mut exit = pin!(located.sandbox.send(WaitIn {
+            container: located.place.number,
+            process: ProcessId::Init,
+        }));
+        self.signal_unless_over(&located, first).await?;
+        let exit = match timeout(patience, exit.as_mut()).await {
+            Ok(exit) => exit,
             Err(_) => {
-                self.signal_unless_over(request, last).await?;
-                self.exit_of(request).await?
+                self.signal_unless_over(&located, last).await?;
+                exit.await
             }
         };
+        let exit = asked(exit)??;
         Ok(StopResponse {
             exit: Some(exit_info(&exit)).into(),
             ..Default::default()
@@ -80,24 +81,13 @@ impl Api {
         Ok(())
     }
 
-    async fn init_of(&self, request: &StopRequest) -> Result<Target, Fault> {
-        let init = ProcessRef {
-            namespace: request.namespace.clone(),
-            container_id: request.container_id.clone(),
-            ..Default::default()
-        };
-        self.target(&init).await
-    }
-
     /// One that has ended, perhaps at the last moment, needs no signal.
-    async fn signal_unless_over(&self, request: &StopRequest, kill: Kill) -> Result<(), Fault> {
-        let Target { located, process } = self.init_of(request).await?;
-        let view = ViewContainer(located.place.number);
-        let sandbox = located.sandbox.clone();
-        let kill = ProcessCommand::Kill(process, kill);
-        match self.command(located, kill).await {
+    async fn signal_unless_over(&self, located: &Located, kill: Kill) -> Result<(), Fault> {
+        let kill = ProcessCommand::Kill(ProcessId::Init, kill);
+        match self.command(located.clone(), kill).await {
             Err(why) if why.kind() == Kind::Denied => {
-                let view = asked(sandbox.send(view).await)??;
+                let view = ViewContainer(located.place.number);
+                let view = asked(located.sandbox.send(view).await)??;
                 match view.state {
                     ContainerState::Stopped(_) => Ok(()),
                     _ => Err(why),
@@ -105,14 +95,5 @@ impl Api {
             }
             sent => sent,
         }
-    }
-
-    async fn exit_of(&self, request: &StopRequest) -> Result<ExitStatus, Fault> {
-        let target = self.init_of(request).await?;
-        let wait = WaitIn {
-            container: target.located.place.number,
-            process: ProcessId::Init,
-        };
-        asked(target.located.sandbox.send(wait).await)?
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     duration,
     output::print,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use protocols::asynchronous::hutch::StopRequest;
 use std::time::Duration;
@@ -17,18 +17,22 @@ pub struct Stop {
     #[arg(short, long, value_name = "SIGNAL", default_value = "SIGTERM")]
     pub signal: String,
     /// Send SIGKILL after this long if it still runs.
-    #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse, allow_hyphen_values = true)]
     pub time: Duration,
     pub id: String,
 }
 
 /// Returns when it has ended, also before.
 pub fn stop(at: &Place, stop: &Stop) -> Result<u8> {
+    let signal = signal_number(&stop.signal)?;
+    if signal == 0 {
+        bail!("signal 0 asks nobody to end");
+    }
     let request = StopRequest {
         key: fresh_key(),
         namespace: at.namespace.clone(),
         container_id: stop.id.clone(),
-        signal: signal_number(&stop.signal)?,
+        signal,
         patience_ms: u64::try_from(stop.time.as_millis()).unwrap_or(u64::MAX),
         ..Default::default()
     };
