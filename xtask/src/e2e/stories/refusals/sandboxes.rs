@@ -63,7 +63,7 @@ pub fn of_nobody() -> Vec<Row> {
         row!(
             "the status of no sandbox",
             ["status", "nope"],
-            "inspect sandbox \"nope\": sandbox does not exist"
+            "status of sandbox \"nope\": sandbox does not exist"
         ),
         row!(
             "what no sandbox costs",
@@ -73,12 +73,12 @@ pub fn of_nobody() -> Vec<Row> {
         row!(
             "the changes of no sandbox",
             ["monitor", "nope"],
-            "inspect sandbox \"nope\": sandbox does not exist"
+            "watch sandbox \"nope\": sandbox does not exist"
         ),
         row!(
             "the annotations of no sandbox",
             ["annotation", "get", "nope"],
-            "inspect sandbox \"nope\": sandbox does not exist"
+            "annotations of sandbox \"nope\": sandbox does not exist"
         ),
         row!(
             "an annotation for no sandbox",
