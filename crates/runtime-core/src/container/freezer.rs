@@ -254,18 +254,15 @@ impl Container {
         batch.world.push(World::Thaw { op, after });
     }
 
-    /// It is over: nothing stands still any more. Whoever wished for that has it: a signal that waited for the thaw may
-    /// have ended it. Whoever wished it to stand still hears that there is nothing.
+    /// It is over: nothing stands still any more, and whoever waits for it hears that.
     pub(super) fn freezer_over(&mut self, batch: &mut Batch<Self>) {
-        let (waiters, outcome) = match std::mem::take(&mut self.freezer) {
-            Freezer::Thawed | Freezer::Frozen => return,
-            Freezer::Thawing { waiters, .. } => (waiters, Ok(())),
-            Freezer::Freezing { waiters, .. } => {
-                let over = Fault::new(Kind::Denied, "container not running");
-                (waiters, Err(over))
-            }
+        let (Freezer::Freezing { waiters, .. } | Freezer::Thawing { waiters, .. }) =
+            std::mem::take(&mut self.freezer)
+        else {
+            return;
         };
-        answer(waiters, &outcome, batch);
+        let over = Fault::new(Kind::Denied, "container not running");
+        answer(waiters, &Err(over), batch);
     }
 }
 

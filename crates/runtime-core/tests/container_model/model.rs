@@ -573,14 +573,9 @@ impl Model {
         self.turns.freezer += 1;
         match std::mem::replace(&mut self.still, Still::No) {
             Still::No | Still::Yes => {}
-            Still::Asked(waiters) => {
+            Still::Asked(waiters) | Still::Leaving { waiters, .. } => {
                 for waiter in waiters {
                     self.answer(waiter, "done container not running");
-                }
-            }
-            Still::Leaving { waiters, .. } => {
-                for waiter in waiters {
-                    self.answer(waiter, format!("done {}", Came::Well.text()));
                 }
             }
         }
