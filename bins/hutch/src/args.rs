@@ -230,7 +230,7 @@ pub struct Exec {
     pub user: Option<String>,
     /// Additional group; may be given more than once.
     #[arg(short = 'g', long, value_name = "GID", allow_hyphen_values = true)]
-    pub additional_gids: Vec<String>,
+    pub additional_gids: Vec<i64>,
     /// File with an OCI process object, in place of a command.
     #[arg(short, long, value_name = "FILE")]
     pub process: Option<PathBuf>,

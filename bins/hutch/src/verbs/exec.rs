@@ -161,7 +161,10 @@ fn changed(mut process: Value, exec: &args::Exec) -> Result<Value> {
     }
     if !exec.additional_gids.is_empty() {
         let about = "--additional-gids";
-        let gids = exec.additional_gids.iter().map(|gid| number(gid));
+        let gids = exec
+            .additional_gids
+            .iter()
+            .map(|gid| number(&gid.to_string()));
         let gids = gids.collect::<Result<Vec<_>>>().context(about)?;
         process["user"]["additionalGids"] = json!(gids);
     }
