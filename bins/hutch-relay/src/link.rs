@@ -1,7 +1,7 @@
 //! The connection to the stream: made without waiting, made again a bounded number of times when it
 //! breaks. A socket is that of a program of the VM, which listens as long as it lives, and a context id the guest's: when
-//! nobody listens or answers there any more, the VM is gone. One that the daemon carries comes back with the daemon, and its file goes with the
-//! VM.
+//! nobody listens or answers there any more, the VM is gone. One that the daemon carries comes back with the daemon,
+//! and its file goes with the VM.
 
 use crate::{session::StreamAddress, vsock};
 use rustix::io::Errno;
@@ -172,9 +172,12 @@ impl Link {
         }
     }
 
-    /// Carried by the daemon, it is back with the next one.
-    fn is_of_a_vm(&self) -> bool {
-        !matches!(self.address, StreamAddress::Carried(_))
+    /// One that the daemon carries is back with the next daemon, and a vsock port is the guest's.
+    fn is_of_the_vms_programs(&self) -> bool {
+        matches!(
+            self.address,
+            StreamAddress::Socket(_) | StreamAddress::Hybrid { .. }
+        )
     }
 
     fn dial(&mut self, now: Instant) -> Change {
@@ -193,7 +196,7 @@ impl Link {
             // The socket's file goes with its sandbox: nobody will listen there again.
             Err(cause @ Errno::NOENT) => self.state = State::Lost { cause },
             // QEMU, or what carries vsock beside it, has ended: the socket lives as long as its listener.
-            Err(cause @ Errno::CONNREFUSED) if self.is_of_a_vm() => {
+            Err(cause @ Errno::CONNREFUSED) if self.is_of_the_vms_programs() => {
                 self.state = State::Lost { cause };
             }
             Err(cause) => self.broke(cause, now),

@@ -144,7 +144,7 @@ const DICE_MAX: u64 = 50;
 /// it is interrupted each telling is the one whose calls were counted.
 fn interruptions(stride: u64) -> Vec<Interrupted> {
     let mut all = Vec::new();
-    for &story in stories::INTERRUPTED {
+    for story in stories::interrupted() {
         let told = |dice, trouble, at| Interrupted {
             story,
             dice,
