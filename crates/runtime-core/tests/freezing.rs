@@ -40,6 +40,16 @@ async fn begin(house: &House) -> Result<(), Fault> {
     house.command("web", begin).await
 }
 
+async fn signal(house: &House, signal: u32) {
+    let kill = Kill {
+        key: None,
+        signal,
+        all: false,
+    };
+    let kill = ProcessCommand::Kill(ProcessId::Init, kill);
+    house.command("web", kill).await.unwrap();
+}
+
 const PAUSED: &str = "cannot start a container in the paused state";
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -144,13 +154,7 @@ async fn each_wrong_order_is_refused_and_changes_nothing() {
         let text = deleted.to_string();
         assert!(text.contains("not stopped: paused"), "{text}");
         assert!(house.world.is_frozen(uid));
-        let kill = Kill {
-            key: None,
-            signal: 9,
-            all: false,
-        };
-        let kill = ProcessCommand::Kill(ProcessId::Init, kill);
-        house.command("web", kill).await.unwrap();
+        signal(&house, 9).await;
         house.world.exit(uid, ProcessId::Init, 137);
         assert_eq!(house.wait("web").await.unwrap().code, 137);
         for wish in [Freeze::Pause, Freeze::Resume] {
@@ -159,6 +163,31 @@ async fn each_wrong_order_is_refused_and_changes_nothing() {
         }
         let name = state(&house).await.name();
         assert_eq!(name, "stopped");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_is_paused_and_sent_sigkill_is_paused_no_more_though_its_exit_is_not_known_yet() {
+    told(async {
+        let house = created().await;
+        begin(&house).await.unwrap();
+        freeze(&house, Freeze::Pause).await.unwrap();
+        let uid = house.find("web").await.unwrap().place.uid;
+
+        signal(&house, 15).await;
+        let behind_another = state(&house).await;
+        signal(&house, 9).await;
+        let behind_it = state(&house).await;
+        let resumed = freeze(&house, Freeze::Resume).await.unwrap_err();
+        settle().await;
+
+        assert_eq!(behind_another, ContainerState::Paused);
+        assert_eq!(behind_it, ContainerState::Running);
+        assert_eq!(resumed.to_string(), "container not paused");
+        assert!(!house.world.is_frozen(uid), "the guest thaws what is left");
+        house.world.exit(uid, ProcessId::Init, 137);
+        assert_eq!(house.wait("web").await.unwrap().code, 137);
     })
     .await;
 }

@@ -133,6 +133,8 @@ enum Settle {
     News,
     /// And poststart is done.
     Start,
+    /// And that its init was sent SIGKILL.
+    Kill,
 }
 
 impl Handler<Settle> for ContainerActor {
@@ -142,6 +144,7 @@ impl Handler<Settle> for ContainerActor {
         let event = |waiter| match settle {
             Settle::News => Event::Settle { waiter },
             Settle::Start => Event::SettleStart { waiter },
+            Settle::Kill => Event::Killed { waiter },
         };
         let answer = kit::command(self, event, ctx);
         Box::pin(async move { answer.await.map(drop) })
@@ -179,7 +182,15 @@ impl Handler<ProcessCommand> for ContainerActor {
                     })?;
                     sent(me.send(Settle::Start)).await
                 }
-                ProcessCommand::Kill(_, kill) => sent(room.send(kill)).await,
+                ProcessCommand::Kill(_, kill) => {
+                    let is_end = target == ProcessId::Init && kill.is_final();
+                    sent(room.send(kill)).await?;
+                    if is_end {
+                        // A container that was deleted meanwhile has nothing left to thaw.
+                        sent(me.send(Settle::Kill)).await.ok();
+                    }
+                    Ok(())
+                }
                 ProcessCommand::AttachRelay(_, relay) => sent(room.send(relay)).await,
                 ProcessCommand::RelayDone(_) => {
                     room.do_send(process::RelayDone);

@@ -16,6 +16,8 @@
 //!   finishes it. Asking the guest twice changes nothing.
 //! - A container is told to be paused only while the guest has said so.
 //! - The first error is the answer (D2); a freeze that failed may have been carried out, and is undone.
+//! - SIGKILL to its init thaws it, and it is paused no more from then on, as with runc: whether its exit is
+//!   known already makes no difference to who resumes it.
 //! - A container that was paused before it was started is created afterwards, not running (D5): what is
 //!   beneath is not this machine's business.
 
@@ -182,8 +184,14 @@ impl Container {
                 batch.world.push(World::Thaw { op, after });
             }
             (Freezer::Freezing { waiters, .. }, Freeze::Pause)
-            | (Freezer::Thawing { waiters, .. }, Freeze::Resume)
-                if waiters.len() < RESENDS_MAX =>
+            | (
+                Freezer::Thawing {
+                    waiters,
+                    from: From::Frozen,
+                    ..
+                },
+                Freeze::Resume,
+            ) if waiters.len() < RESENDS_MAX =>
             {
                 waiters.push(waiter);
             }
@@ -252,6 +260,16 @@ impl Container {
             from,
         };
         batch.world.push(World::Thaw { op, after });
+    }
+
+    /// Its init was sent SIGKILL, which cannot end what stands still in every guest, and whatever else is in
+    /// it is to end as well.
+    pub(super) fn killed(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
+        if self.lives() && self.freezer == Freezer::Frozen {
+            self.thaw(From::Thawed, Duration::ZERO, batch);
+            batch.records.push(self.record());
+        }
+        batch.replies.push((waiter, Answer::Settled));
     }
 
     /// It is over: nothing stands still any more, and whoever waits for it hears that.

@@ -414,6 +414,7 @@ impl Machine for Container {
                 let frozen = self.freeze(waiter, key, wish, batch);
                 return frozen.map_err(Denied::Command);
             }
+            (_, Event::Killed { waiter }) => self.killed(waiter, batch),
             (_, Event::Frozen { op, outcome }) => self.frozen(op, outcome, batch),
             (_, Event::Thawed { op, outcome }) => self.thawed(op, outcome, batch),
             (State::Created | State::Running, Event::Update { waiter, resources }) => {

@@ -85,9 +85,6 @@ impl Handler<End> for SandboxActor {
     }
 }
 
-/// The signal that no pause keeps from its process.
-const SIGKILL: u32 = 9;
-
 fn rebuilding<T>(outcome: Result<T, MailboxError>) -> Result<T, Fault> {
     let gone = "the container's room is being rebuilt; ask again";
     outcome.map_err(|_| Fault::new(Kind::Unavailable, gone))
@@ -133,7 +130,7 @@ impl Handler<ProcessIn> for SandboxActor {
     fn handle(&mut self, command: ProcessIn, ctx: &mut Context<Self>) -> Self::Result {
         let ProcessIn { container, command } = command;
         let room = match &command {
-            ProcessCommand::Kill(process, kill) if kill.signal == SIGKILL => {
+            ProcessCommand::Kill(process, kill) if kill.is_final() => {
                 let killing = Killing {
                     container,
                     process: process.clone(),

@@ -30,6 +30,7 @@ enum Step {
     GuestReady,
     Exec(u8, Option<u8>),
     Freeze(Option<u8>, Wish),
+    Killed,
     Update,
     Settle,
     SettleStart,
@@ -66,6 +67,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::GuestReady),
         8 => (0_u8..2, key()).prop_map(|(name, key)| Step::Exec(name, key)),
         8 => (key(), wish).prop_map(|(key, wish)| Step::Freeze(key, wish)),
+        2 => Just(Step::Killed),
         2 => Just(Step::Update),
         1 => Just(Step::Settle),
         2 => Just(Step::SettleStart),
@@ -472,6 +474,7 @@ impl Story {
                 waiter,
                 resources: Vec::new(),
             }),
+            Step::Killed => self.answers(Model::killed, |waiter| Event::Killed { waiter }),
             Step::Settle => self.answers(Model::settle, |waiter| Event::Settle { waiter }),
             Step::SettleStart => {
                 self.answers(Model::settle_start, |waiter| Event::SettleStart { waiter });

@@ -497,7 +497,7 @@ impl Model {
         let again = key.is_some_and(|key| self.asked == Some((key, wish)));
         match (&mut self.still, wish) {
             (Still::Asked(waiters), Wish::Pause)
-            | (Still::Leaving { waiters, .. }, Wish::Resume)
+            | (Still::Leaving { waiters, was: true }, Wish::Resume)
                 if waiters.len() < CALLERS_MAX =>
             {
                 waiters.push(waiter);
@@ -566,6 +566,17 @@ impl Model {
         for waiter in waiters {
             self.answer(waiter, format!("done {}", came.text()));
         }
+    }
+
+    /// Its init was sent SIGKILL: what is to end does not stand still.
+    pub fn killed(&mut self, waiter: u64) {
+        if self.lives() && self.still == Still::Yes {
+            let (waiters, was) = (Vec::new(), false);
+            self.still = Still::Leaving { waiters, was };
+            self.turns.freezer += 1;
+            self.ask_world("Thaw");
+        }
+        self.answer(waiter, "settled");
     }
 
     /// What has ended does not stand still.
