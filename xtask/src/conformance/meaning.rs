@@ -129,6 +129,8 @@ const MEANINGS: &[(&str, &[&str])] = &[
         &[
             "destination \"mnt\"",
             "ociVersion is missing",
+            "is not supported; 1.x.y is",
+            "name no cgroup",
             "process property must not be empty",
             "process is missing",
             "root must be specified",

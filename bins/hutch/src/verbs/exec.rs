@@ -137,7 +137,8 @@ fn changed(mut process: Value, exec: &args::Exec) -> Result<Value> {
             .context("process is not an object")?
             .remove("consoleSize");
     }
-    if let Some(cwd) = &exec.cwd {
+    // An empty one is none, as with runc.
+    if let Some(cwd) = exec.cwd.as_deref().filter(|cwd| !cwd.is_empty()) {
         process["cwd"] = json!(cwd);
     }
     if exec.no_new_privs {
