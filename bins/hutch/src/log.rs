@@ -58,11 +58,22 @@ impl Log {
     /// What the guest could not honour of a request that it carried out all the same.
     pub fn warn_of_guest(&self, warnings: &[String]) {
         for warning in warnings {
-            let text = one_line(&format!("in the guest: {warning}"));
-            match self.file {
-                Some(_) => self.write(Level::Warning, &text),
-                None => eprintln!("hutch: warning: {text}"),
-            }
+            self.warn(&format!("in the guest: {warning}"));
+        }
+    }
+
+    /// Hooks that failed, and what they belong to goes on all the same.
+    pub fn warn_of_hooks(&self, warnings: &[String]) {
+        for warning in warnings {
+            self.warn(warning);
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        let text = one_line(text);
+        match self.file {
+            Some(_) => self.write(Level::Warning, &text),
+            None => eprintln!("hutch: warning: {text}"),
         }
     }
 

@@ -33,6 +33,7 @@ use protocols::asynchronous::{
 };
 use protocols::revision::Speaker;
 use runtime_core::{
+    agent::Warnings,
     container::{Exec, Force, ProcessCommand},
     error::{Fault, Kind},
     host::{CreateContainer, Delete, Find, HostActor, List, Located},
@@ -134,7 +135,7 @@ impl Api {
             container: located.place.number,
             command,
         };
-        asked(located.sandbox.send(command).await)?
+        asked(located.sandbox.send(command).await)?.map(drop)
     }
 
     async fn create_container(&self, request: CreateRequest) -> Result<CreateResponse, Fault> {
@@ -199,7 +200,7 @@ impl Api {
         })
     }
 
-    async fn delete_container(&self, request: &DeleteRequest) -> Result<(), Fault> {
+    async fn delete_container(&self, request: &DeleteRequest) -> Result<Warnings, Fault> {
         let force = match request.force {
             true => Force::Yes,
             false => Force::No,
@@ -214,11 +215,14 @@ impl Api {
         asked(self.host.send(delete).await)?
     }
 
-    async fn start_container(&self, request: &StartRequest) -> Result<(), Fault> {
+    async fn start_container(&self, request: &StartRequest) -> Result<Warnings, Fault> {
         let key = key_of(&request.key)?;
         let located = self.find(&request.namespace, &request.container_id).await?;
-        self.command(located, ProcessCommand::Begin(Begin { key }))
-            .await
+        let begin = ProcessIn {
+            container: located.place.number,
+            command: ProcessCommand::Begin(Begin { key }),
+        };
+        asked(located.sandbox.send(begin).await)?
     }
 
     async fn info(&self, located: Located) -> Result<ContainerInfo, Fault> {
@@ -284,7 +288,7 @@ fn on(verb: &str, id: &str) -> String {
     format!("{verb} {shown:?}")
 }
 
-fn named(outcome: Result<(), Fault>, verb: &str, id: &str) -> Answer<()> {
+fn named<T>(outcome: Result<T, Fault>, verb: &str, id: &str) -> Answer<T> {
     outcome.map_err(|why| status(why.during(on(verb, id))))
 }
 
@@ -324,8 +328,11 @@ impl Runtime for Api {
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
         let outcome = self.start_container(&request).await;
-        named(outcome, "start container", &request.container_id)?;
-        Ok(StartResponse::default())
+        let warnings = named(outcome, "start container", &request.container_id)?;
+        Ok(StartResponse {
+            warnings,
+            ..Default::default()
+        })
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<ExecResponse> {
@@ -348,8 +355,11 @@ impl Runtime for Api {
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Answer<DeleteResponse> {
         let outcome = self.delete_container(&request).await;
-        named(outcome, "delete container", &request.container_id)?;
-        Ok(DeleteResponse::default())
+        let warnings = named(outcome, "delete container", &request.container_id)?;
+        Ok(DeleteResponse {
+            warnings,
+            ..Default::default()
+        })
     }
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> Answer<ContainerInfo> {

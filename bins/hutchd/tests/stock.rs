@@ -207,6 +207,7 @@ impl Life<'_> {
             .send(ProcessIn { container, command })
             .await
             .unwrap()
+            .map(drop)
     }
 
     async fn begin(&self) {

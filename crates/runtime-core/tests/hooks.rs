@@ -6,6 +6,7 @@ mod house;
 
 use house::{Break, House, RELAY, settle, told};
 use runtime_core::{
+    agent::Warnings,
     container::{ContainerState, Force, HostHooks, ProcessCommand},
     ids::ProcessId,
     premises::Hook,
@@ -42,11 +43,11 @@ fn states(house: &House) -> Vec<Value> {
     house.world.hooks().into_iter().map(state).collect()
 }
 
-async fn start(house: &House) {
+async fn start(house: &House) -> Warnings {
     let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
     let begin = ProcessCommand::Begin(Begin { key: None });
-    house.command("web", begin).await.unwrap();
+    house.command_told("web", begin).await.unwrap()
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -95,17 +96,20 @@ async fn a_creation_whose_hook_fails_leaves_nothing_and_names_the_hook() {
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
-async fn hooks_after_the_start_may_fail() {
+async fn hooks_after_the_start_may_fail_and_who_asked_is_told() {
     told(async {
         let house = House::open().await;
         house.world.break_at(Break::LaterHook);
         house.create_with_hooks("web", all()).await.unwrap();
 
-        start(&house).await;
+        let started = start(&house).await;
         let state = house.state("web").await.unwrap();
-        house.delete("web", Force::Yes).await.unwrap();
+        let deleted = house.delete_told("web", Force::Yes).await.unwrap();
 
         assert_eq!(state, ContainerState::Running);
+        let [poststart, poststop] = [started.concat(), deleted.concat()];
+        assert!(poststart.starts_with("poststart failed: "), "{poststart}");
+        assert!(poststop.starts_with("poststop failed: "), "{poststop}");
         assert_eq!(ran(&house), ["prestart", "poststart", "poststop"]);
         settle().await;
         house.assert_clean();

@@ -90,7 +90,8 @@ fn start_in(at: &Place, daemon: &mut Daemon, id: &str) -> Result<()> {
         container_id: id.to_owned(),
         ..Default::default()
     };
-    daemon.ask(async |client| client.start(soon(), &request).await)?;
+    let started = daemon.ask(async |client| client.start(soon(), &request).await)?;
+    at.log.warn_of_hooks(&started.warnings);
     Ok(())
 }
 
@@ -143,7 +144,8 @@ fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<(
         force,
         ..Default::default()
     };
-    daemon.ask(async |client| client.delete(soon(), &request).await)?;
+    let deleted = daemon.ask(async |client| client.delete(soon(), &request).await)?;
+    at.log.warn_of_hooks(&deleted.warnings);
     Ok(())
 }
 

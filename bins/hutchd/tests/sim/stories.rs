@@ -416,9 +416,11 @@ impl Teller {
         };
         client.create_stood_for(wanted, &self.key("key")).await?;
         let early = self.hooks_run();
-        client.start(id).await?;
+        let told = client.start_told(id).await?;
+        self.expect_told(poststart, &told);
         let started = self.hooks_run();
-        client.delete(id, Force::Yes).await?;
+        let told = client.delete_told(id, Force::Yes).await?;
+        self.expect_told(poststop, &told);
         let ended = self.hooks_run();
         self.expect(early == ["hooks.prestart[0]"], "prestart did not run once");
         let due = ["hooks.prestart[0]", "hooks.poststart[0]"];
@@ -432,6 +434,14 @@ impl Teller {
         }
         self.expect(ended.len() == 3, "a hook ran twice");
         Ok(())
+    }
+
+    fn expect_told(&self, hook: &str, told: &[String]) {
+        let due = usize::from(hook != "/ok");
+        self.expect(
+            told.len() == due,
+            format_args!("of {hook} was told {told:?}"),
+        );
     }
 
     /// No container comes of it, and what was begun is undone.

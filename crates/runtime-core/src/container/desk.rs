@@ -33,7 +33,7 @@ impl Handler<Exec> for ContainerActor {
 }
 
 impl Handler<Retire> for ContainerActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, retire: Retire, ctx: &mut Context<Self>) -> Self::Result {
         let Retire { force, guest, at } = retire;
@@ -126,9 +126,9 @@ async fn sent<T>(
 }
 
 /// Private: what the processes told before is on record when this is answered, so that whoever
-/// heard of a start or an exit finds the container's state to agree.
+/// heard of a start or an exit finds the container's state to agree. Of a start, with what poststart hooks failed.
 #[derive(Message)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 enum Settle {
     News,
     /// And poststart is done.
@@ -138,7 +138,7 @@ enum Settle {
 }
 
 impl Handler<Settle> for ContainerActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, settle: Settle, ctx: &mut Context<Self>) -> Self::Result {
         let event = |waiter| match settle {
@@ -147,12 +147,18 @@ impl Handler<Settle> for ContainerActor {
             Settle::Kill => Event::Killed { waiter },
         };
         let answer = kit::command(self, event, ctx);
-        Box::pin(async move { answer.await.map(drop) })
+        Box::pin(async move {
+            match answer.await? {
+                Answer::Settled => Ok(Warnings::new()),
+                Answer::Started(failed) => Ok(failed),
+                other => Err(mismatched(&other)),
+            }
+        })
     }
 }
 
 impl Handler<ProcessCommand> for ContainerActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, command: ProcessCommand, ctx: &mut Context<Self>) -> Self::Result {
         let me = ctx.address();
@@ -189,12 +195,15 @@ impl Handler<ProcessCommand> for ContainerActor {
                         // A container that was deleted meanwhile has nothing left to thaw.
                         sent(me.send(Settle::Kill)).await.ok();
                     }
-                    Ok(())
+                    Ok(Warnings::new())
                 }
-                ProcessCommand::AttachRelay(_, relay) => sent(room.send(relay)).await,
+                ProcessCommand::AttachRelay(_, relay) => {
+                    sent(room.send(relay)).await?;
+                    Ok(Warnings::new())
+                }
                 ProcessCommand::RelayDone(_) => {
                     room.do_send(process::RelayDone);
-                    Ok(())
+                    Ok(Warnings::new())
                 }
             }
         })

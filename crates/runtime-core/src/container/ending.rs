@@ -6,7 +6,7 @@ use super::{
     record::ContainerState,
 };
 use crate::{
-    agent::{ExitReason, ExitStatus},
+    agent::{ExitReason, ExitStatus, Warnings},
     error::{Fault, Kind},
     ids::EpochMs,
     kit::{Batch, Machine, Waiter},
@@ -33,7 +33,8 @@ impl Container {
         let paused = self.oci_state() == ContainerState::Paused;
         match (&mut self.state, force) {
             (State::Retired, _) => {
-                batch.replies.push((waiter, Answer::Retired(Ok(()))));
+                let warnings = Warnings::new();
+                batch.replies.push((waiter, Answer::Retired(Ok(warnings))));
                 return Ok(());
             }
             // It is under way: whoever asks for it too gets its answer.
@@ -140,12 +141,18 @@ impl Container {
         )
     }
 
-    pub(super) fn retired(&mut self, waiters: Vec<Waiter>, batch: &mut Batch<Self>) {
+    pub(super) fn retired(
+        &mut self,
+        waiters: Vec<Waiter>,
+        warnings: &Warnings,
+        batch: &mut Batch<Self>,
+    ) {
         self.state = State::Retired;
         batch.records.push(records::delete(self.key()));
         self.forget_closed(batch);
         for waiter in waiters {
-            batch.replies.push((waiter, Answer::Retired(Ok(()))));
+            let warnings = warnings.clone();
+            batch.replies.push((waiter, Answer::Retired(Ok(warnings))));
         }
         batch.announce.push(Notice::Retired);
     }

@@ -28,11 +28,12 @@ pub enum Event {
     },
     /// The guest is ready and has the container's block devices.
     GuestReady,
+    /// With what failed and changes nothing.
     Hooked {
         op: OpId,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
     },
-    /// Answered when its start is on record and poststart is done.
+    /// Answered when its start is on record and poststart is done, with what failed of that.
     SettleStart {
         waiter: Waiter,
     },
@@ -206,11 +207,12 @@ pub enum Notice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Settled,
+    Started(Warnings),
     Done(Result<(), Fault>),
     Ooms(Result<Ooms, Fault>),
     Exec(Result<Made, Fault>),
     Updated(Result<Warnings, Fault>),
-    Retired(Result<(), Fault>),
+    Retired(Result<Warnings, Fault>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

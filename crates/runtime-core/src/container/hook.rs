@@ -2,6 +2,7 @@
 
 use super::{hooks::Stage, record::ContainerSpec};
 use crate::{
+    agent::Warnings,
     error::{Fault, Kind},
     ids::HostProcess,
     premises::{HookRun, Premises},
@@ -36,8 +37,8 @@ pub(super) fn state_json(
 /// All of them, unless `released` comes first.
 pub(super) async fn until(
     released: oneshot::Receiver<()>,
-    all: impl Future<Output = Result<(), Fault>>,
-) -> Result<(), Fault> {
+    all: impl Future<Output = Result<Warnings, Fault>>,
+) -> Result<Warnings, Fault> {
     tokio::select! {
         biased;
         outcome = all => outcome,
@@ -45,14 +46,15 @@ pub(super) async fn until(
     }
 }
 
-/// The first failure of prestart and createRuntime is the outcome; the others are logged, and the next
+/// The first failure of prestart and createRuntime is the outcome; the others are warnings, and the next
 /// one runs all the same.
 pub(super) async fn all(
     premises: &dyn Premises,
     spec: &ContainerSpec,
     stage: Stage,
     state: Vec<u8>,
-) -> Result<(), Fault> {
+) -> Result<Warnings, Fault> {
+    let mut warnings = Warnings::new();
     for hook in spec.hooks.of(stage) {
         let name = hook.name.clone();
         let run = HookRun {
@@ -66,8 +68,9 @@ pub(super) async fn all(
             (Err(why), Stage::Create) => return Err(why.during(name)),
             (Err(why), Stage::Poststart | Stage::Poststop) => {
                 tracing::warn!(container = %spec.id, %why, "{name} failed");
+                warnings.push(format!("{name} failed: {why}"));
             }
         }
     }
-    Ok(())
+    Ok(warnings)
 }

@@ -3,8 +3,8 @@
 //!
 //! prestart and createRuntime run when the guest is there and before the container is created in it: a
 //! failure fails the creation. poststart runs when the program has been started, poststop when the
-//! container is gone; their failures are logged, and change nothing (D18). createContainer and
-//! startContainer run in the guest.
+//! container is gone; their failures are logged and told to whoever asked for the start or the deletion, and
+//! change nothing (D18). createContainer and startContainer run in the guest.
 //!
 //! A daemon that is killed while hooks run takes them along; what was begun and not done is begun again
 //! by the next one, so that poststart and poststop run at least once.
@@ -15,6 +15,7 @@ use super::{
     record::ContainerState,
 };
 use crate::{
+    agent::Warnings,
     error::Fault,
     ids::OpId,
     kit::{Batch, Waiter},
@@ -68,6 +69,8 @@ pub enum HookProgress {
 pub(super) struct Poststart {
     running: Option<OpId>,
     waiters: Vec<Waiter>,
+    /// What failed, for whoever asks for the same start again; of a daemon before this one its log has it.
+    failed: Warnings,
 }
 
 impl Container {
@@ -87,22 +90,22 @@ impl Container {
     pub(super) fn hooked(
         &mut self,
         done: OpId,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
         if self.poststart.running == Some(done) {
+            self.poststart.failed = failed(outcome);
             return self.poststart_done(batch);
         }
         match (&self.state, outcome) {
-            (&State::Hooking { op }, Ok(())) if op == done => self.make_init(batch),
+            (&State::Hooking { op }, Ok(_)) if op == done => self.make_init(batch),
             (&State::Hooking { op }, Err(why)) if op == done => self.fail(why, batch),
-            // Best effort: whoever ran them has logged what failed.
-            (State::Finishing { op, waiters }, Ok(()) | Err(_)) if *op == done => {
+            (State::Finishing { op, waiters }, outcome) if *op == done => {
                 let waiters = waiters.clone();
-                self.retired(waiters, batch);
+                self.retired(waiters, &failed(outcome), batch);
             }
             // Stale: it was deleted while they ran.
-            (_, Ok(()) | Err(_)) => {}
+            (_, Ok(_) | Err(_)) => {}
         }
     }
 
@@ -130,7 +133,8 @@ impl Container {
 
     fn tell_started(&mut self, batch: &mut Batch<Self>) {
         for waiter in self.poststart.waiters.drain(..) {
-            batch.replies.push((waiter, Answer::Settled));
+            let failed = self.poststart.failed.clone();
+            batch.replies.push((waiter, Answer::Started(failed)));
         }
     }
 
@@ -138,7 +142,10 @@ impl Container {
     pub(super) fn settle_start(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
         match self.poststart.running {
             Some(_) => self.poststart.waiters.push(waiter),
-            None => batch.replies.push((waiter, Answer::Settled)),
+            None => {
+                let failed = self.poststart.failed.clone();
+                batch.replies.push((waiter, Answer::Started(failed)));
+            }
         }
     }
 
@@ -164,11 +171,16 @@ impl Container {
             | (HookProgress::Begun | HookProgress::Poststart | HookProgress::Started, _) => true,
         };
         if !touched || self.spec().hooks.poststop.is_empty() {
-            return self.retired(waiters, batch);
+            return self.retired(waiters, &Warnings::new(), batch);
         }
         let op = self.next_op();
         self.state = State::Finishing { op, waiters };
         let stage = Stage::Poststop;
         batch.world.push(World::RunHooks { op, stage });
     }
+}
+
+/// What changes nothing.
+fn failed(outcome: Result<Warnings, Fault>) -> Warnings {
+    outcome.unwrap_or_else(|why| vec![why.to_string()])
 }

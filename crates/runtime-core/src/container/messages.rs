@@ -42,9 +42,10 @@ pub struct Exec {
     pub relay: Option<HostProcess>,
 }
 
-/// A command for one of the container's processes, passed on to it.
+/// A command for one of the container's processes, passed on to it. A start is answered with the
+/// poststart hooks that failed, the others with nothing.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub enum ProcessCommand {
     /// For the init only.
     Begin(Begin),
@@ -117,9 +118,9 @@ pub struct GuestGone {
     pub status: ExitStatus,
 }
 
-/// Command: forget everything. Answered when no record of it is left.
+/// Command: forget everything. Answered when no record of it is left, with the poststop hooks that failed.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct Retire {
     pub force: Force,
     pub guest: Guest,

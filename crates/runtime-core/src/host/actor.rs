@@ -9,6 +9,7 @@ use super::{
     unread::UnreadSandbox,
 };
 use crate::{
+    agent::Warnings,
     container::{ContainerSpec, Force},
     error::{Fault, Kind},
     ids::{Namespace, RequestKey, SandboxUid},
@@ -209,12 +210,12 @@ impl HostActor {
                 Err(why) => Err(why),
                 Ok(Some(sandbox)) => delete.ask(sandbox).await,
                 Ok(None) => match repeated {
-                    Repeated::Yes => Ok(()),
+                    Repeated::Yes => Ok(Warnings::new()),
                     Repeated::No => rebuilding(),
                 },
             };
             let outcome = match (outcome, repeated) {
-                (Err(why), Repeated::Yes) if why.kind() == Kind::NotFound => Ok(()),
+                (Err(why), Repeated::Yes) if why.kind() == Kind::NotFound => Ok(Warnings::new()),
                 (outcome, Repeated::Yes | Repeated::No) => outcome,
             };
             Event::Deleted {
@@ -246,7 +247,7 @@ impl HostActor {
                     if evicted.is_ok() {
                         me.do_send(gone(uid));
                     }
-                    evicted
+                    evicted.map(|()| Warnings::new())
                 }
                 Ok(OnRecord::Unread(unread)) => Err(unread.forlorn().fault(uid)),
                 Ok(OnRecord::Known(mut known)) => {
@@ -259,7 +260,7 @@ impl HostActor {
                 }
                 Ok(OnRecord::Nothing) => {
                     me.do_send(gone(uid));
-                    Ok(())
+                    Ok(Warnings::new())
                 }
                 Err(why) => Err(why),
             };
@@ -431,7 +432,7 @@ enum Deleting {
 }
 
 impl Deleting {
-    async fn ask(self, room: Addr<SandboxActor>) -> Result<(), Fault> {
+    async fn ask(self, room: Addr<SandboxActor>) -> Result<Warnings, Fault> {
         let force = match self {
             Self::Container(delete) => {
                 return room.send(delete).await.unwrap_or_else(|_| rebuilding());
@@ -442,7 +443,8 @@ impl Deleting {
         // The deletion's own record carries the key.
         let (key, verb) = (None, Verb::Delete(force));
         let answer = room.send(Obey { key, verb }).await;
-        answer.unwrap_or_else(|_| rebuilding())
+        answer.unwrap_or_else(|_| rebuilding())?;
+        Ok(Warnings::new())
     }
 }
 

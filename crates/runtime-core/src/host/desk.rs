@@ -11,6 +11,7 @@ use super::{
     sandboxes::{Forlorn, SandboxName},
 };
 use crate::{
+    agent::Warnings,
     error::{Fault, Kind},
     ids::{RequestKey, SandboxUid},
     kit,
@@ -133,7 +134,7 @@ impl HostActor {
 }
 
 impl Handler<Delete> for HostActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, delete: Delete, ctx: &mut Context<Self>) -> Self::Result {
         let answer = kit::command(self, |waiter| Event::Delete { waiter, delete }, ctx);
@@ -179,7 +180,7 @@ impl Handler<DeleteSandbox> for HostActor {
         let answer = kit::command(self, event, ctx);
         Box::pin(async move {
             match answer.await? {
-                Answer::Deleted(outcome) => outcome,
+                Answer::Deleted(outcome) => outcome.map(drop),
                 Answer::Created(_) | Answer::SandboxCreated(_) => crossed(),
             }
         })

@@ -6,6 +6,7 @@ use super::{
     sandboxes::{Forlorn, FoundSandbox, SandboxName},
 };
 use crate::{
+    agent::Warnings,
     container::{ContainerSpec, Force},
     error::{Fault, Kind},
     ids::{ContainerId, ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
@@ -49,7 +50,7 @@ impl Doomed {
 pub enum Answer {
     Created(Result<Created, Fault>),
     SandboxCreated(Result<(SandboxName, SandboxUid), Fault>),
-    Deleted(Result<(), Fault>),
+    Deleted(Result<Warnings, Fault>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +95,7 @@ pub enum Event {
     Deleted {
         waiter: Option<Waiter>,
         key: Option<RequestKey>,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
     },
     /// After a restart: finish the deletions that were begun.
     Resume,

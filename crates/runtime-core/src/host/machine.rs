@@ -24,6 +24,7 @@ use super::{
     sandboxes::{Forlorn, PANICKED, Progress, Sandboxes},
 };
 use crate::{
+    agent::Warnings,
     container::Force,
     error::{Fault, Kind},
     ids::{ContainerNumber, EpochMs, Namespace, RequestKey, SandboxUid},
@@ -317,7 +318,9 @@ impl Host {
             Found::One(_, place) | Found::Undoing(_, place) => place,
             // runc: deleting with force what is not there is no error.
             Found::None if force == Force::Yes => {
-                batch.replies.push((waiter, Answer::Deleted(Ok(()))));
+                batch
+                    .replies
+                    .push((waiter, Answer::Deleted(Ok(Warnings::new()))));
                 return Ok(());
             }
             found @ (Found::None | Found::Ambiguous(_)) => return Err(Denied::NotOne(found, id)),
@@ -359,7 +362,7 @@ impl Host {
         &mut self,
         waiter: Option<Waiter>,
         key: Option<RequestKey>,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
         let mut waiters: Vec<_> = waiter.into_iter().collect();

@@ -6,6 +6,7 @@ use super::{
     sandboxes::SandboxName,
 };
 use crate::{
+    agent::Warnings,
     container::{ContainerSpec, ContainerView, Force},
     error::Fault,
     ids::{EpochMs, Namespace, RequestKey, SandboxId, SandboxUid},
@@ -115,9 +116,10 @@ pub struct CreateContainer {
 }
 
 /// Command: delete a container, named by id or by a unique prefix of one (with force by its id alone), and with the
-/// last one its sandbox. Answered when nothing of it is left; asked again under the same key, it is answered again.
+/// last one its sandbox. Answered when nothing of it is left, with the poststop hooks that failed; asked again
+/// under the same key, it is answered again.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct Delete {
     pub key: Option<RequestKey>,
     pub namespace: Namespace,

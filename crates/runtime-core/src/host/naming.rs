@@ -8,6 +8,7 @@ use super::{
     sandboxes::{Forlorn, FoundSandbox, Home, Progress, SandboxName},
 };
 use crate::{
+    agent::Warnings,
     container::Force,
     error::{Fault, Kind},
     ids::{Namespace, RequestKey, SandboxUid},
@@ -238,7 +239,9 @@ impl Host {
             FoundSandbox::Failed(_, uid, _) if force == Force::Yes => uid,
             // As of a container: deleting with force what is not there is no error.
             FoundSandbox::None if force == Force::Yes => {
-                batch.replies.push((waiter, Answer::Deleted(Ok(()))));
+                batch
+                    .replies
+                    .push((waiter, Answer::Deleted(Ok(Warnings::new()))));
                 return Ok(());
             }
             found @ (FoundSandbox::Undoing

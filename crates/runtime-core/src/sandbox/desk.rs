@@ -51,20 +51,24 @@ impl SandboxActor {
         &mut self,
         killing: Killing,
         ctx: &mut Context<Self>,
-    ) -> ResponseFuture<Result<(), Fault>> {
+    ) -> ResponseFuture<Result<Warnings, Fault>> {
         let (known, me) = (self.container(killing.container), ctx.address());
         let is_paused = self.is_paused();
         let end = End(killing.clone());
         Box::pin(async move {
             let room = known?;
             if is_paused {
-                return rebuilding(me.send(end).await)?;
+                rebuilding(me.send(end).await)??;
+                return Ok(Warnings::new());
             }
             let Killing { process, kill, .. } = killing;
             let command = ProcessCommand::Kill(process, kill);
             match rebuilding(room.send(command).await)? {
                 // A pause may have begun before the guest heard of it.
-                Err(why) if is_unheard(&why) => rebuilding(me.send(end).await)?,
+                Err(why) if is_unheard(&why) => {
+                    rebuilding(me.send(end).await)??;
+                    Ok(Warnings::new())
+                }
                 outcome => outcome,
             }
         })
@@ -108,7 +112,7 @@ impl Handler<CreateContainer> for SandboxActor {
 }
 
 impl Handler<DeleteContainer> for SandboxActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, delete: DeleteContainer, ctx: &mut Context<Self>) -> Self::Result {
         let event = |waiter| {
@@ -117,6 +121,7 @@ impl Handler<DeleteContainer> for SandboxActor {
                 container: delete.container,
                 force: delete.force,
                 at: delete.at,
+                warnings: Warnings::new(),
             })
         };
         let answer = kit::command(self, event, ctx);
@@ -125,7 +130,7 @@ impl Handler<DeleteContainer> for SandboxActor {
 }
 
 impl Handler<ProcessIn> for SandboxActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, command: ProcessIn, ctx: &mut Context<Self>) -> Self::Result {
         let ProcessIn { container, command } = command;
@@ -142,9 +147,10 @@ impl Handler<ProcessIn> for SandboxActor {
                 self.ladder.begin("container start");
                 let (room, me) = (self.guest_of(container), ctx.address());
                 return Box::pin(async move {
-                    rebuilding(room?.send(command).await)??;
+                    let warnings = rebuilding(room?.send(command).await)??;
                     // Whoever heard of a start finds the sandbox to agree.
-                    rebuilding(me.send(Settle).await)?
+                    rebuilding(me.send(Settle).await)??;
+                    Ok(warnings)
                 });
             }
             ProcessCommand::Kill(..) => self.guest_of(container),
@@ -361,7 +367,7 @@ fn created(answer: Answer) -> Result<Made, Fault> {
     }
 }
 
-fn deleted(answer: Answer) -> Result<(), Fault> {
+fn deleted(answer: Answer) -> Result<Warnings, Fault> {
     match answer {
         Answer::Deleted(outcome) => outcome,
         Answer::Created(_) | Answer::Ordered(_) => crossed(),

@@ -6,7 +6,7 @@ use super::{
     lent::{ASK_MAX, Reach, held},
 };
 use crate::{
-    agent,
+    agent::{self, Warnings},
     container::{
         self, ContainerActor, ContainerState, Force, GetContainer, Guest, ProcessCommand, Retire,
         WaitProcess,
@@ -46,7 +46,10 @@ async fn begun(room: Addr<ContainerActor>) -> Result<(), Fault> {
     let command = ProcessCommand::Begin(Begin { key: None });
     let outcome = rebuilding(room.send(command).await);
     let id = view.spec.id.clone();
-    outcome.map_err(|why| why.during(format!("start container \"{id}\"")))
+    // What hooks failed is in the log: nobody asked for this container.
+    outcome
+        .map(drop)
+        .map_err(|why| why.during(format!("start container \"{id}\"")))
 }
 
 /// SIGTERM, and then its end.
@@ -168,7 +171,7 @@ impl SandboxActor {
             };
             let Killing { process, kill, .. } = killing.clone();
             let command = ProcessCommand::Kill(process.clone(), kill);
-            let outcome = rebuilding(room.send(command).await);
+            let outcome = rebuilding(room.send(command).await).map(drop);
             if outcome.is_ok() {
                 // The VM goes on until then, and no longer.
                 let _ = timeout(limit, room.send(WaitProcess(process))).await;
@@ -199,7 +202,7 @@ impl SandboxActor {
         let (force, at) = (deletion.force, deletion.at);
         kit::complete(ctx, async move {
             let outcome = match room {
-                None => Ok(()),
+                None => Ok(Warnings::new()),
                 Some(room) => rebuilding(room.send(Retire { force, guest, at }).await),
             };
             Event::Retired { deletion, outcome }
@@ -218,7 +221,7 @@ impl SandboxActor {
                 let retired = room.send(Retire { force, guest, at });
                 drop(room);
                 match retired.await {
-                    Ok(Ok(())) => return,
+                    Ok(Ok(_)) => return,
                     Ok(Err(why)) => {
                         tracing::warn!(%why, %container, "container that failed is not removed yet");
                     }

@@ -211,7 +211,7 @@ impl Sandbox {
         for deletion in self.deletions.drain(..) {
             batch
                 .replies
-                .push((deletion.waiter, Answer::Deleted(Ok(()))));
+                .push((deletion.waiter, Answer::Deleted(Ok(deletion.warnings))));
         }
         batch.announce.push(Notice::Gone);
     }

@@ -6,7 +6,7 @@ use super::{
     rules::{Op, Refused},
 };
 use crate::{
-    agent::ExitReason,
+    agent::{ExitReason, Warnings},
     container::{self, ContainerSpec, Force, Guest},
     devices::Share,
     error::{Fault, Kind},
@@ -105,7 +105,7 @@ pub enum Event {
     Delete(Deletion),
     Retired {
         deletion: Deletion,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
     },
     VmExited(VmExit),
     LinkLost {
@@ -284,7 +284,7 @@ pub enum Notice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Created(Result<Made, Fault>),
-    Deleted(Result<(), Fault>),
+    Deleted(Result<Warnings, Fault>),
     Ordered(Result<(), Fault>),
 }
 
@@ -428,4 +428,6 @@ pub struct Deletion {
     pub container: ContainerNumber,
     pub force: Force,
     pub at: EpochMs,
+    /// Once the container is gone: which of its poststop hooks failed.
+    pub warnings: Warnings,
 }

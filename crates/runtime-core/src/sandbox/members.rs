@@ -9,6 +9,7 @@ use super::{
     rules::Op,
 };
 use crate::{
+    agent::Warnings,
     container::{self, Container, ContainerSpec, Force, Guest},
     error::{Fault, Kind},
     ids::ContainerNumber,
@@ -93,7 +94,7 @@ impl Sandbox {
             (State::Gone, _) => {
                 batch
                     .replies
-                    .push((deletion.waiter, Answer::Deleted(Ok(()))));
+                    .push((deletion.waiter, Answer::Deleted(Ok(Warnings::new()))));
             }
             (
                 State::Stopped {
@@ -180,25 +181,28 @@ impl Sandbox {
 
     pub(super) fn retired(
         &mut self,
-        deletion: Deletion,
-        outcome: Result<(), Fault>,
+        mut deletion: Deletion,
+        outcome: Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
         if deletion.force == Force::Yes && self.is_cut_off(&outcome) {
             return self.end(Errand::Delete(deletion), batch);
         }
-        if let Err(why) = outcome {
-            batch
-                .replies
-                .push((deletion.waiter, Answer::Deleted(Err(why))));
-            return self.errand_done(batch);
+        match outcome {
+            Ok(warnings) => deletion.warnings = warnings,
+            Err(why) => {
+                batch
+                    .replies
+                    .push((deletion.waiter, Answer::Deleted(Err(why))));
+                return self.errand_done(batch);
+            }
         }
         self.delete_early(deletion.container, batch);
         let stays = self.spec().lifetime == Lifetime::Own;
         if !self.containers.is_empty() || stays {
             batch
                 .replies
-                .push((deletion.waiter, Answer::Deleted(Ok(()))));
+                .push((deletion.waiter, Answer::Deleted(Ok(deletion.warnings))));
             self.errand_done(batch);
             if self.containers.is_empty() {
                 // It may have been the last one of a sandbox that is going.
@@ -208,7 +212,7 @@ impl Sandbox {
         }
         if self.state == State::Gone {
             // Its creation failed, and undoing that was faster.
-            let answer = Answer::Deleted(Ok(()));
+            let answer = Answer::Deleted(Ok(deletion.warnings));
             batch.replies.push((deletion.waiter, answer));
             return;
         }

@@ -57,18 +57,19 @@ pub struct Seen {
     pub over: bool,
 }
 
-/// Command: delete a container, and with the last one the sandbox. Answered when nothing is left.
+/// Command: delete a container, and with the last one the sandbox. Answered when nothing is left, with the
+/// poststop hooks that failed.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct DeleteContainer {
     pub container: ContainerNumber,
     pub force: Force,
     pub at: EpochMs,
 }
 
-/// Command for a process of a container, passed on to it.
+/// Command for a process of a container, passed on to it, and answered as there.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct ProcessIn {
     pub container: ContainerNumber,
     pub command: ProcessCommand,

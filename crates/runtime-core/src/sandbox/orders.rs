@@ -495,7 +495,7 @@ impl Sandbox {
 
     /// It was begun before a pause, which took the guest away from it. While the VM goes on for
     /// errands, nothing is cut off.
-    pub(super) fn is_cut_off(&self, outcome: &Result<(), Fault>) -> bool {
+    pub(super) fn is_cut_off<T>(&self, outcome: &Result<T, Fault>) -> bool {
         let is_paused = matches!(
             self.state,
             State::Pausing { .. } | State::Paused { .. } | State::Resuming { .. }

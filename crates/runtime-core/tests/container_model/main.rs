@@ -22,7 +22,7 @@ use runtime_core::{
     records::{Change, decode},
 };
 use std::{collections::BTreeSet, sync::Arc};
-use words::{asked, attached, done, heard, refusal, request_key, said, spec, status, uid};
+use words::{asked, attached, done, heard, hooked, refusal, request_key, said, spec, status, uid};
 
 /// What somebody does, or what happens.
 #[derive(Debug, Clone)]
@@ -339,13 +339,13 @@ impl Story {
                         self.model.create_hooks_ran(came);
                     }
                     Stage::Poststart if begun.poststart == now.poststart => {
-                        self.model.poststart_ran();
+                        self.model.poststart_ran(came);
                     }
                     // Nobody ends it a second time.
-                    Stage::Poststop if begun.ending == now.ending => self.model.retire(),
+                    Stage::Poststop if begun.ending == now.ending => self.model.retire(came),
                     Stage::Create | Stage::Poststart | Stage::Poststop => {}
                 }
-                let outcome = done(came);
+                let outcome = hooked(stage, came);
                 Event::Hooked { op, outcome }
             }
             World::Freeze { op } => {

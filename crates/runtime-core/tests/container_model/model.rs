@@ -82,6 +82,14 @@ impl Came {
             Self::Refused => "it is refused",
         }
     }
+
+    /// Of what changes nothing when it fails.
+    fn warning(self) -> String {
+        match self {
+            Self::Well => String::new(),
+            Self::Badly | Self::Refused => format!(", warned: {}", self.text()),
+        }
+    }
 }
 
 /// A process as it is on record.
@@ -152,6 +160,8 @@ pub struct Model {
     /// poststart is not done, whoever runs it.
     poststart_due: bool,
     poststarting: bool,
+    /// Of this daemon's: what whoever asks for the start hears of it.
+    poststart_failed: String,
     starters: Vec<u64>,
     oom_waiters: Vec<(u64, u64)>,
 }
@@ -178,6 +188,7 @@ impl Model {
             hooked: false,
             poststart_due: false,
             poststarting: false,
+            poststart_failed: String::new(),
             starters: Vec::new(),
             oom_waiters: Vec::new(),
         };
@@ -341,14 +352,16 @@ impl Model {
         self.ask_world("RunHooks Poststart");
     }
 
-    pub fn poststart_ran(&mut self) {
+    pub fn poststart_ran(&mut self, came: Came) {
         (self.poststart_due, self.poststarting) = (false, false);
+        self.poststart_failed = came.warning();
         self.tell_starters();
     }
 
     fn tell_starters(&mut self) {
+        let answer = format!("started{}", self.poststart_failed);
         for waiter in std::mem::take(&mut self.starters) {
-            self.answer(waiter, "settled");
+            self.answer(waiter, answer.clone());
         }
     }
 
@@ -402,7 +415,7 @@ impl Model {
     pub fn settle_start(&mut self, waiter: u64) {
         match self.poststarting {
             true => self.starters.push(waiter),
-            false => self.answer(waiter, "settled"),
+            false => self.answer(waiter, format!("started{}", self.poststart_failed)),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::model::{Came, Hooks};
 use runtime_core::{
-    agent::{ExitReason, ExitStatus, GuestRootfs},
-    container::{Answer, Container, ContainerSpec, Denied, HostHooks, Notice, World},
+    agent::{ExitReason, ExitStatus, GuestRootfs, Warnings},
+    container::{Answer, Container, ContainerSpec, Denied, HostHooks, Notice, Stage, World},
     devices::{Attached, ContainerDevices},
     error::{Fault, Kind},
     hypervisor::BlockSpec,
@@ -96,14 +96,31 @@ pub fn outcome<T>(what: &str, outcome: Result<T, Fault>) -> String {
     }
 }
 
+fn warned(failed: &[String]) -> String {
+    let failed = failed.iter().map(|what| format!(", warned: {what}"));
+    failed.collect()
+}
+
+/// How hooks of a stage came home: a creation fails with the first, the others are told of.
+pub fn hooked(stage: Stage, came: Came) -> Result<Warnings, Fault> {
+    match (stage, done(came)) {
+        (Stage::Poststart | Stage::Poststop, Err(why)) if came == Came::Badly => {
+            Ok(vec![why.to_string()])
+        }
+        (_, done) => done.map(|()| Warnings::new()),
+    }
+}
+
 /// As the model says it.
 pub fn heard(answer: Answer) -> String {
     match answer {
         Answer::Settled => "settled".to_owned(),
+        Answer::Started(failed) => format!("started{}", warned(&failed)),
         Answer::Done(of) => outcome("done", of),
         Answer::Exec(of) => outcome("exec", of),
         Answer::Updated(of) => outcome("updated", of),
-        Answer::Retired(of) => outcome("retired", of),
+        Answer::Retired(Ok(failed)) => format!("retired ok{}", warned(&failed)),
+        Answer::Retired(Err(why)) => format!("retired {why}"),
         Answer::Ooms(Err(why)) => format!("ooms {why}"),
         Answer::Ooms(Ok(found)) => {
             let numbers: Vec<_> = found.ooms.iter().map(|oom| oom.number).collect();

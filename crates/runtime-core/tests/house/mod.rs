@@ -9,6 +9,7 @@ pub use rooms::{Fault as Break, World, warned};
 
 use actix::prelude::*;
 use runtime_core::{
+    agent::Warnings,
     clock::Clock,
     container::{
         ContainerSpec, ContainerState, ContainerView, Exec, Force, HostHooks, ProcessCommand,
@@ -355,6 +356,11 @@ impl House {
     }
 
     pub async fn command(&self, id: &str, command: ProcessCommand) -> Result<(), Fault> {
+        self.command_told(id, command).await.map(drop)
+    }
+
+    /// And which hooks failed.
+    pub async fn command_told(&self, id: &str, command: ProcessCommand) -> Result<Warnings, Fault> {
         let located = self.find(id).await?;
         let container = located.place.number;
         located
@@ -385,6 +391,11 @@ impl House {
     }
 
     pub async fn delete(&self, id: &str, force: Force) -> Result<(), Fault> {
+        self.delete_told(id, force).await.map(drop)
+    }
+
+    /// And which hooks failed.
+    pub async fn delete_told(&self, id: &str, force: Force) -> Result<Warnings, Fault> {
         let located = self.find(id).await?;
         let (container, at) = (located.place.number, EpochMs(2));
         let delete = DeleteContainer {
@@ -403,7 +414,7 @@ impl House {
             force,
             at: EpochMs(2),
         };
-        self.host.send(delete).await.unwrap()
+        self.host.send(delete).await.unwrap().map(drop)
     }
 
     pub async fn start_with_key(&self, id: &str, key: &str) -> Result<(), Fault> {

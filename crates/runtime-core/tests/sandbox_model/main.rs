@@ -8,7 +8,7 @@ mod model;
 use model::{Ask, Came, Doing, Life, Model};
 use proptest::{prelude::*, sample::Index};
 use runtime_core::{
-    agent::{ExitReason, ExitStatus},
+    agent::{ExitReason, ExitStatus, Warnings},
     container::{self, ContainerRecord, ContainerSpec, ContainerState, Force, Guest},
     devices::{ContainerDevices, Share, ShareSpec},
     error::{Fault, Kind},
@@ -265,6 +265,8 @@ struct Story {
     log: Vec<String>,
     /// Who was not answered yet.
     waiting: BTreeSet<u64>,
+    /// What the hooks of deleted containers said, by who waits for the deletion.
+    warned: BTreeMap<u64, Warnings>,
     waiters: u64,
     /// Of the network and the share of a start, so many are not there yet.
     unplumbed: usize,
@@ -292,6 +294,7 @@ impl Story {
             under_way: Vec::new(),
             log: Vec::new(),
             waiting: BTreeSet::new(),
+            warned: BTreeMap::new(),
             waiters: 0,
             unplumbed: 0,
             attaching: false,
@@ -352,14 +355,20 @@ impl Story {
     }
 
     fn check_answers(&mut self, told: &str, replies: Vec<(Waiter, Answer)>) {
-        let outcome = |answer: Answer| match answer {
-            Answer::Created(outcome) => outcome.is_ok(),
-            Answer::Deleted(outcome) | Answer::Ordered(outcome) => outcome.is_ok(),
-        };
-        let mut answered: Vec<_> = replies
-            .into_iter()
-            .map(|(waiter, answer)| (waiter.0, outcome(answer)))
-            .collect();
+        let mut answered = Vec::new();
+        for (waiter, answer) in replies {
+            let well = match answer {
+                Answer::Created(outcome) => outcome.is_ok(),
+                Answer::Ordered(outcome) => outcome.is_ok(),
+                Answer::Deleted(Err(_)) => false,
+                Answer::Deleted(Ok(warnings)) => {
+                    let due = self.warned.remove(&waiter.0).unwrap_or_default();
+                    assert_eq!(warnings, due, "{told}: what its hooks said");
+                    true
+                }
+            };
+            answered.push((waiter.0, well));
+        }
         let mut due = std::mem::take(&mut self.model.due.answers);
         answered.sort_unstable();
         due.sort_unstable();
@@ -454,6 +463,7 @@ impl Story {
                     container,
                     force,
                     at: EpochMs(2),
+                    warnings: Warnings::new(),
                 })
             },
         );
@@ -500,7 +510,11 @@ impl Story {
                 } = deletion;
                 let what = (waiter.0, container.0, force == Force::Yes);
                 self.model.retired(what, came);
-                let outcome = done(came);
+                let warnings = vec![format!("poststop of {container}")];
+                if came == Came::Well {
+                    self.warned.insert(waiter.0, warnings.clone());
+                }
+                let outcome = done(came).map(|()| warnings);
                 self.hears(Event::Retired { deletion, outcome }, Ok(()));
             }
             World::Kill { waiter, killing } => {
@@ -666,6 +680,7 @@ impl Story {
         };
         self.under_way.clear();
         self.waiting.clear();
+        self.warned.clear();
         (self.booting, self.booted_in) = (false, 0);
         let begun = self.model.containers.iter().filter(|(_, one)| one.begun);
         let members = begun.map(|(number, one)| Member {

@@ -3,7 +3,7 @@
 use super::lifecycle::succeeds;
 use crate::{
     bundle,
-    e2e::world::{BOOT_LIMIT, World},
+    e2e::world::{BOOT_LIMIT, Outcome, World},
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -143,5 +143,45 @@ pub fn a_hook_that_fails_or_hangs_makes_no_container(world: &World<'_>) -> Resul
         "{:?}",
         names(&log)?
     );
+    Ok(())
+}
+
+pub fn a_hook_that_fails_later_is_told_to_who_asked(world: &World<'_>) -> Result<()> {
+    let failing = |word: &str| {
+        let args = json!(["sh", "-c", format!("echo {word} >&2; exit 3")]);
+        json!([{ "path": "/bin/sh", "args": args }])
+    };
+    let hooks = json!({ "poststart": failing("not today"), "poststop": failing("nor ever") });
+    let words = [
+        ["hooks.poststart[0] failed: ", "exit code 3", "not today"],
+        ["hooks.poststop[0] failed: ", "exit code 3", "nor ever"],
+    ];
+    let told = |ran: &Outcome, words: &[&str]| {
+        let mut lines = ran.stderr.lines();
+        lines.any(|line| {
+            let warns = line.starts_with("hutch: warning: ");
+            warns && words.iter().all(|word| line.contains(word))
+        })
+    };
+
+    let resting = bundle(world, "exec sleep 1000", hooks.clone())?;
+    let create = world.create("resting", &resting)?;
+    succeeds(&create.finish(BOOT_LIMIT)?)?;
+    let started = world.verb(&["start", "resting"])?;
+    let deleted = world.verb(&["delete", "--force", "resting"])?;
+    for (ran, words) in [(&started, &words[0]), (&deleted, &words[1])] {
+        succeeds(ran)?;
+        ensure!(told(ran, words), "the hook is not told of: {ran:?}");
+    }
+
+    let path = bundle(world, "echo out; exit 5", hooks)?;
+    let path = path.to_string_lossy();
+    let mut run = world.hutch(&["run", "--bundle", &path, "brief"]);
+    let ran = world.start(&mut run)?.finish(BOOT_LIMIT)?;
+    ensure!(ran.code() == Some(5), "it ended as its hooks: {ran:?}");
+    ensure!(ran.stdout == "out\n", "{ran:?}");
+    for words in &words {
+        ensure!(told(&ran, words), "the hook is not told of: {ran:?}");
+    }
     Ok(())
 }

@@ -86,6 +86,7 @@ pub const ALL: &[Story] = stories![
     lifecycle::fifty_execs_live_at_once_in_one_vm,
     hooks::hooks_run_in_their_order_and_are_told_the_state,
     hooks::a_hook_that_fails_or_hangs_makes_no_container,
+    hooks::a_hook_that_fails_later_is_told_to_who_asked,
     sandboxes::a_vm_that_dies_takes_its_containers_along_and_its_sandbox_starts_again,
     sandboxes::a_sandbox_that_is_stopped_lets_its_containers_end,
     sandboxes::a_sandbox_without_an_id_goes_by_its_uid,

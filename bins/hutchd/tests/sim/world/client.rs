@@ -7,7 +7,7 @@ use super::{BUNDLE, Relay, World, ledger::Ledger, pass};
 use actix::MailboxError;
 use hutchd::bundle;
 use runtime_core::{
-    agent::ExitStatus,
+    agent::{ExitStatus, Warnings},
     container::{
         ContainerState, Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand,
         UpdateLimits,
@@ -70,7 +70,7 @@ impl Tried {
 
     /// Of an attempt that was refused at once nothing was done. An earlier one may have been begun by a daemon
     /// that died.
-    pub(super) fn over(&self, ledger: &Ledger, outcome: &Result<(), Fault>) {
+    pub(super) fn over<T>(&self, ledger: &Ledger, outcome: &Result<T, Fault>) {
         let denied = matches!(outcome, Err(why) if why.kind() == Kind::Denied);
         if let ([only], true) = (self.0.borrow().as_slice(), denied) {
             only.iter().for_each(|place| ledger.not_deleting(*place));
@@ -273,7 +273,7 @@ impl Client {
         what: String,
         id: &str,
         command: impl Fn() -> ProcessCommand,
-    ) -> Result<(), Fault> {
+    ) -> Result<Warnings, Fault> {
         self.ask(what, async || {
             let located = self.find_now(id).await?;
             let command = ProcessIn {
@@ -286,6 +286,11 @@ impl Client {
     }
 
     pub async fn start(&self, id: &str) -> Result<(), Fault> {
+        self.start_told(id).await.map(drop)
+    }
+
+    /// And which hooks failed.
+    pub async fn start_told(&self, id: &str) -> Result<Warnings, Fault> {
         let key = self.fresh_key();
         let begin = || {
             ProcessCommand::Begin(Begin {
@@ -320,7 +325,7 @@ impl Client {
             };
             ProcessCommand::Kill(process.clone(), kill)
         };
-        self.command(what, id, kill).await
+        self.command(what, id, kill).await.map(drop)
     }
 
     pub async fn exec(&self, id: &str, exec: &str, command: &str) -> Result<(), Fault> {
@@ -454,6 +459,11 @@ impl Client {
     }
 
     pub async fn delete(&self, id: &str, force: Force) -> Result<(), Fault> {
+        self.delete_told(id, force).await.map(drop)
+    }
+
+    /// And which hooks failed.
+    pub async fn delete_told(&self, id: &str, force: Force) -> Result<Warnings, Fault> {
         let (key, tried) = (self.fresh_key(), Tried::default());
         let what = format!("delete {id} {force:?} under {key}");
         let outcome = self.ask(what, async || {

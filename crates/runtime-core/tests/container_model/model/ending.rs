@@ -125,16 +125,17 @@ impl Model {
         self.turns.ending += 1;
         let touched = self.hooked || self.told != Told::Creating;
         if !touched || !self.hooks.poststop {
-            return self.retire();
+            return self.retire(Came::Well);
         }
         self.ending = Ending::Poststop;
         self.ask_world("RunHooks Poststop");
     }
 
-    pub fn retire(&mut self) {
+    pub fn retire(&mut self, poststop: Came) {
         self.ending = Ending::Gone;
+        let answer = format!("retired ok{}", poststop.warning());
         for waiter in std::mem::take(&mut self.deleters) {
-            self.answer(waiter, "retired ok");
+            self.answer(waiter, answer.clone());
         }
         self.say("Retired");
     }
@@ -161,6 +162,7 @@ impl Model {
         self.due = Due::default();
         self.deleters.clear();
         self.starters.clear();
+        self.poststart_failed.clear();
         self.oom_waiters.clear();
         self.turns.creation += 1;
         self.turns.freezer += 1;
