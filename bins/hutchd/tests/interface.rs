@@ -2,20 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // Tests may.
 
+mod ground;
+
 use agent_client::fake::{FakeAgent, FakeGuest};
-use devices::{
-    fake::{FakeShares, OwnGround},
-    plan::Nature,
-};
-use host::fake::FakePremises;
+use ground::{Ground, told};
 use hutchd::{
-    api::{Api, Facts, now},
-    architect::{Grounds, plan},
+    api::{Api, Facts},
     config::{ChannelChoice, Config, Containers},
     profile::Profiles,
     wiring::{self, Ports},
 };
-use hypervisor::fake::FakeHost;
 use netns::fake::{FakeNamespaces, Thing};
 use protocols::asynchronous::{
     hutch::{
@@ -24,40 +20,19 @@ use protocols::asynchronous::{
     },
     hutch_ttrpc::Runtime,
 };
-use runtime_core::{clock::Clock, hypervisor::Accelerator, ids::EpochMs};
 use serde_json::{Value, json};
 use std::{
-    future::Future,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
-use store::{Schema, StoreRecords};
 use tempfile::TempDir;
-use tokio::{task::LocalSet, time::timeout};
 use ttrpc::r#async::TtrpcContext;
-
-const SCHEMA: Schema = Schema {
-    version: 1,
-    upgrades: &[],
-    written_by: "hutchd's tests",
-};
-/// Nothing here takes a second on a quiet machine.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// A network that a caller has.
 const LENT: &str = "/proc/self/ns/net";
 /// A network that no sandbox is in: the VMMs' numbers here are those of any processes of this host, which may all be in ours.
 const FOREIGN: &str = "/proc/self/ns/uts";
-
-struct HostClock;
-
-impl Clock for HostClock {
-    fn now(&self) -> EpochMs {
-        now()
-    }
-}
 
 struct House {
     folder: TempDir,
@@ -213,46 +188,19 @@ fn bundle(folder: &Path) -> PathBuf {
 }
 
 fn ports(root: &Path, config: Config) -> Ports {
-    let opened = store::open(&root.join("store"), &SCHEMA).unwrap();
-    let end = |why: &store::Error| panic!("the store failed: {why}");
-    let shares = FakeShares::new(Rc::new(OwnGround::default()));
-    for path in [bundle(root), bundle(root).join("rootfs")] {
-        shares.put(path, Nature::Directory);
-    }
-    shares.put(config.share.virtiofsd.clone(), Nature::File(None));
-    let grounds = Grounds {
-        root: root.to_owned(),
-        profiles: Profiles::of(&config).unwrap(),
-        config,
-        accelerator: Accelerator::Tcg,
-    };
     let namespaces = FakeNamespaces::default();
     namespaces.put(LENT, Thing::Network);
-    Ports {
-        vmm: Rc::new(FakeHost::new().driver()),
+    let ground = Ground {
+        root,
+        config,
+        bundle: &bundle(root),
+        namespaces,
         agent: Rc::new(|_| {
             let guest = FakeGuest::new();
             (Rc::new(FakeAgent::new(guest.clone())), Rc::new(guest))
         }),
-        devices: Rc::new(shares),
-        namespaces: Rc::new(namespaces),
-        premises: Rc::new(FakePremises::new(root.to_owned())),
-        records: Rc::new(StoreRecords::new(Rc::new(opened.store), &[], Rc::new(end))),
-        clock: Rc::new(HostClock),
-        entropy: Rc::new(|| vec![0; 32]),
-        architect: Rc::new(move |wish, first| plan(&grounds, wish, first)),
-        boot_id: "boot".to_owned(),
-    }
-}
-
-fn told(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        timeout(LIMIT, story).await.expect("the story ends");
-    });
+    };
+    ground.ports()
 }
 
 /// Why a request was refused.

@@ -4,35 +4,30 @@
 
 #![allow(clippy::unwrap_used)] // Tests may.
 
+mod ground;
+
 use actix::Addr;
 use agent_client::{
     contract::{channel::Peer, peers::SerialPeer, server, stdio::Relay, stock::stock_services},
     fake::FakeGuest,
     rpc::TtrpcAgent,
 };
-use devices::{
-    fake::{FakeShares, OwnGround},
-    plan::Nature,
-};
-use host::fake::FakePremises;
+use ground::{Ground, LIMIT, told};
 use hutchd::{
     api::now,
-    architect::{Grounds, plan},
     bundle,
     config::{ChannelChoice, Config},
-    profile::{ProfileName, Profiles},
+    profile::ProfileName,
     wiring::{self, Ports},
 };
-use hypervisor::fake::FakeHost;
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     agent::{ExitReason, ExitStatus},
-    clock::Clock,
     container::{Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand, UpdateLimits},
     error::Fault,
     host::{CreateContainer, Delete, Find, HostActor, Located},
-    hypervisor::{Accelerator, HostEndpoint, StreamLease},
-    ids::{ContainerId, ContainerNumber, EpochMs, ExecId, Namespace, ProcessId, SandboxUid},
+    hypervisor::{HostEndpoint, StreamLease},
+    ids::{ContainerId, ContainerNumber, ExecId, Namespace, ProcessId, SandboxUid},
     kit,
     process::{Begin, Kill},
     sandbox::{
@@ -40,38 +35,19 @@ use runtime_core::{
     },
 };
 use std::{
-    future::Future,
     path::{Path, PathBuf},
     rc::Rc,
-    time::Duration,
 };
-use store::{Schema, StoreRecords};
 use tempfile::TempDir;
-use tokio::{task::LocalSet, time::timeout};
 use ttrpc::r#async::Server;
 
-const SCHEMA: Schema = Schema {
-    version: 1,
-    upgrades: &[],
-    written_by: "hutchd's tests",
-};
 const CONFIG: &str = r#"{
     "ociVersion": "1.0.2",
     "process": { "args": ARGS, "cwd": "/", "user": { "uid": 0, "gid": 0 } },
     "root": { "path": "rootfs" },
     "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }] }
 }"#;
-/// Nothing here takes a second on a quiet machine.
-const LIMIT: Duration = Duration::from_secs(60);
 const RANDOM: u64 = 7;
-
-struct HostClock;
-
-impl Clock for HostClock {
-    fn now(&self) -> EpochMs {
-        now()
-    }
-}
 
 /// A daemon whose sandboxes have a stock agent; the first of them has this guest.
 struct House {
@@ -153,32 +129,16 @@ fn ports(root: &Path, folder: &Path) -> Ports {
     config.kata.channel = ChannelChoice::Serial;
     config.kata.kernel = file("vmlinux");
     config.kata.initrd = file("initrd.img");
-    let opened = store::open(&root.join("store"), &SCHEMA).unwrap();
-    let end = |why: &store::Error| panic!("the store failed: {why}");
-    let shares = FakeShares::new(Rc::new(OwnGround::default()));
-    for path in [folder.join("bundle"), folder.join("bundle/rootfs")] {
-        std::fs::create_dir_all(&path).unwrap();
-        shares.put(path, Nature::Directory);
-    }
-    shares.put(config.share.virtiofsd.clone(), Nature::File(None));
-    let grounds = Grounds {
-        root: root.to_owned(),
-        profiles: Profiles::of(&config).unwrap(),
+    let bundle = folder.join("bundle");
+    std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    let ground = Ground {
+        root,
         config,
-        accelerator: Accelerator::Tcg,
-    };
-    Ports {
-        vmm: Rc::new(FakeHost::new().driver()),
+        bundle: &bundle,
+        namespaces: FakeNamespaces::default(),
         agent: Rc::new(|_| (Rc::new(TtrpcAgent::new()), Rc::new(FakeGuest::new()))),
-        devices: Rc::new(shares),
-        namespaces: Rc::new(FakeNamespaces::default()),
-        premises: Rc::new(FakePremises::new(root.to_owned())),
-        records: Rc::new(StoreRecords::new(Rc::new(opened.store), &[], Rc::new(end))),
-        clock: Rc::new(HostClock),
-        entropy: Rc::new(|| vec![0; 32]),
-        architect: Rc::new(move |wish, first| plan(&grounds, wish, first)),
-        boot_id: "boot".to_owned(),
-    }
+    };
+    ground.ports()
 }
 
 /// One container.
@@ -264,16 +224,6 @@ impl Life<'_> {
         };
         self.house.host.send(delete).await.unwrap().unwrap();
     }
-}
-
-fn told(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        timeout(LIMIT, story).await.expect("the story ends");
-    });
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! What a daemon's own wiring stands on in tests: fakes of everything below it, but for what a test brings along.
+
+use devices::{
+    fake::{FakeShares, OwnGround},
+    plan::Nature,
+};
+use host::fake::FakePremises;
+use hutchd::{
+    api::now,
+    architect::{Grounds, plan},
+    config::Config,
+    profile::Profiles,
+    wiring::{AgentPorts, Ports},
+};
+use hypervisor::fake::FakeHost;
+use netns::fake::FakeNamespaces;
+use runtime_core::{
+    clock::Clock,
+    hypervisor::Accelerator,
+    ids::{EpochMs, SandboxUid},
+};
+use std::{future::Future, path::Path, rc::Rc, time::Duration};
+use store::{Schema, StoreRecords};
+use tokio::{task::LocalSet, time::timeout};
+
+/// Nothing here takes a second on a quiet machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+const SCHEMA: Schema = Schema {
+    version: 1,
+    upgrades: &[],
+    written_by: "hutchd's tests",
+};
+
+struct HostClock;
+
+impl Clock for HostClock {
+    fn now(&self) -> EpochMs {
+        now()
+    }
+}
+
+/// What a test brings along.
+pub struct Ground<'a> {
+    /// The daemon's own folder.
+    pub root: &'a Path,
+    pub config: Config,
+    /// Of its containers, with a `rootfs` in it.
+    pub bundle: &'a Path,
+    pub namespaces: FakeNamespaces,
+    pub agent: Rc<dyn Fn(SandboxUid) -> AgentPorts>,
+}
+
+impl Ground<'_> {
+    pub fn ports(self) -> Ports {
+        let root = self.root.to_owned();
+        let opened = store::open(&root.join("store"), &SCHEMA).unwrap();
+        let end = |why: &store::Error| panic!("the store failed: {why}");
+        let shares = FakeShares::new(Rc::new(OwnGround::default()));
+        for path in [self.bundle.to_owned(), self.bundle.join("rootfs")] {
+            shares.put(path, Nature::Directory);
+        }
+        shares.put(self.config.share.virtiofsd.clone(), Nature::File(None));
+        let grounds = Grounds {
+            root: root.clone(),
+            profiles: Profiles::of(&self.config).unwrap(),
+            config: self.config,
+            accelerator: Accelerator::Tcg,
+        };
+        Ports {
+            vmm: Rc::new(FakeHost::new().driver()),
+            agent: self.agent,
+            devices: Rc::new(shares),
+            namespaces: Rc::new(self.namespaces),
+            premises: Rc::new(FakePremises::new(root)),
+            records: Rc::new(StoreRecords::new(Rc::new(opened.store), &[], Rc::new(end))),
+            clock: Rc::new(HostClock),
+            entropy: Rc::new(|| vec![0; 32]),
+            architect: Rc::new(move |wish, first| plan(&grounds, wish, first)),
+            boot_id: "boot".to_owned(),
+        }
+    }
+}
+
+pub fn told(story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        timeout(LIMIT, story).await.expect("the story ends");
+    });
+}
