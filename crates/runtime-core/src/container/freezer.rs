@@ -191,8 +191,7 @@ impl Container {
                     ..
                 },
                 Freeze::Resume,
-            ) if waiters.len() < RESENDS_MAX =>
-            {
+            ) if waiters.len() < RESENDS_MAX => {
                 waiters.push(waiter);
             }
             // It is as it was wished, by the same request.
