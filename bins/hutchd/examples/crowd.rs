@@ -28,12 +28,11 @@ use hypervisor::fake::FakeHost;
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     clock::Clock,
-    container::ProcessCommand,
+    container::Start,
     host::{CreateContainer, Find, HostActor},
     hypervisor::Accelerator,
     ids::{ContainerId, EpochMs, Namespace, SandboxUid},
-    process::Begin,
-    sandbox::ProcessIn,
+    sandbox::StartIn,
 };
 use std::{
     env, fs,
@@ -126,11 +125,11 @@ async fn live(host: Addr<HostActor>, bundle: &Path, config: &[u8], number: u64) 
         id: id.to_string(),
     };
     let located = host.send(find).await??;
-    let begin = ProcessIn {
+    let start = StartIn {
         container: created.place.number,
-        command: ProcessCommand::Begin(Begin { key: None }),
+        start: Start { key: None },
     };
-    located.sandbox.send(begin).await??;
+    located.sandbox.send(start).await??;
     Ok(())
 }
 

@@ -34,15 +34,17 @@ use protocols::asynchronous::{
 use protocols::revision::Speaker;
 use runtime_core::{
     agent::Warnings,
-    container::{Exec, Force, ProcessCommand},
+    container::{Exec, Force, ProcessCommand, Start},
     error::{Fault, Kind},
     host::{CreateContainer, Delete, Find, HostActor, List, Located},
     ids::{
         ContainerId, EpochMs, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid,
     },
     premises::Cgroup,
-    process::{AttachRelay, Begin},
-    sandbox::{ExecIn, GetPidsOf, GetSandbox, ProcessIn, Verb, ViewContainer, ViewProcess, WaitIn},
+    process::AttachRelay,
+    sandbox::{
+        ExecIn, GetPidsOf, GetSandbox, ProcessIn, StartIn, Verb, ViewContainer, ViewProcess, WaitIn,
+    },
 };
 use std::{sync::Arc, time::SystemTime};
 use ttrpc::asynchronous::TtrpcContext;
@@ -135,7 +137,7 @@ impl Api {
             container: located.place.number,
             command,
         };
-        asked(located.sandbox.send(command).await)?.map(drop)
+        asked(located.sandbox.send(command).await)?
     }
 
     async fn create_container(&self, request: CreateRequest) -> Result<CreateResponse, Fault> {
@@ -218,11 +220,11 @@ impl Api {
     async fn start_container(&self, request: &StartRequest) -> Result<Warnings, Fault> {
         let key = key_of(&request.key)?;
         let located = self.find(&request.namespace, &request.container_id).await?;
-        let begin = ProcessIn {
+        let start = StartIn {
             container: located.place.number,
-            command: ProcessCommand::Begin(Begin { key }),
+            start: Start { key },
         };
-        asked(located.sandbox.send(begin).await)?
+        asked(located.sandbox.send(start).await)?
     }
 
     async fn info(&self, located: Located) -> Result<ContainerInfo, Fault> {

@@ -23,15 +23,18 @@ use hutchd::{
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     agent::{ExitReason, ExitStatus},
-    container::{Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand, UpdateLimits},
+    container::{
+        Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand, Start, UpdateLimits,
+    },
     error::Fault,
     host::{CreateContainer, Delete, Find, HostActor, Located},
     hypervisor::{HostEndpoint, StreamLease},
     ids::{ContainerId, ContainerNumber, ExecId, Namespace, ProcessId, SandboxUid},
     kit,
-    process::{Begin, Kill},
+    process::Kill,
     sandbox::{
-        ExecIn, FreezeIn, GetStatsOf, NextOomsIn, ProcessIn, SandboxActor, UpdateIn, WaitIn,
+        ExecIn, FreezeIn, GetStatsOf, NextOomsIn, ProcessIn, SandboxActor, StartIn, UpdateIn,
+        WaitIn,
     },
 };
 use std::{
@@ -167,12 +170,14 @@ impl Life<'_> {
             .send(ProcessIn { container, command })
             .await
             .unwrap()
-            .map(drop)
     }
 
     async fn begin(&self) {
-        let begin = ProcessCommand::Begin(Begin { key: None });
-        self.command(begin).await.unwrap();
+        let start = StartIn {
+            container: self.container,
+            start: Start { key: None },
+        };
+        self.sandbox.send(start).await.unwrap().unwrap();
     }
 
     async fn kill(&self, signal: u32) {

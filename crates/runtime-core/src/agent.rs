@@ -288,9 +288,12 @@ pub struct CreateSandbox {
     pub entropy: Vec<u8>,
 }
 
-/// What a guest cannot honour of what it was asked for, a line each, for whoever asked. Few and short:
-/// they are bounded where they come in.
+/// What was not as it was asked for and changes nothing: what a guest cannot honour, or a hook that failed. A line each,
+/// for whoever asked. Few and short: they are bounded where they come in.
 pub type Warnings = Vec<String>;
+
+/// `SIGKILL` of signal(7), in every guest.
+pub const SIGKILL: u32 = 9;
 
 /// Command: create a container; its init waits for [`StartContainer`].
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
@@ -339,6 +342,17 @@ pub struct Signal {
     pub target: SignalTarget,
     pub signal: u32,
     pub once: Option<Once>,
+}
+
+impl Signal {
+    /// Its container does not outlive it.
+    pub fn is_the_end(&self) -> bool {
+        let of_all = match &self.target {
+            SignalTarget::All => true,
+            SignalTarget::Process(process) => *process == ProcessId::Init,
+        };
+        of_all && self.signal == SIGKILL
+    }
 }
 
 /// A signal that is delivered once, however often it is sent: the guest keeps the keys.

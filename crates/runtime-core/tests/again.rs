@@ -12,7 +12,6 @@ use runtime_core::{
     host::List,
     hypervisor::GuestEndpoint,
     ids::{ExecId, ProcessId},
-    process::Begin,
     sandbox::Verb,
 };
 use std::{rc::Rc, time::Duration};
@@ -28,8 +27,7 @@ async fn created() -> House {
 
 async fn running() -> House {
     let house = created().await;
-    let begin = ProcessCommand::Begin(Begin { key: None });
-    house.command("web", begin).await.unwrap();
+    house.start("web").await.unwrap();
     house
 }
 

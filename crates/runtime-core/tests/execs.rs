@@ -9,7 +9,6 @@ use runtime_core::{
     container::{Force, ProcessCommand},
     error::{Fault, Kind},
     ids::{ExecId, ProcessId},
-    process::Begin,
     sandbox::WaitIn,
 };
 
@@ -51,8 +50,7 @@ async fn the_last_execs_of_a_container_are_kept_and_their_number_does_not_end_it
     told(async {
         let house = House::open().await;
         house.create("web").await.unwrap();
-        let begin = ProcessCommand::Begin(Begin { key: None });
-        house.command("web", begin).await.unwrap();
+        house.start("web").await.unwrap();
 
         for number in 0..KEPT + 5 {
             exec(&house, number).await;

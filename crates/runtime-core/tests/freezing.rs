@@ -9,7 +9,7 @@ use runtime_core::{
     container::{ContainerState, Force, Freeze, FreezeContainer, ProcessCommand, UpdateLimits},
     error::{Fault, Kind},
     ids::{ProcessId, RequestKey},
-    process::{Begin, Kill},
+    process::Kill,
     sandbox::{FreezeIn, UpdateIn},
 };
 
@@ -36,8 +36,7 @@ async fn created() -> House {
 }
 
 async fn begin(house: &House) -> Result<(), Fault> {
-    let begin = ProcessCommand::Begin(Begin { key: None });
-    house.command("web", begin).await
+    house.start("web").await
 }
 
 async fn signal(house: &House, signal: u32) {
@@ -174,6 +173,7 @@ async fn what_is_paused_and_sent_sigkill_is_paused_no_more_though_its_exit_is_no
         begin(&house).await.unwrap();
         freeze(&house, Freeze::Pause).await.unwrap();
         let uid = house.find("web").await.unwrap().place.uid;
+        house.world.die_late();
 
         signal(&house, 15).await;
         let behind_another = state(&house).await;

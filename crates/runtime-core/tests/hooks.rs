@@ -10,7 +10,6 @@ use runtime_core::{
     container::{ContainerState, Force, HostHooks, ProcessCommand},
     ids::ProcessId,
     premises::Hook,
-    process::Begin,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -46,8 +45,7 @@ fn states(house: &House) -> Vec<Value> {
 async fn start(house: &House) -> Warnings {
     let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
-    let begin = ProcessCommand::Begin(Begin { key: None });
-    house.command_told("web", begin).await.unwrap()
+    house.start_told("web", None).await.unwrap()
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -113,6 +111,33 @@ async fn hooks_after_the_start_may_fail_and_who_asked_is_told() {
         assert_eq!(ran(&house), ["prestart", "poststart", "poststop"]);
         settle().await;
         house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn whoever_joins_a_start_or_a_deletion_is_told_the_same() {
+    told(async {
+        let house = House::open().await;
+        house.world.break_at(Break::LaterHook);
+        house.create_with_hooks("web", all()).await.unwrap();
+
+        let (first, second) = tokio::join!(
+            house.start_told("web", Some("s")),
+            house.start_told("web", Some("s")),
+        );
+        let later = house.start_told("web", Some("s")).await;
+        assert_eq!(first.as_ref().unwrap().len(), 1, "{first:?}");
+        assert_eq!([&second, &later], [&first, &first]);
+        assert_eq!(ran(&house), ["prestart", "poststart"]);
+
+        let (first, second) = tokio::join!(
+            house.delete_with_key_told("web", Force::Yes, "d"),
+            house.delete_with_key_told("web", Force::Yes, "d"),
+        );
+        assert_eq!(first.as_ref().unwrap().len(), 1, "{first:?}");
+        assert_eq!(second, first);
+        assert_eq!(ran(&house), ["prestart", "poststart", "poststop"]);
     })
     .await;
 }

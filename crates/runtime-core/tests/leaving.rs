@@ -10,7 +10,6 @@ use runtime_core::{
     host::CreateContainer,
     ids::{ExecId, ProcessId, SandboxUid},
     premises::Cgroup,
-    process::Begin,
     sandbox::Verb,
 };
 use std::time::Duration;
@@ -26,8 +25,7 @@ async fn two() -> (House, SandboxUid) {
     house.join("web", "side").await.unwrap();
     let relay = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", relay).await.unwrap();
-    let begin = ProcessCommand::Begin(Begin { key: None });
-    house.command("web", begin).await.unwrap();
+    house.start("web").await.unwrap();
     let uid = house.find("web").await.unwrap().place.uid;
     (house, uid)
 }

@@ -9,7 +9,7 @@ use runtime_core::{
     container::{ContainerState, Force, ProcessCommand},
     error::Kind,
     ids::ProcessId,
-    process::{Begin, Kill},
+    process::Kill,
 };
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -19,10 +19,7 @@ async fn running() -> House {
     house.create("web").await.unwrap();
     let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
     house.command("web", attach).await.unwrap();
-    house
-        .command("web", ProcessCommand::Begin(Begin { key: None }))
-        .await
-        .unwrap();
+    house.start("web").await.unwrap();
     house
 }
 
@@ -47,10 +44,7 @@ async fn a_container_lives_from_its_creation_to_its_deletion_and_leaves_nothing(
             )
             .await
             .unwrap();
-        house
-            .command("web", ProcessCommand::Begin(Begin { key: None }))
-            .await
-            .unwrap();
+        house.start("web").await.unwrap();
         assert_eq!(house.state("web").await.unwrap(), ContainerState::Running);
         house.world.exit(created.place.uid, ProcessId::Init, 7);
 
@@ -424,8 +418,7 @@ async fn who_stands_for_a_container_is_shown_from_its_word_on_and_until_it_has_g
         let shown = house.view_container("web").await.unwrap().relay;
         assert_eq!(shown, Some(RELAY), "also by the next daemon");
 
-        let begin = ProcessCommand::Begin(Begin { key: None });
-        house.command("web", begin).await.unwrap();
+        house.start("web").await.unwrap();
         house.world.exit(created.place.uid, ProcessId::Init, 7);
         house.wait("web").await.unwrap();
         house.world.relay_dies(RELAY.pid);

@@ -5,11 +5,7 @@
 mod house;
 
 use house::{House, settle};
-use runtime_core::{
-    container::{Force, ProcessCommand},
-    ids::ProcessId,
-    process::Begin,
-};
+use runtime_core::{container::Force, ids::ProcessId};
 use std::{
     io,
     sync::{Arc, Mutex},
@@ -52,8 +48,7 @@ async fn every_line_of_a_life_names_its_sandbox() {
     let life = async {
         let house = House::open().await;
         let uid = house.create("web").await.unwrap().place.uid;
-        let begin = ProcessCommand::Begin(Begin { key: None });
-        house.command("web", begin).await.unwrap();
+        house.start("web").await.unwrap();
         let house = house.restart().await;
         house.world.exit(uid, ProcessId::Init, 7);
         house.wait("web").await.unwrap();

@@ -387,7 +387,12 @@ impl Teller {
         client.start(id).await?;
         client.freeze(id, Freeze::Pause).await?;
         self.moment().await;
-        client.kill_all(id, 9).await?;
+        match self.dice.below(2) {
+            0 => client.kill_all(id, 9).await?,
+            _ => client.kill(id, &INIT, 9).await?,
+        }
+        let resumed = client.freeze(id, Freeze::Resume).await;
+        self.expect(resumed.is_err(), "it was paused still though it was killed");
         let exit = client.wait(id, &INIT).await?;
         self.expect_code(&exit, 137);
         client.delete(id, Force::No).await

@@ -5,16 +5,16 @@ use super::{
     events::{Answer, Event},
     messages::{
         ContainerView, Exec, FreezeContainer, GetContainer, GetProcessView, GetRelays, NextOoms,
-        ProcessCommand, Retire, UpdateLimits, WaitProcess,
+        ProcessCommand, Retire, Start, UpdateLimits, WaitProcess,
     },
     ooms::Ooms,
 };
 use crate::{
-    agent::{ExitStatus, Warnings},
+    agent::{ExitStatus, SIGKILL, Warnings},
     error::{Fault, Kind},
     ids::ProcessId,
     kit,
-    process::{self, Made, ProcessView},
+    process::{self, Begin, Made, ProcessView},
 };
 use actix::prelude::*;
 
@@ -126,30 +126,37 @@ async fn sent<T>(
 }
 
 /// Private: what the processes told before is on record when this is answered, so that whoever
-/// heard of a start or an exit finds the container's state to agree. Of a start, with what poststart hooks failed.
+/// heard of an exit or sent the last signal finds the container's state to agree.
 #[derive(Message)]
-#[rtype(result = "Result<Warnings, Fault>")]
-enum Settle {
-    News,
-    /// And poststart is done.
-    Start,
-    /// And that its init was sent SIGKILL.
-    Kill,
-}
+#[rtype(result = "Result<(), Fault>")]
+struct Settle;
 
 impl Handler<Settle> for ContainerActor {
-    type Result = ResponseFuture<Result<Warnings, Fault>>;
+    type Result = ResponseFuture<Result<(), Fault>>;
 
-    fn handle(&mut self, settle: Settle, ctx: &mut Context<Self>) -> Self::Result {
-        let event = |waiter| match settle {
-            Settle::News => Event::Settle { waiter },
-            Settle::Start => Event::SettleStart { waiter },
-            Settle::Kill => Event::Killed { waiter },
-        };
-        let answer = kit::command(self, event, ctx);
+    fn handle(&mut self, _: Settle, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::Settle { waiter }, ctx);
         Box::pin(async move {
             match answer.await? {
-                Answer::Settled => Ok(Warnings::new()),
+                Answer::Settled => Ok(()),
+                other => Err(mismatched(&other)),
+            }
+        })
+    }
+}
+
+/// Private: so it is, and poststart is done: which hooks failed.
+#[derive(Message)]
+#[rtype(result = "Result<Warnings, Fault>")]
+struct SettleStart;
+
+impl Handler<SettleStart> for ContainerActor {
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
+
+    fn handle(&mut self, _: SettleStart, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = kit::command(self, |waiter| Event::SettleStart { waiter }, ctx);
+        Box::pin(async move {
+            match answer.await? {
                 Answer::Started(failed) => Ok(failed),
                 other => Err(mismatched(&other)),
             }
@@ -157,53 +164,51 @@ impl Handler<Settle> for ContainerActor {
     }
 }
 
-impl Handler<ProcessCommand> for ContainerActor {
+impl Handler<Start> for ContainerActor {
     type Result = ResponseFuture<Result<Warnings, Fault>>;
 
+    fn handle(&mut self, Start { key }: Start, ctx: &mut Context<Self>) -> Self::Result {
+        let container = self.shell.confirmed();
+        let paused = container.stands_still().map(Fault::from);
+        if let Err(why) = container.may_start() {
+            return Box::pin(async move { Err(why.into()) });
+        }
+        let (me, room) = (ctx.address(), self.find(&ProcessId::Init));
+        Box::pin(async move {
+            let begun = sent(room?.send(Begin { key })).await;
+            begun.map_err(|why| match why.kind() {
+                Kind::Denied => paused.unwrap_or(why),
+                _ => why,
+            })?;
+            sent(me.send(SettleStart)).await
+        })
+    }
+}
+
+impl Handler<ProcessCommand> for ContainerActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
+
     fn handle(&mut self, command: ProcessCommand, ctx: &mut Context<Self>) -> Self::Result {
-        let me = ctx.address();
-        let mut paused = None;
-        let target = match &command {
-            ProcessCommand::Begin(_) => {
-                let container = self.shell.confirmed();
-                paused = container.stands_still().map(Fault::from);
-                if let Err(why) = container.may_start() {
-                    return Box::pin(async move { Err(why.into()) });
-                }
-                ProcessId::Init
-            }
-            ProcessCommand::Kill(process, _)
-            | ProcessCommand::AttachRelay(process, _)
-            | ProcessCommand::RelayDone(process) => process.clone(),
-        };
-        let room = self.find(&target);
+        let (ProcessCommand::Kill(target, _)
+        | ProcessCommand::AttachRelay(target, _)
+        | ProcessCommand::RelayDone(target)) = &command;
+        let (me, room) = (ctx.address(), self.find(target));
         Box::pin(async move {
             let room = room?;
             match command {
-                ProcessCommand::Begin(begin) => {
-                    let begun = sent(room.send(begin)).await;
-                    begun.map_err(|why| match why.kind() {
-                        Kind::Denied => paused.unwrap_or(why),
-                        _ => why,
-                    })?;
-                    sent(me.send(Settle::Start)).await
-                }
                 ProcessCommand::Kill(_, kill) => {
-                    let is_end = target == ProcessId::Init && kill.is_final();
+                    let is_last = kill.signal == SIGKILL;
                     sent(room.send(kill)).await?;
-                    if is_end {
-                        // A container that was deleted meanwhile has nothing left to thaw.
-                        sent(me.send(Settle::Kill)).await.ok();
+                    if is_last {
+                        // A container that was deleted meanwhile has nothing left to agree with.
+                        sent(me.send(Settle)).await.ok();
                     }
-                    Ok(Warnings::new())
+                    Ok(())
                 }
-                ProcessCommand::AttachRelay(_, relay) => {
-                    sent(room.send(relay)).await?;
-                    Ok(Warnings::new())
-                }
+                ProcessCommand::AttachRelay(_, relay) => sent(room.send(relay)).await,
                 ProcessCommand::RelayDone(_) => {
                     room.do_send(process::RelayDone);
-                    Ok(Warnings::new())
+                    Ok(())
                 }
             }
         })
@@ -225,7 +230,7 @@ impl Handler<WaitProcess> for ContainerActor {
             let exit = sent(asked?).await?;
             // A container that was deleted meanwhile has nothing left to agree with.
             if let Some(me) = me.upgrade() {
-                sent(me.send(Settle::News)).await.ok();
+                sent(me.send(Settle)).await.ok();
             }
             Ok(exit)
         })

@@ -63,10 +63,6 @@ pub enum Event {
         key: Option<RequestKey>,
         wish: Freeze,
     },
-    /// Its init was sent SIGKILL. Answered when what comes of that is on record.
-    Killed {
-        waiter: Waiter,
-    },
     Frozen {
         op: OpId,
         outcome: Result<(), Fault>,

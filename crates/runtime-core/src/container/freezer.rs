@@ -4,7 +4,7 @@
 //! ```text
 //!             Pause                Frozen(ok)
 //!  Thawed ────────────► Freezing ────────────► Frozen
-//!    ▲                     │ failed: told, and      │ Resume
+//!    ▲                     │ failed: told, and      │ Resume, or SIGKILL
 //!    │       Thawed(ok)    ▼ undone                 ▼
 //!    └───────────────── Thawing ◄───────────────────┘
 //!                        │  ▲ failed: told, and tried again
@@ -16,8 +16,8 @@
 //!   finishes it. Asking the guest twice changes nothing.
 //! - A container is told to be paused only while the guest has said so.
 //! - The first error is the answer (D2); a freeze that failed may have been carried out, and is undone.
-//! - SIGKILL to its init thaws it, and it is paused no more from then on, as with runc: whether its exit is
-//!   known already makes no difference to who resumes it.
+//! - SIGKILL to its init, or to all of it, ends the pause, as with runc: whether the exit is known already makes
+//!   no difference to who resumes it. What is being frozen is thawed when it is frozen, not before.
 //! - A container that was paused before it was started is created afterwards, not running (D5): what is
 //!   beneath is not this machine's business.
 
@@ -43,6 +43,8 @@ pub(super) enum Freezer {
     Freezing {
         op: OpId,
         waiters: Vec<Waiter>,
+        /// It was sent SIGKILL meanwhile.
+        doomed: bool,
     },
     Frozen,
     Thawing {
@@ -60,6 +62,8 @@ pub(super) enum From {
     Frozen,
     /// It was never said to be.
     Thawed,
+    /// It was, until it was sent SIGKILL.
+    Doomed,
 }
 
 /// What a record keeps of it.
@@ -73,6 +77,8 @@ pub enum FreezerRecord {
     Thawing,
     /// A freeze that failed is being undone.
     Undoing,
+    /// It was sent SIGKILL, and is to stand still no more.
+    Doomed,
 }
 
 /// Who asked last, and for what: asked again, it is answered again.
@@ -93,7 +99,7 @@ impl Freezer {
     pub(super) fn record(&self) -> FreezerRecord {
         match self {
             Self::Thawed => FreezerRecord::Thawed,
-            Self::Freezing { .. } => FreezerRecord::Freezing,
+            Self::Freezing { doomed: false, .. } => FreezerRecord::Freezing,
             Self::Frozen => FreezerRecord::Frozen,
             Self::Thawing {
                 from: From::Frozen, ..
@@ -101,6 +107,10 @@ impl Freezer {
             Self::Thawing {
                 from: From::Thawed, ..
             } => FreezerRecord::Undoing,
+            Self::Freezing { doomed: true, .. }
+            | Self::Thawing {
+                from: From::Doomed, ..
+            } => FreezerRecord::Doomed,
         }
     }
 
@@ -114,7 +124,8 @@ impl Freezer {
             Self::Thawed
             | Self::Freezing { .. }
             | Self::Thawing {
-                from: From::Thawed, ..
+                from: From::Thawed | From::Doomed,
+                ..
             } => false,
         }
     }
@@ -130,16 +141,17 @@ impl Container {
             FreezerRecord::Freezing => Freezer::Freezing {
                 op: self.next_op(),
                 waiters,
+                doomed: false,
             },
-            FreezerRecord::Thawing | FreezerRecord::Undoing => Freezer::Thawing {
-                op: self.next_op(),
-                waiters,
-                from: match record {
-                    FreezerRecord::Undoing => From::Thawed,
-                    _ => From::Frozen,
-                },
-            },
+            FreezerRecord::Thawing => self.thawing(waiters, From::Frozen),
+            FreezerRecord::Undoing => self.thawing(waiters, From::Thawed),
+            FreezerRecord::Doomed => self.thawing(waiters, From::Doomed),
         };
+    }
+
+    fn thawing(&mut self, waiters: Vec<Waiter>, from: From) -> Freezer {
+        let op = self.next_op();
+        Freezer::Thawing { op, waiters, from }
     }
 
     pub(super) fn resume_freezer(&mut self, batch: &mut Batch<Self>) {
@@ -168,8 +180,11 @@ impl Container {
         match (&mut self.freezer, wish) {
             (Freezer::Thawed, Freeze::Pause) if lives => {
                 let op = self.next_op();
-                let waiters = vec![waiter];
-                self.freezer = Freezer::Freezing { op, waiters };
+                self.freezer = Freezer::Freezing {
+                    op,
+                    waiters: vec![waiter],
+                    doomed: false,
+                };
                 self.asked_to_freeze = request;
                 batch.records.push(self.record());
                 batch.world.push(World::Freeze { op });
@@ -187,7 +202,7 @@ impl Container {
             | (
                 Freezer::Thawing {
                     waiters,
-                    from: From::Frozen,
+                    from: From::Frozen | From::Thawed,
                     ..
                 },
                 Freeze::Resume,
@@ -212,14 +227,20 @@ impl Container {
         outcome: Result<(), Fault>,
         batch: &mut Batch<Self>,
     ) {
-        let Freezer::Freezing { op, waiters } = &mut self.freezer else {
+        let Freezer::Freezing {
+            op,
+            waiters,
+            doomed,
+        } = &mut self.freezer
+        else {
             return;
         };
         if *op != done {
             return;
         }
-        let waiters = std::mem::take(waiters);
+        let (waiters, doomed) = (std::mem::take(waiters), *doomed);
         match &outcome {
+            Ok(()) | Err(_) if doomed => self.thaw(From::Doomed, Duration::ZERO, batch),
             Ok(()) => self.freezer = Freezer::Frozen,
             Err(_) => self.thaw(From::Thawed, Duration::ZERO, batch),
         }
@@ -233,6 +254,7 @@ impl Container {
         outcome: Result<(), Fault>,
         batch: &mut Batch<Self>,
     ) {
+        let before = self.freezer.record();
         let Freezer::Thawing { op, waiters, from } = &mut self.freezer else {
             return;
         };
@@ -245,30 +267,38 @@ impl Container {
             (Err(why), _) if may_pass(why.kind()) => self.thaw(from, THAW_AGAIN, batch),
             // The guest has said what is so.
             (Err(_), From::Frozen) => self.freezer = Freezer::Frozen,
-            (Err(_), From::Thawed) => self.freezer = Freezer::Thawed,
+            (Err(_), From::Thawed | From::Doomed) => self.freezer = Freezer::Thawed,
         }
-        batch.records.push(self.record());
+        // A guest that is away is asked each second.
+        if self.freezer.record() != before {
+            batch.records.push(self.record());
+        }
         answer(waiters, &outcome, batch);
     }
 
     fn thaw(&mut self, from: From, after: Duration, batch: &mut Batch<Self>) {
         let op = self.next_op();
-        self.freezer = Freezer::Thawing {
-            op,
-            waiters: Vec::new(),
-            from,
-        };
+        let waiters = Vec::new();
+        self.freezer = Freezer::Thawing { op, waiters, from };
         batch.world.push(World::Thaw { op, after });
     }
 
-    /// Its init was sent SIGKILL, which cannot end what stands still in every guest, and whatever else is in
-    /// it is to end as well.
-    pub(super) fn killed(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
-        if self.lives() && self.freezer == Freezer::Frozen {
-            self.thaw(From::Thawed, Duration::ZERO, batch);
+    /// It was sent SIGKILL: whatever is in it is to end.
+    pub(super) fn doomed(&mut self, batch: &mut Batch<Self>) {
+        if !self.lives() {
+            return;
+        }
+        let before = self.freezer.record();
+        match &mut self.freezer {
+            Freezer::Thawed => {}
+            Freezer::Freezing { doomed, .. } => *doomed = true,
+            Freezer::Frozen => self.thaw(From::Doomed, Duration::ZERO, batch),
+            // Whoever waits for it is answered when it is thawed.
+            Freezer::Thawing { from, .. } => *from = From::Doomed,
+        }
+        if self.freezer.record() != before {
             batch.records.push(self.record());
         }
-        batch.replies.push((waiter, Answer::Settled));
     }
 
     /// It is over: nothing stands still any more, and whoever waits for it hears that.

@@ -10,6 +10,9 @@ use crate::{
 use serde_json::json;
 use tokio::sync::oneshot;
 
+/// As of a line that a guest warns of. A bundle has 64 hooks of a kind at most.
+const WARNING_BYTES_MAX: usize = 1024;
+
 /// The state of the OCI specification. `stands`: who stands for the container's init on the host.
 pub(super) fn state_json(
     spec: &ContainerSpec,
@@ -68,7 +71,9 @@ pub(super) async fn all(
             (Err(why), Stage::Create) => return Err(why.during(name)),
             (Err(why), Stage::Poststart | Stage::Poststop) => {
                 tracing::warn!(container = %spec.id, %why, "{name} failed");
-                warnings.push(format!("{name} failed: {why}"));
+                let mut text = format!("{name} failed: {why}");
+                text.truncate(text.floor_char_boundary(WARNING_BYTES_MAX));
+                warnings.push(text);
             }
         }
     }

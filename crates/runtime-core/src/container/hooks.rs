@@ -64,13 +64,18 @@ pub enum HookProgress {
     Started,
 }
 
-/// poststart, while it runs; callers of the start wait for it.
+/// poststart, as far as this daemon knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Poststart {
-    running: Option<OpId>,
-    waiters: Vec<Waiter>,
-    /// What failed, for whoever asks for the same start again; of a daemon before this one its log has it.
-    failed: Warnings,
+pub(super) enum Poststart {
+    #[default]
+    NotRun,
+    Running {
+        op: OpId,
+        /// Callers of the start.
+        waiters: Vec<Waiter>,
+    },
+    /// With what failed, for whoever asks for the same start again.
+    Over(Warnings),
 }
 
 impl Container {
@@ -93,16 +98,15 @@ impl Container {
         outcome: Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
-        if self.poststart.running == Some(done) {
-            self.poststart.failed = failed(outcome);
-            return self.poststart_done(batch);
+        if matches!(self.poststart, Poststart::Running { op, .. } if op == done) {
+            return self.poststart_over(warnings_of(outcome), batch);
         }
         match (&self.state, outcome) {
             (&State::Hooking { op }, Ok(_)) if op == done => self.make_init(batch),
             (&State::Hooking { op }, Err(why)) if op == done => self.fail(why, batch),
             (State::Finishing { op, waiters }, outcome) if *op == done => {
                 let waiters = waiters.clone();
-                self.retired(waiters, &failed(outcome), batch);
+                self.retired(waiters, &warnings_of(outcome), batch);
             }
             // Stale: it was deleted while they ran.
             (_, Ok(_) | Err(_)) => {}
@@ -117,36 +121,39 @@ impl Container {
         }
         self.hooks = HookProgress::Poststart;
         let op = self.next_op();
-        self.poststart.running = Some(op);
+        let waiters = Vec::new();
+        self.poststart = Poststart::Running { op, waiters };
         let stage = Stage::Poststart;
         batch.world.push(World::RunHooks { op, stage });
     }
 
-    fn poststart_done(&mut self, batch: &mut Batch<Self>) {
-        self.poststart.running = None;
+    fn poststart_over(&mut self, failed: Warnings, batch: &mut Batch<Self>) {
         self.hooks = HookProgress::Started;
         if self.told != ContainerState::Creating && !self.is_ending() {
             batch.records.push(self.record());
         }
-        self.tell_started(batch);
+        self.tell_started(failed, batch);
     }
 
-    fn tell_started(&mut self, batch: &mut Batch<Self>) {
-        for waiter in self.poststart.waiters.drain(..) {
-            let failed = self.poststart.failed.clone();
-            batch.replies.push((waiter, Answer::Started(failed)));
+    fn tell_started(&mut self, failed: Warnings, batch: &mut Batch<Self>) {
+        let over = Poststart::Over(failed.clone());
+        if let Poststart::Running { waiters, .. } = std::mem::replace(&mut self.poststart, over) {
+            for waiter in waiters {
+                batch
+                    .replies
+                    .push((waiter, Answer::Started(failed.clone())));
+            }
         }
     }
 
     /// Answered when its start, poststart included, is on record.
     pub(super) fn settle_start(&mut self, waiter: Waiter, batch: &mut Batch<Self>) {
-        match self.poststart.running {
-            Some(_) => self.poststart.waiters.push(waiter),
-            None => {
-                let failed = self.poststart.failed.clone();
-                batch.replies.push((waiter, Answer::Started(failed)));
-            }
-        }
+        let failed = match &mut self.poststart {
+            Poststart::Running { waiters, .. } => return waiters.push(waiter),
+            Poststart::NotRun => Warnings::new(),
+            Poststart::Over(failed) => failed.clone(),
+        };
+        batch.replies.push((waiter, Answer::Started(failed)));
     }
 
     /// After a rebuild.
@@ -158,8 +165,9 @@ impl Container {
 
     /// Hooks that run are given up: the container is being deleted.
     pub(super) fn stop_hooks(&mut self, batch: &mut Batch<Self>) {
-        self.poststart.running = None;
-        self.tell_started(batch);
+        if matches!(self.poststart, Poststart::Running { .. }) {
+            self.tell_started(Warnings::new(), batch);
+        }
         batch.world.push(World::StopHooks);
     }
 
@@ -180,7 +188,7 @@ impl Container {
     }
 }
 
-/// What changes nothing.
-fn failed(outcome: Result<Warnings, Fault>) -> Warnings {
+/// Hooks that were stopped as a whole are one that failed.
+fn warnings_of(outcome: Result<Warnings, Fault>) -> Warnings {
     outcome.unwrap_or_else(|why| vec![why.to_string()])
 }

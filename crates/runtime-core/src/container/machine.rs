@@ -298,6 +298,7 @@ impl Container {
                 }
             }
             (ProcessId::Exec(_), process::Notice::Began) => {}
+            (_, process::Notice::Doomed) => self.doomed(batch),
             (process, process::Notice::Relay { relay }) => {
                 if let Some(member) = self.members.get_mut(&process) {
                     member.relay = relay;
@@ -414,7 +415,6 @@ impl Machine for Container {
                 let frozen = self.freeze(waiter, key, wish, batch);
                 return frozen.map_err(Denied::Command);
             }
-            (_, Event::Killed { waiter }) => self.killed(waiter, batch),
             (_, Event::Frozen { op, outcome }) => self.frozen(op, outcome, batch),
             (_, Event::Thawed { op, outcome }) => self.thawed(op, outcome, batch),
             (State::Created | State::Running, Event::Update { waiter, resources }) => {

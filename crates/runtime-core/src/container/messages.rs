@@ -12,7 +12,7 @@ use crate::{
     error::Fault,
     ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId, RequestKey},
     kit::Gone,
-    process::{AttachRelay, Begin, Kill, Made, ProcessView},
+    process::{AttachRelay, Kill, Made, ProcessView},
 };
 use actix::prelude::*;
 use std::time::Duration;
@@ -42,13 +42,18 @@ pub struct Exec {
     pub relay: Option<HostProcess>,
 }
 
-/// A command for one of the container's processes, passed on to it. A start is answered with the
-/// poststart hooks that failed, the others with nothing.
+/// Command: its init runs its program. Answered when that and poststart are on record, with the hooks that
+/// failed; asked again under the same key, it is answered again.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Warnings, Fault>")]
+pub struct Start {
+    pub key: Option<RequestKey>,
+}
+
+/// A command for one of the container's processes, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
 pub enum ProcessCommand {
-    /// For the init only.
-    Begin(Begin),
     Kill(ProcessId, Kill),
     AttachRelay(ProcessId, AttachRelay),
     RelayDone(ProcessId),

@@ -23,7 +23,7 @@ pub use machine::{Container, Force, Guest, State};
 pub use messages::{
     AgentRebuilt, ContainerNotice, ContainerView, Create, Exec, FreezeContainer, GetContainer,
     GetProcessView, GetRelays, GuestExited, GuestGone, GuestOomKilled, GuestReady, LeaveGuest,
-    NextOoms, ProcessCommand, Retire, UpdateLimits, WaitProcess,
+    NextOoms, ProcessCommand, Retire, Start, UpdateLimits, WaitProcess,
 };
 pub use ooms::{Oom, Ooms};
 pub use record::{ContainerRecord, ContainerSpec, ContainerState};

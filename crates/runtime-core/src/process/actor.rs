@@ -96,11 +96,16 @@ impl ProcessActor {
     }
 
     fn signal(&self, waiter: Option<Waiter>, signal: Signal, ctx: &mut Context<Self>) {
+        let is_the_end = signal.is_the_end();
         let work = self.around.plant.signal(signal);
         match waiter {
             Some(waiter) => kit::complete(ctx, async move {
                 let outcome = work.await;
-                Event::Signaled { waiter, outcome }
+                Event::Signaled {
+                    waiter,
+                    is_the_end,
+                    outcome,
+                }
             }),
             None => kit::detach(async move {
                 if let Err(why) = work.await {

@@ -7,7 +7,7 @@ use super::{
     messages::Kill,
 };
 use crate::{
-    agent::{Attempt, GuestProcessState, Once, SignalTarget},
+    agent::{Attempt, GuestProcessState, Once, SIGKILL, SignalTarget},
     error::{Fault, Kind},
     ids::RequestKey,
     kit::{Batch, Machine, Waiter},
@@ -133,7 +133,7 @@ impl Process {
         batch.world.push(World::Signal {
             waiter: None,
             target: SignalTarget::Process(self.id.clone()),
-            signal: 9,
+            signal: SIGKILL,
             once: None,
         });
     }

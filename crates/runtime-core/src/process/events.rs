@@ -57,6 +57,8 @@ pub enum Event {
     Dismissed,
     Signaled {
         waiter: Waiter,
+        /// The container does not outlive it.
+        is_the_end: bool,
         outcome: Result<(), Fault>,
     },
     /// The guest says so; `seq` is its number.
@@ -142,6 +144,8 @@ pub enum Notice {
         why: Fault,
     },
     Began,
+    /// Its container was sent what it does not outlive.
+    Doomed,
     /// Who stands for it on the host from now on.
     Relay {
         relay: Option<HostProcess>,

@@ -431,7 +431,17 @@ impl Machine for Process {
                 self.relay_ended(relay, batch);
             }
             (_, Event::RelayDone) => self.relay_done(batch),
-            (_, Event::Signaled { waiter, outcome }) => {
+            (
+                _,
+                Event::Signaled {
+                    waiter,
+                    is_the_end,
+                    outcome,
+                },
+            ) => {
+                if is_the_end && outcome.is_ok() {
+                    batch.announce.push(Notice::Doomed);
+                }
                 batch.replies.push((waiter, Answer::Done(outcome)));
             }
             (_, Event::Exited { seq, status }) => self.exited(status, Some(seq), batch),

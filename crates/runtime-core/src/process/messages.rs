@@ -44,14 +44,6 @@ pub struct Kill {
     pub all: bool,
 }
 
-impl Kill {
-    /// SIGKILL, which nothing outlives.
-    pub(crate) fn is_final(&self) -> bool {
-        const SIGKILL: u32 = 9;
-        self.signal == SIGKILL
-    }
-}
-
 /// Query that waits: the exit, once it is on record.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<ExitStatus, Fault>")]

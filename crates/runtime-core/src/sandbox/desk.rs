@@ -5,14 +5,14 @@ use super::{
     events::{Answer, Deletion, Event, Killing, Order},
     messages::{
         CreateContainer, CreateEmpty, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSpent,
-        GetStatsOf, NextEvents, NextOomsIn, Obey, ProcessIn, SandboxSpent, Seen, UpdateIn,
+        GetStatsOf, NextEvents, NextOomsIn, Obey, ProcessIn, SandboxSpent, Seen, StartIn, UpdateIn,
         ViewContainer, ViewProcess, WaitIn,
     },
     orders::is_unheard,
     rules::{Op, Refused, Rule, rule},
 };
 use crate::{
-    agent::{ContainerStats, ExitStatus, GetPids, GetStats, GuestPid, Warnings},
+    agent::{ContainerStats, ExitStatus, GetPids, GetStats, GuestPid, SIGKILL, Warnings},
     container::{
         ContainerActor, ContainerState, ContainerView, GetContainer, GetProcessView, GetRelays,
         Ooms, ProcessCommand, WaitProcess,
@@ -51,24 +51,20 @@ impl SandboxActor {
         &mut self,
         killing: Killing,
         ctx: &mut Context<Self>,
-    ) -> ResponseFuture<Result<Warnings, Fault>> {
+    ) -> ResponseFuture<Result<(), Fault>> {
         let (known, me) = (self.container(killing.container), ctx.address());
         let is_paused = self.is_paused();
         let end = End(killing.clone());
         Box::pin(async move {
             let room = known?;
             if is_paused {
-                rebuilding(me.send(end).await)??;
-                return Ok(Warnings::new());
+                return rebuilding(me.send(end).await)?;
             }
             let Killing { process, kill, .. } = killing;
             let command = ProcessCommand::Kill(process, kill);
             match rebuilding(room.send(command).await)? {
                 // A pause may have begun before the guest heard of it.
-                Err(why) if is_unheard(&why) => {
-                    rebuilding(me.send(end).await)??;
-                    Ok(Warnings::new())
-                }
+                Err(why) if is_unheard(&why) => rebuilding(me.send(end).await)?,
                 outcome => outcome,
             }
         })
@@ -129,29 +125,34 @@ impl Handler<DeleteContainer> for SandboxActor {
     }
 }
 
-impl Handler<ProcessIn> for SandboxActor {
+impl Handler<StartIn> for SandboxActor {
     type Result = ResponseFuture<Result<Warnings, Fault>>;
+
+    fn handle(&mut self, start: StartIn, ctx: &mut Context<Self>) -> Self::Result {
+        self.ladder.begin("container start");
+        let (room, me) = (self.guest_of(start.container), ctx.address());
+        Box::pin(async move {
+            let failed = rebuilding(room?.send(start.start).await)??;
+            // Whoever heard of a start finds the sandbox to agree.
+            rebuilding(me.send(Settle).await)??;
+            Ok(failed)
+        })
+    }
+}
+
+impl Handler<ProcessIn> for SandboxActor {
+    type Result = ResponseFuture<Result<(), Fault>>;
 
     fn handle(&mut self, command: ProcessIn, ctx: &mut Context<Self>) -> Self::Result {
         let ProcessIn { container, command } = command;
         let room = match &command {
-            ProcessCommand::Kill(process, kill) if kill.is_final() => {
+            ProcessCommand::Kill(process, kill) if kill.signal == SIGKILL => {
                 let killing = Killing {
                     container,
                     process: process.clone(),
                     kill: kill.clone(),
                 };
                 return self.kill_surely(killing, ctx);
-            }
-            ProcessCommand::Begin(_) => {
-                self.ladder.begin("container start");
-                let (room, me) = (self.guest_of(container), ctx.address());
-                return Box::pin(async move {
-                    let warnings = rebuilding(room?.send(command).await)??;
-                    // Whoever heard of a start finds the sandbox to agree.
-                    rebuilding(me.send(Settle).await)??;
-                    Ok(warnings)
-                });
             }
             ProcessCommand::Kill(..) => self.guest_of(container),
             ProcessCommand::AttachRelay(..) | ProcessCommand::RelayDone(_) => {

@@ -9,13 +9,13 @@ use crate::{
     agent::{self, Warnings},
     container::{
         self, ContainerActor, ContainerState, Force, GetContainer, Guest, ProcessCommand, Retire,
-        WaitProcess,
+        Start, WaitProcess,
     },
     error::{Fault, Kind},
     hypervisor::{self, VmStatus},
     ids::{ContainerNumber, OpId, ProcessId},
     kit::{self, Waiter, ask},
-    process::{Begin, Kill},
+    process::Kill,
 };
 use actix::prelude::*;
 use futures::future::join_all;
@@ -43,8 +43,7 @@ async fn begun(room: Addr<ContainerActor>) -> Result<(), Fault> {
     if view.state != ContainerState::Created {
         return Ok(());
     }
-    let command = ProcessCommand::Begin(Begin { key: None });
-    let outcome = rebuilding(room.send(command).await);
+    let outcome = rebuilding(room.send(Start { key: None }).await);
     let id = view.spec.id.clone();
     // What hooks failed is in the log: nobody asked for this container.
     outcome
@@ -171,7 +170,7 @@ impl SandboxActor {
             };
             let Killing { process, kill, .. } = killing.clone();
             let command = ProcessCommand::Kill(process.clone(), kill);
-            let outcome = rebuilding(room.send(command).await).map(drop);
+            let outcome = rebuilding(room.send(command).await);
             if outcome.is_ok() {
                 // The VM goes on until then, and no longer.
                 let _ = timeout(limit, room.send(WaitProcess(process))).await;

@@ -189,7 +189,7 @@ impl Sandbox {
             return self.end(Errand::Delete(deletion), batch);
         }
         match outcome {
-            Ok(warnings) => deletion.warnings = warnings,
+            Ok(warnings) => deletion.warnings.extend(warnings),
             Err(why) => {
                 batch
                     .replies

@@ -9,7 +9,7 @@ use crate::{
     agent::{ContainerStats, ExitStatus, GuestPid, Warnings},
     container::{
         ContainerSpec, ContainerView, Exec, Force, FreezeContainer, NextOoms, Ooms, ProcessCommand,
-        UpdateLimits,
+        Start, UpdateLimits,
     },
     error::Fault,
     hypervisor::VmStatus,
@@ -67,9 +67,17 @@ pub struct DeleteContainer {
     pub at: EpochMs,
 }
 
-/// Command for a process of a container, passed on to it, and answered as there.
+/// Command: start a container. Answered with the poststart hooks that failed.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Warnings, Fault>")]
+pub struct StartIn {
+    pub container: ContainerNumber,
+    pub start: Start,
+}
+
+/// Command for a process of a container, passed on to it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), Fault>")]
 pub struct ProcessIn {
     pub container: ContainerNumber,
     pub command: ProcessCommand,

@@ -30,7 +30,8 @@ pub use machine::{Member, Sandbox, State};
 pub use messages::{
     CreateContainer, CreateEmpty, DeleteContainer, ExecIn, FreezeIn, GetPidsOf, GetSandbox,
     GetSpent, GetStatsOf, NextEvents, NextOomsIn, Obey, PhaseTook, ProcessIn, SandboxNotice,
-    SandboxSpent, SandboxView, Seen, TakeNumber, UpdateIn, ViewContainer, ViewProcess, WaitIn,
+    SandboxSpent, SandboxView, Seen, StartIn, TakeNumber, UpdateIn, ViewContainer, ViewProcess,
+    WaitIn,
 };
 pub use orders::Cause;
 pub use record::{Ended, Lifetime, Phase, SandboxRecord, SandboxSpec, Stage};

@@ -8,7 +8,7 @@ mod model;
 mod plays;
 mod words;
 
-use model::{Came, Found, Hooks, Model, Still, Told, Turns, Wish};
+use model::{Came, Found, Hooks, Model, Still, Told, Turns, Was, Wish};
 use plays::{Play, Plays};
 use proptest::{prelude::*, sample::Index};
 use runtime_core::{
@@ -30,7 +30,6 @@ enum Step {
     GuestReady,
     Exec(u8, Option<u8>),
     Freeze(Option<u8>, Wish),
-    Killed,
     Update,
     Settle,
     SettleStart,
@@ -47,6 +46,8 @@ enum Step {
     /// So it does; but the daemon is killed before its container hears of it.
     Dies(Index, Came),
     Begins,
+    /// It was sent SIGKILL.
+    Doomed,
     Drains(Index),
     /// The guest tells of an exit.
     Exits(Index, u32),
@@ -67,7 +68,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::GuestReady),
         8 => (0_u8..2, key()).prop_map(|(name, key)| Step::Exec(name, key)),
         8 => (key(), wish).prop_map(|(key, wish)| Step::Freeze(key, wish)),
-        2 => Just(Step::Killed),
+        2 => Just(Step::Doomed),
         2 => Just(Step::Update),
         1 => Just(Step::Settle),
         2 => Just(Step::SettleStart),
@@ -230,10 +231,18 @@ impl Story {
         assert_eq!(numbers.collect::<Vec<_>>(), self.model.ooms, "{told}");
         let freezer = match &self.model.still {
             Still::No => FreezerRecord::Thawed,
-            Still::Asked(_) => FreezerRecord::Freezing,
+            Still::Asked { doomed: false, .. } => FreezerRecord::Freezing,
             Still::Yes => FreezerRecord::Frozen,
-            Still::Leaving { was: true, .. } => FreezerRecord::Thawing,
-            Still::Leaving { was: false, .. } => FreezerRecord::Undoing,
+            Still::Leaving {
+                was: Was::Still, ..
+            } => FreezerRecord::Thawing,
+            Still::Leaving {
+                was: Was::Never, ..
+            } => FreezerRecord::Undoing,
+            Still::Asked { doomed: true, .. }
+            | Still::Leaving {
+                was: Was::Doomed, ..
+            } => FreezerRecord::Doomed,
         };
         assert_eq!(record.freezer, freezer, "{told}: {:#?}", self.log);
     }
@@ -399,6 +408,7 @@ impl Story {
             process::Notice::Made(_) => self.model.made(&name),
             process::Notice::Failed { why } => self.model.not_made(&name, &why.to_string()),
             process::Notice::Began if process == ProcessId::Init => self.model.began(),
+            process::Notice::Doomed => self.model.doomed(),
             process::Notice::Began | process::Notice::Relay { .. } => {}
             process::Notice::Exited { status, seq } => {
                 self.model.exited(&name, status.code, *seq);
@@ -474,7 +484,6 @@ impl Story {
                 waiter,
                 resources: Vec::new(),
             }),
-            Step::Killed => self.answers(Model::killed, |waiter| Event::Killed { waiter }),
             Step::Settle => self.answers(Model::settle, |waiter| Event::Settle { waiter }),
             Step::SettleStart => {
                 self.answers(Model::settle_start, |waiter| Event::SettleStart { waiter });
@@ -525,6 +534,7 @@ impl Story {
                 }
             }
             Step::Begins => {}
+            Step::Doomed => self.tells(ProcessId::Init, process::Notice::Doomed),
             Step::Drains(which) => {
                 if let Some(process) = self.plays.drain(which) {
                     self.tells(process, process::Notice::Drained);

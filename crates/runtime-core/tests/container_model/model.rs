@@ -53,9 +53,26 @@ pub enum Belongings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Still {
     No,
-    Asked(Vec<u64>),
+    Asked {
+        waiters: Vec<u64>,
+        /// It was sent SIGKILL meanwhile.
+        doomed: bool,
+    },
     Yes,
-    Leaving { waiters: Vec<u64>, was: bool },
+    Leaving {
+        waiters: Vec<u64>,
+        was: Was,
+    },
+}
+
+/// What is told of one that is being thawed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Was {
+    Still,
+    /// It failed to be.
+    Never,
+    /// It was sent SIGKILL.
+    Doomed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +228,14 @@ impl Model {
     }
 
     fn stands_still(&self) -> bool {
-        matches!(self.still, Still::Yes | Still::Leaving { was: true, .. })
+        matches!(
+            self.still,
+            Still::Yes
+                | Still::Leaving {
+                    was: Was::Still,
+                    ..
+                }
+        )
     }
 
     pub fn seen(&self) -> &'static str {
@@ -509,10 +533,14 @@ impl Model {
     pub fn freeze(&mut self, waiter: u64, key: Option<u8>, wish: Wish) -> Result<(), String> {
         let again = key.is_some_and(|key| self.asked == Some((key, wish)));
         match (&mut self.still, wish) {
-            (Still::Asked(waiters), Wish::Pause)
-            | (Still::Leaving { waiters, was: true }, Wish::Resume)
-                if waiters.len() < CALLERS_MAX =>
-            {
+            (Still::Asked { waiters, .. }, Wish::Pause)
+            | (
+                Still::Leaving {
+                    waiters,
+                    was: Was::Still | Was::Never,
+                },
+                Wish::Resume,
+            ) if waiters.len() < CALLERS_MAX => {
                 waiters.push(waiter);
                 return Ok(());
             }
@@ -524,11 +552,14 @@ impl Model {
         }
         match (&self.still, wish) {
             (Still::No, Wish::Pause) if self.lives() => {
-                self.still = Still::Asked(vec![waiter]);
+                self.still = Still::Asked {
+                    waiters: vec![waiter],
+                    doomed: false,
+                };
                 self.ask_world("Freeze");
             }
             (Still::Yes, Wish::Resume) => {
-                let (waiters, was) = (vec![waiter], true);
+                let (waiters, was) = (vec![waiter], Was::Still);
                 self.still = Still::Leaving { waiters, was };
                 self.ask_world("Thaw");
             }
@@ -544,16 +575,19 @@ impl Model {
     }
 
     pub fn frozen(&mut self, came: Came) {
-        let Still::Asked(waiters) = std::mem::replace(&mut self.still, Still::Yes) else {
+        let Still::Asked { waiters, doomed } = std::mem::replace(&mut self.still, Still::Yes)
+        else {
             unreachable!("whoever drives it knows that it is being frozen");
         };
         self.turns.freezer += 1;
-        if came != Came::Well {
+        let was = match (doomed, came) {
+            (true, _) => Some(Was::Doomed),
+            (false, Came::Well) => None,
+            (false, Came::Badly | Came::Refused) => Some(Was::Never),
+        };
+        if let Some(was) = was {
             let waiters = Vec::new();
-            self.still = Still::Leaving {
-                waiters,
-                was: false,
-            };
+            self.still = Still::Leaving { waiters, was };
             self.ask_world("Thaw");
         }
         for waiter in waiters {
@@ -568,7 +602,7 @@ impl Model {
         self.turns.freezer += 1;
         match came {
             Came::Well => {}
-            Came::Refused if was => self.still = Still::Yes,
+            Came::Refused if was == Was::Still => self.still = Still::Yes,
             Came::Refused => {}
             Came::Badly => {
                 let waiters = Vec::new();
@@ -581,15 +615,22 @@ impl Model {
         }
     }
 
-    /// Its init was sent SIGKILL: what is to end does not stand still.
-    pub fn killed(&mut self, waiter: u64) {
-        if self.lives() && self.still == Still::Yes {
-            let (waiters, was) = (Vec::new(), false);
-            self.still = Still::Leaving { waiters, was };
-            self.turns.freezer += 1;
-            self.ask_world("Thaw");
+    /// What is to end does not stand still.
+    pub fn doomed(&mut self) {
+        if !self.lives() {
+            return;
         }
-        self.answer(waiter, "settled");
+        match &mut self.still {
+            Still::No => {}
+            Still::Asked { doomed, .. } => *doomed = true,
+            Still::Leaving { was, .. } => *was = Was::Doomed,
+            Still::Yes => {
+                let (waiters, was) = (Vec::new(), Was::Doomed);
+                self.still = Still::Leaving { waiters, was };
+                self.turns.freezer += 1;
+                self.ask_world("Thaw");
+            }
+        }
     }
 
     /// What has ended does not stand still.
@@ -597,7 +638,7 @@ impl Model {
         self.turns.freezer += 1;
         match std::mem::replace(&mut self.still, Still::No) {
             Still::No | Still::Yes => {}
-            Still::Asked(waiters) | Still::Leaving { waiters, .. } => {
+            Still::Asked { waiters, .. } | Still::Leaving { waiters, .. } => {
                 for waiter in waiters {
                     self.answer(waiter, "done container not running");
                 }

@@ -12,7 +12,7 @@ use runtime_core::{
     agent::Warnings,
     clock::Clock,
     container::{
-        ContainerSpec, ContainerState, ContainerView, Exec, Force, HostHooks, ProcessCommand,
+        ContainerSpec, ContainerState, ContainerView, Exec, Force, HostHooks, ProcessCommand, Start,
     },
     devices::{ContainerDevices, ShareSpec},
     error::Fault,
@@ -28,11 +28,11 @@ use runtime_core::{
     kit::Work,
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
-    process::{Begin, Kill, Made},
+    process::{Kill, Made},
     records::{Change, Records, Rows},
     sandbox::{
         DeleteContainer, ExecIn, Lifetime, Obey, ProcessIn, SandboxSpec, SandboxView, Standing,
-        Verb, ViewContainer, WaitIn,
+        StartIn, Verb, ViewContainer, WaitIn,
     },
 };
 use std::collections::BTreeSet;
@@ -345,8 +345,18 @@ impl House {
     }
 
     pub async fn start(&self, id: &str) -> Result<(), Fault> {
-        self.command(id, ProcessCommand::Begin(Begin { key: None }))
-            .await
+        self.start_told(id, None).await.map(drop)
+    }
+
+    /// And which hooks failed.
+    pub async fn start_told(&self, id: &str, key: Option<&str>) -> Result<Warnings, Fault> {
+        let located = self.find(id).await?;
+        let key = key.map(|key| RequestKey::new(key).unwrap());
+        let start = StartIn {
+            container: located.place.number,
+            start: Start { key },
+        };
+        located.sandbox.send(start).await.unwrap()
     }
 
     pub async fn find(&self, id: &str) -> Result<Located, Fault> {
@@ -356,11 +366,6 @@ impl House {
     }
 
     pub async fn command(&self, id: &str, command: ProcessCommand) -> Result<(), Fault> {
-        self.command_told(id, command).await.map(drop)
-    }
-
-    /// And which hooks failed.
-    pub async fn command_told(&self, id: &str, command: ProcessCommand) -> Result<Warnings, Fault> {
         let located = self.find(id).await?;
         let container = located.place.number;
         located
@@ -407,6 +412,16 @@ impl House {
     }
 
     pub async fn delete_with_key(&self, id: &str, force: Force, key: &str) -> Result<(), Fault> {
+        self.delete_with_key_told(id, force, key).await.map(drop)
+    }
+
+    /// And which hooks failed.
+    pub async fn delete_with_key_told(
+        &self,
+        id: &str,
+        force: Force,
+        key: &str,
+    ) -> Result<Warnings, Fault> {
         let delete = host::Delete {
             key: Some(RequestKey::new(key).unwrap()),
             namespace: Namespace::new("default").unwrap(),
@@ -414,12 +429,11 @@ impl House {
             force,
             at: EpochMs(2),
         };
-        self.host.send(delete).await.unwrap().map(drop)
+        self.host.send(delete).await.unwrap()
     }
 
     pub async fn start_with_key(&self, id: &str, key: &str) -> Result<(), Fault> {
-        let key = Some(RequestKey::new(key).unwrap());
-        self.command(id, ProcessCommand::Begin(Begin { key })).await
+        self.start_told(id, Some(key)).await.map(drop)
     }
 
     pub async fn kill_with_key(&self, id: &str, signal: u32, key: &str) -> Result<(), Fault> {

@@ -81,6 +81,8 @@ struct State {
     signals: Vec<(ProcessId, u32)>,
     hooks: Vec<HookRun>,
     delivered: BTreeSet<RequestKey>,
+    /// SIGKILL is heard, and the exit comes when somebody says so.
+    dies_late: bool,
     /// How often each process was started.
     starts: BTreeMap<ProcessId, u32>,
     /// What guests have instead of streams.
@@ -127,6 +129,11 @@ const STEP: Duration = Duration::from_millis(3);
 impl World {
     pub fn break_at(&self, fault: Fault) {
         self.state.borrow_mut().faults.insert(fault);
+    }
+
+    /// From now on whoever is killed exits when that is [said](Self::exit).
+    pub fn die_late(&self) {
+        self.state.borrow_mut().dies_late = true;
     }
 
     /// From now on each effect takes this much longer.
@@ -912,7 +919,7 @@ impl Handler<agent::Signal> for Room {
                 .borrow_mut()
                 .signals
                 .push((process.clone(), signal.signal));
-            if signal.signal == 9 {
+            if signal.signal == 9 && !world.state.borrow().dies_late {
                 world.exit(uid, process, 137);
             }
             Ok(())

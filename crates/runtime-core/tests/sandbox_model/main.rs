@@ -510,11 +510,15 @@ impl Story {
                 } = deletion;
                 let what = (waiter.0, container.0, force == Force::Yes);
                 self.model.retired(what, came);
-                let warnings = vec![format!("poststop of {container}")];
-                if came == Came::Well {
-                    self.warned.insert(waiter.0, warnings.clone());
-                }
-                let outcome = done(came).map(|()| warnings);
+                let said = vec![format!("poststop of {container}")];
+                let outcome = done(came).map(|()| match self.warned.contains_key(&waiter.0) {
+                    // It is gone, and says nothing any more.
+                    true => Warnings::new(),
+                    false => {
+                        self.warned.insert(waiter.0, said.clone());
+                        said
+                    }
+                });
                 self.hears(Event::Retired { deletion, outcome }, Ok(()));
             }
             World::Kill { waiter, killing } => {

@@ -9,14 +9,14 @@ use hutchd::bundle;
 use runtime_core::{
     agent::{ExitStatus, Warnings},
     container::{
-        ContainerState, Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand,
+        ContainerState, Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand, Start,
         UpdateLimits,
     },
     error::{Fault, Kind},
     host::{CreateContainer, Delete, Find, List, Listed, Located, Place},
     ids::{ContainerId, ExecId, HostProcess, Namespace, ProcessId, RequestKey, SandboxUid},
-    process::{Begin, Kill},
-    sandbox::{ExecIn, FreezeIn, NextOomsIn, ProcessIn, UpdateIn, ViewContainer, WaitIn},
+    process::Kill,
+    sandbox::{ExecIn, FreezeIn, NextOomsIn, ProcessIn, StartIn, UpdateIn, ViewContainer, WaitIn},
 };
 use serde_json::json;
 use std::{cell::RefCell, fmt, rc::Rc, time::Duration};
@@ -273,7 +273,7 @@ impl Client {
         what: String,
         id: &str,
         command: impl Fn() -> ProcessCommand,
-    ) -> Result<Warnings, Fault> {
+    ) -> Result<(), Fault> {
         self.ask(what, async || {
             let located = self.find_now(id).await?;
             let command = ProcessIn {
@@ -292,12 +292,17 @@ impl Client {
     /// And which hooks failed.
     pub async fn start_told(&self, id: &str) -> Result<Warnings, Fault> {
         let key = self.fresh_key();
-        let begin = || {
-            ProcessCommand::Begin(Begin {
-                key: request_key(&key),
-            })
-        };
-        self.command(format!("start {id}"), id, begin).await
+        self.ask(format!("start {id}"), async || {
+            let located = self.find_now(id).await?;
+            let start = StartIn {
+                container: located.place.number,
+                start: Start {
+                    key: request_key(&key),
+                },
+            };
+            lost(located.sandbox.send(start).await)?
+        })
+        .await
     }
 
     pub async fn kill(&self, id: &str, process: &ProcessId, signal: u32) -> Result<(), Fault> {
@@ -325,7 +330,7 @@ impl Client {
             };
             ProcessCommand::Kill(process.clone(), kill)
         };
-        self.command(what, id, kill).await.map(drop)
+        self.command(what, id, kill).await
     }
 
     pub async fn exec(&self, id: &str, exec: &str, command: &str) -> Result<(), Fault> {

@@ -406,7 +406,10 @@ impl World {
         match record.freezer {
             FreezerRecord::Thawed => !frozen,
             FreezerRecord::Frozen => frozen,
-            FreezerRecord::Freezing | FreezerRecord::Thawing | FreezerRecord::Undoing => false,
+            FreezerRecord::Freezing
+            | FreezerRecord::Thawing
+            | FreezerRecord::Undoing
+            | FreezerRecord::Doomed => false,
         }
     }
 

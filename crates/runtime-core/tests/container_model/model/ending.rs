@@ -2,6 +2,7 @@
 
 use super::{
     Awaits, Belongings, CALLERS_MAX, Came, Due, Ending, Found, Model, Process, Still, Stream, Told,
+    Was,
 };
 
 /// The code of what is killed because it is deleted.
@@ -189,9 +190,17 @@ impl Model {
         }
         match &mut self.still {
             Still::No | Still::Yes => {}
-            Still::Asked(waiters) => {
+            Still::Asked {
+                waiters,
+                doomed: false,
+            } => {
                 waiters.clear();
                 self.ask_world("Freeze");
+            }
+            Still::Asked { doomed: true, .. } => {
+                let (waiters, was) = (Vec::new(), Was::Doomed);
+                self.still = Still::Leaving { waiters, was };
+                self.ask_world("Thaw");
             }
             Still::Leaving { waiters, .. } => {
                 waiters.clear();
