@@ -80,6 +80,10 @@ impl House {
             "root": {"path": "rootfs"},
             "linux": {"namespaces": namespaces},
         });
+        self.create_of(id, joins, config).await
+    }
+
+    async fn create_of(&self, id: &str, joins: &str, config: Value) -> ttrpc::Result<()> {
         let request = CreateRequest {
             namespace: "default".to_owned(),
             container_id: id.to_owned(),
@@ -213,6 +217,26 @@ fn said(outcome: ttrpc::Result<()>) -> String {
 
 fn network(path: impl AsRef<Path>) -> Value {
     json!([{"type": "pid"}, {"type": "network", "path": path.as_ref()}])
+}
+
+#[test]
+fn a_destination_that_is_not_absolute_is_refused() {
+    told(async {
+        let house = House::open().await;
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "process": {"args": ["/bin/cat"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "root": {"path": "rootfs"},
+            "linux": {},
+            "mounts": [{"destination": "mnt", "type": "tmpfs", "source": "tmpfs"}],
+        });
+
+        let refused = house.create_of("web", "", config).await;
+
+        let said = said(refused);
+        let words = "mounts[0]: destination \"mnt\" is not an absolute path";
+        assert!(said.contains(words), "{said}");
+    });
 }
 
 #[test]

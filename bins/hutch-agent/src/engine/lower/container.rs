@@ -47,7 +47,7 @@ pub fn lower_container(
     };
     let none = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&none);
-    name_what_the_guest_has_not(linux, warnings);
+    name_what_the_guest_has_not(spec, linux, warnings);
     let wanted = linux.namespaces().clone().unwrap_or_default();
     let namespaces = lower_namespaces(&wanted, &asked.namespaces)?;
     let user_namespace = namespaces.enter & libc::CLONE_NEWUSER != 0;
@@ -119,7 +119,21 @@ pub fn lower_container(
 }
 
 /// One warning for each thing that is there and cannot be honoured, with the reason.
-fn name_what_the_guest_has_not(linux: &Linux, warnings: &mut Warnings) {
+fn name_what_the_guest_has_not(spec: &Spec, linux: &Linux, warnings: &mut Warnings) {
+    let elsewhere = "containers of another platform have it";
+    for (asked, what, why) in [
+        (
+            spec.vm().is_some(),
+            "vm",
+            "the configuration of hutchd says what a VM is made of",
+        ),
+        (spec.solaris().is_some(), "solaris", elsewhere),
+        (spec.windows().is_some(), "windows", elsewhere),
+    ] {
+        if asked {
+            warnings.push(format!("config.json: {what}: {why}, ignored"));
+        }
+    }
     let moved = linux.net_devices().as_ref();
     for (asked, what, why) in [
         (

@@ -9,6 +9,7 @@ super::cases![
     configs_that_make_no_sense_are_named,
     what_the_kernel_refuses_names_object_step_and_cause,
     what_nobody_knows_is_a_warning,
+    what_is_for_another_platform_is_a_warning,
     what_a_guest_cannot_give_is_one_warning_with_its_reason,
     a_device_that_the_kernel_has_not_is_made_and_named_in_a_warning,
     what_is_no_json_is_refused,
@@ -215,6 +216,18 @@ fn what_nobody_knows_is_a_warning() {
             r#"process: apparmorProfile "strict": the guest's kernel has no AppArmor, ignored"#,
         ]
     );
+    bed.engine.remove("c").unwrap();
+}
+
+fn what_is_for_another_platform_is_a_warning() {
+    let bed = Bed::make();
+    let vm = json!({"hypervisor": {"path": "/vmm"}, "kernel": {"path": "/kernel"}});
+    let config = with(config(&["/bin/true"]), "/vm", vm);
+
+    let running = bed.create("c", &config).unwrap();
+
+    let due = "config.json: vm: the configuration of hutchd says what a VM is made of, ignored";
+    assert_eq!(running.created.warnings, [due]);
     bed.engine.remove("c").unwrap();
 }
 
