@@ -8,7 +8,7 @@ pub use sandbox::{
 };
 
 use crate::verbs::{events::Events, kill::Kill, stop::Stop, top::Top, update::Update};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Where the daemon of this host keeps its state unless --root says otherwise.
@@ -19,11 +19,14 @@ pub const DEFAULT_ROOT: &str = "/run/hutch";
 #[command(
     name = "hutch",
     version,
-    disable_help_subcommand = true,
+    disable_version_flag = true,
     // As with runc, the last one of two counts.
     args_override_self = true
 )]
 pub struct Cli {
+    /// Print version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    pub version: (),
     /// State folder of the daemon to speak to.
     #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_ROOT)]
     pub root: PathBuf,

@@ -16,12 +16,15 @@ pub struct Log {
     /// Of `--log`: callers such as conmon and Podman read it.
     file: Option<(PathBuf, File)>,
     format: LogFormat,
+    /// --debug.
+    says_more: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Level {
     Error,
     Warning,
+    Debug,
 }
 
 impl Level {
@@ -29,6 +32,7 @@ impl Level {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Debug => "debug",
         }
     }
 }
@@ -36,16 +40,20 @@ impl Level {
 impl Log {
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(path: Option<&Path>, format: LogFormat) -> Result<Self> {
+    pub fn open(path: Option<&Path>, format: LogFormat, says_more: bool) -> Result<Self> {
         let Some(path) = path else {
-            let file = None;
-            return Ok(Self { file, format });
+            return Ok(Self {
+                file: None,
+                format,
+                says_more,
+            });
         };
         let opened = File::options().create(true).append(true).open(path);
         let opened = opened.with_context(|| format!("open --log {}", path.display()))?;
         Ok(Self {
             file: Some((path.to_owned(), opened)),
             format,
+            says_more,
         })
     }
 
@@ -69,11 +77,23 @@ impl Log {
         }
     }
 
-    fn warn(&self, text: &str) {
+    pub fn warn(&self, text: &str) {
         let text = one_line(text);
         match self.file {
             Some(_) => self.write(Level::Warning, &text),
             None => eprintln!("hutch: warning: {text}"),
+        }
+    }
+
+    /// For whoever looks for what takes long or goes astray.
+    pub fn debug(&self, text: &str) {
+        if !self.says_more {
+            return;
+        }
+        let text = one_line(text);
+        match self.file {
+            Some(_) => self.write(Level::Debug, &text),
+            None => eprintln!("hutch: debug: {text}"),
         }
     }
 

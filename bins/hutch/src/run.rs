@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, anyhow};
 use clap::error::ErrorKind;
-use std::{io::Write as _, process::ExitCode, rc::Rc};
+use std::{io::Write as _, process::ExitCode, rc::Rc, time::Instant};
 
 /// What runc exits with when a verb fails.
 const FAILED: u8 = 1;
@@ -29,14 +29,17 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Exec(_) => EXEC_FAILED,
         _ => FAILED,
     };
-    let log = match Log::open(cli.log.as_deref(), cli.log_format) {
+    let log = match Log::open(cli.log.as_deref(), cli.log_format, cli.debug) {
         Ok(log) => Rc::new(log),
         Err(why) => {
             eprintln!("hutch: {}", one_line(&format!("{why:#}")));
             return ExitCode::from(FAILED);
         }
     };
-    match perform(cli, log.clone()) {
+    let begun = Instant::now();
+    let performed = perform(cli, log.clone());
+    log.debug(&format!("done after {} ms", begun.elapsed().as_millis()));
+    match performed {
         Ok(code) => ExitCode::from(code),
         Err(why) if why.is::<Unread>() => ExitCode::from(UNREAD),
         Err(why) => {

@@ -22,7 +22,7 @@ pub mod update;
 use crate::{daemon::Daemon, log::Log};
 use anyhow::{Result, anyhow};
 use protocols::asynchronous::hutch::ProcessRef;
-use std::{path::PathBuf, rc::Rc};
+use std::{path::PathBuf, rc::Rc, time::Instant};
 
 /// Which daemon, whose ids, and where to say what is no output.
 #[derive(Clone)]
@@ -36,7 +36,14 @@ impl Place {
     /// # Errors
     /// No daemon runs, and none can be started.
     pub fn daemon(&self) -> Result<Daemon> {
-        Daemon::connect(&self.root)
+        let begun = Instant::now();
+        let daemon = Daemon::connect(&self.root)?;
+        let (version, root) = (daemon.version(), daemon.root().display());
+        let took = begun.elapsed().as_millis();
+        self.log.debug(&format!(
+            "reached hutchd {version} of {root} after {took} ms"
+        ));
+        Ok(daemon)
     }
 
     pub fn process(&self, container: &str, exec: &str) -> ProcessRef {

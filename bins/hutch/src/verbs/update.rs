@@ -80,7 +80,14 @@ pub struct Update {
 pub fn update(at: &Place, update: &Update) -> Result<u8> {
     let resources = match &update.resources {
         Some(path) => from_file(path)?,
-        None => from_flags(update)?,
+        None => {
+            let resources = from_flags(update)?;
+            for name in in_vain(update)? {
+                let why = "changes nothing: no kernel counts it apart any more";
+                at.log.warn(&format!("--{name} {why}"));
+            }
+            resources
+        }
     };
     let request = UpdateRequest {
         key: fresh_key(),
@@ -151,17 +158,22 @@ fn from_flags(update: &Update) -> Result<Vec<u8>> {
     put("memory", "swap", size("memory-swap", &update.memory_swap)?);
     put("pids", "limit", update.pids_limit.map(|n| json!(n)));
     put("blockIO", "weight", update.blkio_weight.map(|n| json!(n)));
+    serde_json::to_vec(&all).context("resources")
+}
+
+/// Flags that are taken and change nothing: no kernel counts it apart any more.
+fn in_vain(update: &Update) -> Result<Vec<&'static str>> {
+    let mut given = Vec::new();
     for (name, text) in [
         ("kernel-memory", &update.kernel_memory),
         ("kernel-memory-tcp", &update.kernel_memory_tcp),
     ] {
-        if size(name, text)?.is_some() {
-            eprintln!(
-                "hutch: warning: --{name} changes nothing: no kernel counts it apart any more"
-            );
+        if let Some(text) = text {
+            bytes(name, text)?;
+            given.push(name);
         }
     }
-    serde_json::to_vec(&all).context("resources")
+    Ok(given)
 }
 
 fn refused(update: &Update) -> Result<()> {
