@@ -277,6 +277,8 @@ fn a_container_in_a_stock_guest_is_frozen_counted_limited_and_killed() {
             },
         };
         life.sandbox.send(limits).await.unwrap().unwrap();
+        let stats = life.sandbox.send(GetStatsOf(life.container)).await;
+        assert_eq!(stats.unwrap().unwrap().pids.max, 5);
         // The agent makes SIGKILL of it, and tells a bare 9.
         life.kill(15).await;
 

@@ -509,7 +509,9 @@ pub async fn limits_must_be_an_object(bench: &impl Bench) {
     let good = update(r#"{"pids": {"limit": 77}}"#).await;
     let none = update("{}").await;
     let bad = update("[").await;
+    let stats = linked.port.stats(GetStats { container }, LIMIT).await;
 
+    assert_eq!(stats.expect("a container has statistics").pids.max, 77);
     good.expect("limits can be changed");
     none.expect("nothing to change is no error");
     assert_eq!(kind(bad), Kind::Invalid);

@@ -388,8 +388,12 @@ impl Agent for HutchAgent {
             .act(Call::Stats, |world, now| world.stats(container, now))
             .await?;
         let mut answer = wire::StatsResponse::new();
-        let pids = stats.pids.current.to_string();
-        answer.files.insert("pids.current".to_owned(), pids);
+        for (file, count) in [
+            ("pids.current", stats.pids.current),
+            ("pids.max", stats.pids.max),
+        ] {
+            answer.files.insert(file.to_owned(), count.to_string());
+        }
         answer.at_ms = stats.at.0;
         Ok(answer)
     }

@@ -360,7 +360,9 @@ impl AgentService for StockAgent {
     ) -> Served<Empty> {
         let ask = UpdateContainer {
             container: number(&request.container_id)?,
-            resources_json: b"{}".to_vec(),
+            resources_json: json!({ "pids": { "limit": request.resources.Pids.Limit } })
+                .to_string()
+                .into_bytes(),
         };
         let updated = act_on(&self.guest, Call::UpdateContainer, |world, _| {
             world.update(&ask)
@@ -379,7 +381,8 @@ impl AgentService for StockAgent {
             world.stats(container, now)
         });
         let mut pids = wire::PidsStats::new();
-        pids.current = stats.await?.pids.current;
+        let counted = stats.await?.pids;
+        (pids.current, pids.limit) = (counted.current, counted.max);
         let mut cgroup = wire::CgroupStats::new();
         cgroup.pids_stats = Some(pids).into();
         let mut answer = wire::StatsContainerResponse::new();

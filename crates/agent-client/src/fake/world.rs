@@ -43,6 +43,8 @@ pub(crate) struct World {
     containers: BTreeMap<ContainerNumber, BTreeMap<ProcessId, Process>>,
     /// Containers that are frozen, and since when.
     frozen: BTreeMap<ContainerNumber, Instant>,
+    /// How many processes each may have, where it was told.
+    pids_max: BTreeMap<ContainerNumber, u64>,
     /// Signals that wait for the thaw.
     pending: BTreeMap<ContainerNumber, Vec<(ProcessId, u32)>>,
     news: VecDeque<GuestNews>,
@@ -75,6 +77,7 @@ impl World {
             sandbox: None,
             containers: BTreeMap::new(),
             frozen: BTreeMap::new(),
+            pids_max: BTreeMap::new(),
             pending: BTreeMap::new(),
             news: VecDeque::new(),
             delivered: BTreeSet::new(),
@@ -183,6 +186,7 @@ impl World {
         }
         self.containers.remove(&container);
         self.frozen.remove(&container);
+        self.pids_max.remove(&container);
         self.pending.remove(&container);
     }
 
@@ -284,7 +288,12 @@ impl World {
     pub fn update(&mut self, ask: &UpdateContainer) -> Done<Warnings> {
         self.processes(ask.container)?;
         match serde_json::from_slice::<serde_json::Value>(&ask.resources_json) {
-            Ok(json) if json.is_object() => Ok(lacking(&ask.resources_json, "/network")),
+            Ok(json) if json.is_object() => {
+                let limit = json.pointer("/pids/limit").and_then(|limit| limit.as_u64());
+                self.pids_max
+                    .extend(limit.map(|limit| (ask.container, limit)));
+                Ok(lacking(&ask.resources_json, "/network"))
+            }
             Ok(_) | Err(_) => refuse(Kind::Invalid, "resources are none"),
         }
     }
@@ -294,7 +303,7 @@ impl World {
         Ok(ContainerStats {
             pids: PidsStats {
                 current: u64::try_from(living).unwrap_or(u64::MAX),
-                max: 0,
+                max: self.pids_max.get(&container).copied().unwrap_or(0),
             },
             at: self.time(now),
             ..ContainerStats::default()

@@ -125,13 +125,14 @@ impl KataCalls {
         let mut request = wire::CreateContainerRequest::new();
         request.container_id = ask.container.to_string();
         request.exec_id = exec_id(&key);
-        request.OCI = Some(spec::spec(&ask, name)?).into();
+        let (oci, warnings) = spec::spec(&ask, name)?;
+        request.OCI = Some(oci).into();
         let work = self.agent.create_container(context(), &request);
         let made = self.link.call(name, deadline, &request, work).await;
         let promised = kept(made, promised)?;
         let (state, whence) = (GuestProcessState::Created, Whence::Made);
         self.household.attend(&key, state, promised, whence);
-        Ok(UNWARNED)
+        Ok(warnings)
     }
 
     pub async fn start(&self, ask: StartContainer, deadline: Duration) -> Result<(), Error> {

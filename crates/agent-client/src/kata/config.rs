@@ -68,6 +68,24 @@ pub(super) struct User {
     pub additional_gids: Vec<u32>,
     #[serde(default)]
     pub username: String,
+    /// The protocol has no such field; programs of this guest have the usual one.
+    #[serde(default, rename = "umask")]
+    pub _umask: UsualUmask,
+}
+
+/// A number that must be 0022: what Linux starts its init with (`init_fs`), and what Podman always asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(try_from = "u32")]
+pub(super) struct UsualUmask;
+
+impl TryFrom<u32> for UsualUmask {
+    type Error = &'static str;
+    fn try_from(umask: u32) -> Result<Self, Self::Error> {
+        match umask {
+            0o022 => Ok(Self),
+            _ => Err("umask other than 0022"),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -296,30 +314,14 @@ pub(super) struct HugepageLimit {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Seccomp {
     pub default_action: String,
-    /// The protocol has no such field; the agent's own is EPERM.
-    #[serde(default)]
-    pub default_errno_ret: Eperm,
+    /// The protocol has no such field.
+    pub default_errno_ret: Option<u32>,
     #[serde(default)]
     pub architectures: Vec<String>,
     #[serde(default)]
     pub flags: Vec<String>,
     #[serde(default)]
     pub syscalls: Vec<Syscall>,
-}
-
-/// A number that must be EPERM.
-#[derive(Debug, Default, Deserialize)]
-#[serde(try_from = "u32")]
-pub(super) struct Eperm;
-
-impl TryFrom<u32> for Eperm {
-    type Error = &'static str;
-    fn try_from(errno: u32) -> Result<Self, Self::Error> {
-        match errno {
-            1 => Ok(Self),
-            _ => Err("defaultErrnoRet other than 1"),
-        }
-    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,7 +10,7 @@ use super::config::{self, Config};
 use crate::error::Error;
 use protocols::asynchronous::oci as wire;
 use runtime_core::{
-    agent::{CreateContainer, GuestMount, GuestRootfs},
+    agent::{CreateContainer, GuestMount, GuestRootfs, Warnings},
     ids::ContainerNumber,
 };
 use stream::Outputs;
@@ -18,13 +18,19 @@ use stream::Outputs;
 /// Where a stock agent's guest has the share.
 pub(super) const SHARE: &str = "/run/kata-containers/shared/containers";
 
+/// What a call that a profile does not name is answered with by this agent.
+const EPERM: u32 = 1;
+
 /// Namespaces that are the sandbox's, or the agent's own business.
 const NAMESPACES_LEFT_OUT: [&str; 3] = ["pid", "network", "time"];
 
 /// # Errors
 /// The config is no JSON of this form, holds a setting that the protocol lacks, or asks for a root
 /// that the guest could not find.
-pub(super) fn spec(ask: &CreateContainer, call: &'static str) -> Result<wire::Spec, Error> {
+pub(super) fn spec(
+    ask: &CreateContainer,
+    call: &'static str,
+) -> Result<(wire::Spec, Warnings), Error> {
     let mut config: Config = parse(&ask.config_json, call, "config.json")?;
     refuse_hooks(&config.hooks, call)?;
     redirect(&mut config.mounts, &ask.mounts, call)?;
@@ -36,6 +42,7 @@ pub(super) fn spec(ask: &CreateContainer, call: &'static str) -> Result<wire::Sp
         let what = "a volume on a block device";
         return Err(Error::Inexpressible { call, what });
     }
+    let warnings = warnings(&config);
     let mut spec = wire::Spec::new();
     spec.Version = config.oci_version;
     spec.Process = Some(process(config.process)).into();
@@ -47,7 +54,18 @@ pub(super) fn spec(ask: &CreateContainer, call: &'static str) -> Result<wire::Sp
     spec.Mounts = config.mounts.into_iter().map(mount).collect();
     spec.Annotations = config.annotations.into_iter().collect();
     spec.Linux = Some(linux(config.linux, ask.container, call)?).into();
-    Ok(spec)
+    Ok((spec, warnings))
+}
+
+/// What is another thing in this guest, and denies as much.
+fn warnings(config: &Config) -> Warnings {
+    let profile = config.linux.seccomp.as_ref();
+    let errno = profile.and_then(|profile| profile.default_errno_ret);
+    let other = errno.filter(|errno| *errno != EPERM);
+    let warning = other.map(|errno| {
+        format!("linux.seccomp: defaultErrnoRet {errno}: the agent's protocol has no such field: it is {EPERM}")
+    });
+    warning.into_iter().collect()
 }
 
 /// # Errors
@@ -298,7 +316,6 @@ fn hugepage_limit(limit: config::HugepageLimit) -> wire::LinuxHugepageLimit {
 }
 
 fn seccomp(profile: config::Seccomp) -> wire::LinuxSeccomp {
-    let config::Eperm = profile.default_errno_ret;
     let mut message = wire::LinuxSeccomp::new();
     message.DefaultAction = profile.default_action;
     message.Architectures = profile.architectures;
@@ -374,7 +391,8 @@ mod tests {
 
     #[test]
     fn a_bundle_becomes_what_the_agents_habits_ask_for() {
-        let spec = spec(&ask(&bundle()), "create container").unwrap();
+        let (spec, warnings) = spec(&ask(&bundle()), "create container").unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
 
         assert!(spec.Process.Capabilities.is_some());
         let kinds: Vec<&str> = spec
@@ -398,16 +416,11 @@ mod tests {
     #[test]
     fn a_setting_that_the_protocol_lacks_is_refused_by_name() {
         let spoils = [
-            ("/process/user/umask", json!(18), "umask"),
+            ("/process/user/umask", json!(0o077), "umask"),
             ("/process/ioPriority", json!({}), "ioPriority"),
             ("/linux/timeOffsets", json!({}), "timeOffsets"),
             ("/linux/personality", json!({}), "personality"),
             ("/linux/resources/unified", json!({}), "unified"),
-            (
-                "/linux/seccomp/defaultErrnoRet",
-                json!(38),
-                "defaultErrnoRet",
-            ),
             ("/mounts/0/uidMappings", json!([]), "uidMappings"),
             ("/domainname", json!("x"), "domainname"),
         ];
@@ -422,6 +435,20 @@ mod tests {
             let line = runtime_core::error::fault(&error).to_string();
             assert!(line.contains(name), "{path}: {line}");
         }
+    }
+
+    #[test]
+    fn what_podman_always_asks_for_is_taken() {
+        let mut config = bundle();
+        config["process"]["user"]["umask"] = json!(0o022);
+        config["linux"]["seccomp"]["defaultErrnoRet"] = json!(38);
+
+        let (_, warnings) = spec(&ask(&config), "create container").unwrap();
+
+        assert_eq!(
+            warnings,
+            ["linux.seccomp: defaultErrnoRet 38: the agent's protocol has no such field: it is 1"]
+        );
     }
 
     #[test]

@@ -165,6 +165,8 @@ fn is_paused_and_limited(world: &World<'_>) -> Result<()> {
     ensure!(status(world, "stays")? == "paused");
     succeeds(&world.verb(&["resume", "stays"])?)?;
     succeeds(&world.verb(&["update", "--pids-limit", "50", "stays"])?)?;
+    let limit = world.verb(&["exec", "stays", "/bin/cat", "/sys/fs/cgroup/pids.max"])?;
+    ensure!(limit.stdout == "50\n", "the limit is not there: {limit:?}");
     let ps = world.verb(&["ps", "stays"])?;
     ensure!(
         ps.code() == Some(REFUSED) && ps.stderr.contains("list pids"),
