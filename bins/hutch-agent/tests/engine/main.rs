@@ -11,6 +11,7 @@
 )]
 
 mod bed;
+mod calls;
 mod cases;
 mod clocks;
 mod guest;
@@ -33,6 +34,9 @@ const STAGE: &str = "HUTCH_ENGINE_STAGE";
 fn main() -> ExitCode {
     if env::var_os(clocks::ASKED).is_some() {
         return clocks::print();
+    }
+    if env::var_os(calls::ASKED).is_some() {
+        return calls::print();
     }
     if let Ok(name) = env::var(CASE) {
         return match env::var(STAGE).as_deref() {

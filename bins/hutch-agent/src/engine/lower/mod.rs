@@ -8,6 +8,7 @@ mod hooks;
 mod mounts;
 mod names;
 mod namespaces;
+mod newer_calls;
 mod process;
 mod seccomp;
 

@@ -1,7 +1,7 @@
 //! Seccomp profiles become a program here, in the agent: compiling takes time and memory that a
 //! process being born has not, and the same profile is asked for again and again.
 
-use super::{invalid, unsupported};
+use super::{invalid, newer_calls, unsupported};
 use crate::engine::{
     error::{Doing, Error, Result},
     plan::SeccompFilter,
@@ -116,11 +116,13 @@ fn build(profile: &LinuxSeccomp) -> Result<Compiled> {
     for rule in profile.syscalls().iter().flatten() {
         add(&mut filter, rule, default, &mut unknown)?;
     }
+    let mut program = newer_calls::beginning(profile, default, &filter).map_err(refused)?;
+    program.extend(export(&filter)?);
     Ok(Compiled {
         profile: profile.clone(),
         filter: SeccompFilter {
             flags: flags(profile.flags().as_deref().unwrap_or_default()),
-            program: export(&filter)?,
+            program,
         },
         unknown,
     })
@@ -260,5 +262,201 @@ fn refused(source: libseccomp::error::SeccompError) -> Error {
     Error::Invalid {
         what: "linux.seccomp".to_owned(),
         why: source.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const X32_BIT: u32 = 0x4000_0000;
+    const NATIVE: u32 = if X86 { X86_64 } else { 0xc000_00b7 };
+
+    const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
+    const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | 38;
+
+    fn program(profile: Value) -> Vec<u8> {
+        let profile = serde_json::from_value(profile).unwrap();
+        build(&profile).unwrap().filter.program
+    }
+
+    /// A small machine that runs what the kernel would run.
+    fn answer(program: &[u8], arch: u32, number: u32, first_arg: u64) -> u32 {
+        let arg = [first_arg as u32, (first_arg >> 32) as u32];
+        let data = [number, arch, 0, 0, arg[0], arg[1]];
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let raw = &program[at * 8..][..8];
+            let value = u32::from_ne_bytes([raw[4], raw[5], raw[6], raw[7]]);
+            let holds = match u16::from_ne_bytes([raw[0], raw[1]]) {
+                0x05 => {
+                    at += 1 + value as usize;
+                    continue;
+                }
+                0x06 => return value,
+                0x15 => loaded == value,
+                0x25 => loaded > value,
+                0x35 => loaded >= value,
+                0x45 => loaded & value != 0,
+                code => {
+                    loaded = match code {
+                        0x20 => data[value as usize / 4],
+                        0x54 => loaded & value,
+                        code => panic!("instruction {code:#x}"),
+                    };
+                    at += 1;
+                    continue;
+                }
+            };
+            at += 1 + usize::from(raw[if holds { 2 } else { 3 }]);
+        }
+    }
+
+    /// Allows openat2, number 437 everywhere, and older ones.
+    fn allowing(default: &str, architectures: &[&str]) -> Value {
+        json!({
+            "defaultAction": default,
+            "architectures": architectures,
+            "syscalls": [{"names": ["read", "openat2", "mkdirat"], "action": "SCMP_ACT_ALLOW"}],
+        })
+    }
+
+    #[test]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        ignore = "of the kinds of calls of x86_64"
+    )]
+    fn calls_that_are_newer_than_all_that_are_named_do_not_exist() {
+        let refused = libc::SECCOMP_RET_ERRNO | 1;
+
+        let program = program(allowing("SCMP_ACT_ERRNO", &["SCMP_ARCH_X86"]));
+
+        for (arch, number, expected) in [
+            (X86_64, 0, ALLOWED),
+            (X86_64, 437, ALLOWED),
+            (X86_64, 1, refused),
+            (X86_64, 436, refused),
+            (X86_64, 438, NO_SUCH_CALL),
+            (X86_64, 600, NO_SUCH_CALL),
+            (I386, 3, ALLOWED),
+            (I386, 437, ALLOWED),
+            (I386, 436, refused),
+            (I386, 438, NO_SUCH_CALL),
+        ] {
+            assert_eq!(
+                answer(&program, arch, number, 0),
+                expected,
+                "{arch:#x} {number}"
+            );
+        }
+    }
+
+    #[test]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        ignore = "of the kinds of calls of x86_64"
+    )]
+    fn the_calls_of_x32_have_a_highest_number_of_their_own() {
+        let refused = libc::SECCOMP_RET_ERRNO | 1;
+        let mut profile = allowing("SCMP_ACT_ERRNO", &["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"]);
+        profile["syscalls"][0]["names"] = json!(["read", "openat2", "execveat"]);
+
+        let with_it = program(profile);
+        let without = program(allowing("SCMP_ACT_ERRNO", &["SCMP_ARCH_X86_64"]));
+
+        for (number, expected) in [
+            (X32_BIT, ALLOWED),
+            (X32_BIT | 437, ALLOWED),
+            // execveat, which is 322 for others.
+            (X32_BIT | 545, ALLOWED),
+            (X32_BIT | 544, refused),
+            (X32_BIT | 546, NO_SUCH_CALL),
+            (322, ALLOWED),
+            (438, NO_SUCH_CALL),
+            (545, NO_SUCH_CALL),
+        ] {
+            assert_eq!(answer(&with_it, X86_64, number, 0), expected, "{number:#x}");
+        }
+        // Who is not to call in that way is ended, whatever the number.
+        for number in [X32_BIT, X32_BIT | 438, X32_BIT | 600] {
+            assert_eq!(
+                answer(&without, X86_64, number, 0),
+                libc::SECCOMP_RET_KILL_THREAD,
+                "{number:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn whether_newer_calls_do_not_exist_is_a_matter_of_the_default() {
+        let answers = |default: &str, errno: Value| {
+            let mut profile = allowing(default, &[]);
+            profile["defaultErrnoRet"] = errno;
+            let program = program(profile);
+            [436, 600].map(|number| answer(&program, NATIVE, number, 0))
+        };
+
+        for (default, errno, older, newer) in [
+            (
+                "ERRNO",
+                json!(13),
+                libc::SECCOMP_RET_ERRNO | 13,
+                NO_SUCH_CALL,
+            ),
+            ("ERRNO", json!(38), NO_SUCH_CALL, NO_SUCH_CALL),
+            ("TRAP", Value::Null, libc::SECCOMP_RET_TRAP, NO_SUCH_CALL),
+            (
+                "KILL",
+                Value::Null,
+                libc::SECCOMP_RET_KILL_THREAD,
+                NO_SUCH_CALL,
+            ),
+            (
+                "KILL_PROCESS",
+                Value::Null,
+                libc::SECCOMP_RET_KILL_PROCESS,
+                NO_SUCH_CALL,
+            ),
+            (
+                "TRACE",
+                json!(7),
+                libc::SECCOMP_RET_TRACE | 7,
+                libc::SECCOMP_RET_TRACE | 7,
+            ),
+            (
+                "LOG",
+                Value::Null,
+                libc::SECCOMP_RET_LOG,
+                libc::SECCOMP_RET_LOG,
+            ),
+            ("ALLOW", Value::Null, ALLOWED, ALLOWED),
+        ] {
+            assert_eq!(
+                answers(&format!("SCMP_ACT_{default}"), errno),
+                [older, newer],
+                "{default}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_profile_that_names_no_call_says_nothing_about_newer_ones() {
+        let default = json!({"defaultAction": "SCMP_ACT_ERRNO"});
+        let unknown = json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{"names": ["make_coffee"], "action": "SCMP_ACT_ALLOW"}],
+        });
+
+        for profile in [default, unknown] {
+            let program = program(profile);
+
+            assert_eq!(
+                answer(&program, NATIVE, 600, 0),
+                libc::SECCOMP_RET_ERRNO | 1
+            );
+        }
     }
 }

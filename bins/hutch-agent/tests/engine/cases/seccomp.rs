@@ -1,11 +1,16 @@
 //! Filters of system calls.
 
-use crate::bed::{Bed, config, process, with};
+use crate::{
+    bed::{Bed, config, process, with},
+    calls,
+};
 use serde_json::{Value, json};
+use std::{fs, path::Path};
 
 super::cases![
     a_call_answers_with_the_number_of_the_profile,
     only_what_is_allowed_is_allowed,
+    a_call_that_is_newer_than_the_profile_does_not_exist,
     arguments_decide,
     several_conditions_on_one_argument_are_alternatives,
     a_forbidden_call_can_kill,
@@ -109,6 +114,50 @@ fn only_what_is_allowed_is_allowed() {
         outcome.err.contains("Operation not permitted"),
         "{outcome:?}"
     );
+}
+
+/// What a program of the standard library calls besides, linked one way or the other.
+const NEEDED_BESIDES: &[&str] = &[
+    "poll",
+    "ppoll",
+    "sigaltstack",
+    "sched_getaffinity",
+    "pread64",
+    "access",
+    "gettid",
+];
+
+fn a_call_that_is_newer_than_the_profile_does_not_exist() {
+    let bed = Bed::make();
+    fs::copy("/proc/self/exe", bed.rootfs().join("bin/calls")).unwrap();
+    let names = [NEEDED, NEEDED_BESIDES].concat();
+    let rules = json!([{"names": names, "action": "SCMP_ACT_ALLOW"}]);
+    let mut config = with(
+        config(&["/bin/calls"]),
+        "/linux/seccomp",
+        profile("SCMP_ACT_ERRNO", rules),
+    );
+    // What it was linked with, where there is such a thing.
+    for path in ["/lib", "/lib64", "/usr/lib"] {
+        if Path::new(path).exists() {
+            let mount = json!({"destination": path, "source": path, "options": ["rbind", "ro"]});
+            config = with(config, "/mounts/-", mount);
+        }
+    }
+    // The highest that is named is rseq.
+    let (older, highest) = (libc::SYS_getitimer, libc::SYS_rseq);
+    let numbers = format!("{older},{},600", highest + 100);
+    let asked = json!(format!("{}={numbers}", calls::ASKED));
+
+    let outcome = bed.run(&with(config, "/process/env/-", asked));
+
+    let said = format!(
+        "{older}: {}\n{}: {nosys}\n600: {nosys}\n",
+        libc::EPERM,
+        highest + 100,
+        nosys = libc::ENOSYS
+    );
+    assert_eq!(outcome.out, said, "{outcome:?}");
 }
 
 fn arguments_decide() {
