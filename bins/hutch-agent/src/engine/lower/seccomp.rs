@@ -443,6 +443,59 @@ mod tests {
     }
 
     #[test]
+    fn each_flag_is_the_kernels() {
+        for (names, expected) in [
+            (&[][..], 0),
+            (&["TSYNC"], 1),
+            (&["LOG"], 2),
+            (&["SPEC_ALLOW"], 4),
+            (&["WAIT_KILLABLE_RECV"], 0),
+            (&["LOG", "SPEC_ALLOW", "TSYNC", "LOG"], 7),
+        ] {
+            let names = names
+                .iter()
+                .map(|name| format!("SECCOMP_FILTER_FLAG_{name}"));
+            let names: Vec<String> = names.collect();
+            let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": names});
+
+            let compiled = build(&serde_json::from_value(profile).unwrap()).unwrap();
+
+            assert_eq!(compiled.filter.flags, expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_condition_is_on_all_64_bits() {
+        let args = |op: &str, value: u64, value_two: u64| {
+            json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{
+                    "names": ["openat2"], "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": 0, "op": op, "value": value, "valueTwo": value_two}],
+                }],
+            })
+        };
+        let low = 7;
+        let high = 1 << 32 | 7;
+
+        for (op, value, value_two, refused) in [
+            ("SCMP_CMP_NE", high, 0, [true, false]),
+            ("SCMP_CMP_LT", high, 0, [true, false]),
+            ("SCMP_CMP_LE", low, 0, [true, false]),
+            ("SCMP_CMP_EQ", high, 0, [false, true]),
+            ("SCMP_CMP_GE", high, 0, [false, true]),
+            ("SCMP_CMP_GT", low, 0, [false, true]),
+            ("SCMP_CMP_MASKED_EQ", 3 << 32, 1 << 32, [false, true]),
+        ] {
+            let program = program(args(op, value, value_two));
+
+            let answers = [low, high].map(|arg| answer(&program, NATIVE, 437, arg) != ALLOWED);
+
+            assert_eq!(answers, refused, "{op}");
+        }
+    }
+
+    #[test]
     fn a_profile_that_names_no_call_says_nothing_about_newer_ones() {
         let default = json!({"defaultAction": "SCMP_ACT_ERRNO"});
         let unknown = json!({

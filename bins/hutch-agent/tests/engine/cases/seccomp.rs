@@ -11,7 +11,9 @@ super::cases![
     a_call_answers_with_the_number_of_the_profile,
     only_what_is_allowed_is_allowed,
     a_call_that_is_newer_than_the_profile_does_not_exist,
+    the_default_answers_with_a_number_of_its_own,
     arguments_decide,
+    every_comparison_of_an_argument_is_the_profiles,
     several_conditions_on_one_argument_are_alternatives,
     a_forbidden_call_can_kill,
     a_filter_works_without_no_new_privileges_too,
@@ -160,6 +162,18 @@ fn a_call_that_is_newer_than_the_profile_does_not_exist() {
     assert_eq!(outcome.out, said, "{outcome:?}");
 }
 
+fn the_default_answers_with_a_number_of_its_own() {
+    let bed = Bed::make();
+    let rules = json!([{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}]);
+    let mut profile = profile("SCMP_ACT_ERRNO", rules);
+    profile["defaultErrnoRet"] = json!(122);
+
+    let outcome = bed.run(&filtered("echo here; kill -0 1", profile));
+
+    assert_eq!(outcome.out, "here\n", "{outcome:?}");
+    assert!(outcome.err.contains("Disk quota exceeded"), "{outcome:?}");
+}
+
 fn arguments_decide() {
     let bed = Bed::make();
     let rules = json!([{
@@ -174,6 +188,36 @@ fn arguments_decide() {
 
     assert_eq!(outcome.out, "zero\nend\n");
     assert!(outcome.err.contains("Permission denied"), "{outcome:?}");
+}
+
+fn every_comparison_of_an_argument_is_the_profiles() {
+    let bed = Bed::make();
+    // Signals that do nothing: CHLD, CONT, URG and WINCH.
+    let line = "for one in 17 18 23 28; do kill -$one $$ 2>/dev/null || echo $one; done";
+
+    for (comparison, value_two, refused) in [
+        ("NE", 0, "17 23 28"),
+        ("LT", 0, "17"),
+        ("LE", 0, "17 18"),
+        ("EQ", 0, "18"),
+        ("GE", 0, "18 23 28"),
+        ("GT", 0, "23 28"),
+        // Of 18 as a mask is left: 16, 18, 18, 16.
+        ("MASKED_EQ", 16, "17 28"),
+    ] {
+        let rules = json!([{
+            "names": ["kill"], "action": "SCMP_ACT_ERRNO",
+            "args": [{
+                "index": 1, "value": 18, "valueTwo": value_two,
+                "op": format!("SCMP_CMP_{comparison}"),
+            }],
+        }]);
+
+        let outcome = bed.run(&filtered(line, profile("SCMP_ACT_ALLOW", rules)));
+
+        let said: Vec<&str> = outcome.out.lines().collect();
+        assert_eq!(said.join(" "), refused, "{comparison}: {outcome:?}");
+    }
 }
 
 fn several_conditions_on_one_argument_are_alternatives() {
