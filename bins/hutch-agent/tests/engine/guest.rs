@@ -8,6 +8,14 @@ use rustix::{
 };
 use std::{fs, process::ExitCode};
 
+/// In the environment of a case there, which is not the first process itself.
+pub const TOLD: &str = "HUTCH_ENGINE_GUEST";
+
+/// Whether a case runs in a guest: what a host may lack must be there.
+pub fn is_here() -> bool {
+    std::env::var_os(TOLD).is_some()
+}
+
 pub fn first_process() -> ExitCode {
     for (kind, path) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         fs::create_dir_all(path).unwrap();

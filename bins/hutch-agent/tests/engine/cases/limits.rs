@@ -1,6 +1,9 @@
 //! Limits that need controllers: these cases run in a guest only, and say so elsewhere.
 
-use crate::bed::{Bed, chain, config, disk, process, wait, with};
+use crate::{
+    bed::{Bed, chain, config, disk, process, wait, with},
+    guest,
+};
 use hutch_agent::engine::Error;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -20,6 +23,8 @@ super::cases![
     a_limit_without_its_controller_is_named,
     names_of_the_first_version_become_those_of_the_second,
     block_devices_and_huge_pages_are_limited,
+    limits_of_block_devices_and_huge_pages_can_be_changed,
+    an_update_that_fails_changes_no_block_device_and_no_huge_pages,
 ];
 
 /// Whether this kernel has controllers in cgroup2; a host may keep them in the first version.
@@ -30,6 +35,7 @@ pub fn has_controllers() -> bool {
         .iter()
         .all(|one| found.split_whitespace().any(|word| word == *one));
     if !has {
+        assert!(!guest::is_here(), "only {found:?} in a guest");
         println!("    (not tried: this kernel has no controllers in cgroup2)");
     }
     has
@@ -496,18 +502,26 @@ fn names_of_the_first_version_become_those_of_the_second() {
     bed.engine.remove("c").unwrap();
 }
 
+/// Of the device under the only disk.
+fn number_of_disk() -> String {
+    let number = fs::read_to_string("/sys/block/loop0/dev").unwrap();
+    number.trim().to_owned()
+}
+
+fn throttle(number: &str, rate: u64) -> Value {
+    let (major, minor) = number.split_once(':').unwrap();
+    let number = |text: &str| text.parse::<u32>().unwrap();
+    json!([{"major": number(major), "minor": number(minor), "rate": rate}])
+}
+
 fn block_devices_and_huge_pages_are_limited() {
     if !has_controllers() {
         return;
     }
     let bed = Bed::make();
     let _disk = disk(&bed.outside());
-    let number = fs::read_to_string("/sys/block/loop0/dev").unwrap();
-    let (major, minor) = number.trim().split_once(':').unwrap();
-    let device = |rate: u64| {
-        let number = |text: &str| text.parse::<u32>().unwrap();
-        json!([{"major": number(major), "minor": number(minor), "rate": rate}])
-    };
+    let number = number_of_disk();
+    let device = |rate| throttle(&number, rate);
     let resources = json!({
         "blockIO": {
             "weight": 500,
@@ -533,10 +547,7 @@ fn block_devices_and_huge_pages_are_limited() {
 
     assert_eq!(
         bed.engine.cgroup_file("c", "io.max").unwrap(),
-        format!(
-            "{} rbps=1048576 wbps=2097152 riops=100 wiops=200\n",
-            number.trim()
-        )
+        format!("{number} rbps=1048576 wbps=2097152 riops=100 wiops=200\n")
     );
     assert_eq!(
         bed.engine.cgroup_file("c", "io.weight").unwrap(),
@@ -548,5 +559,121 @@ fn block_devices_and_huge_pages_are_limited() {
     );
     assert_eq!(refused.to_string(), r#"set hugetlb.3MB.max to "1""#);
     assert_eq!(running.created.warnings, Vec::<String>::new());
+    bed.engine.remove("c").unwrap();
+}
+
+/// Limits of block devices and of huge pages.
+fn of_devices(bed: &Bed) -> [String; 4] {
+    let files = [
+        "io.max",
+        "io.weight",
+        "hugetlb.2MB.max",
+        "hugetlb.2MB.rsvd.max",
+    ];
+    files.map(|file| bed.engine.cgroup_file("c", file).unwrap())
+}
+
+fn limits_of_block_devices_and_huge_pages_can_be_changed() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let _disk = disk(&bed.outside());
+    let number = number_of_disk();
+    let device = |rate| throttle(&number, rate);
+    let resources = json!({
+        "blockIO": {
+            "weight": 500,
+            "throttleReadBpsDevice": device(1_048_576),
+            "throttleWriteBpsDevice": device(2_097_152),
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}],
+    });
+    let running = bed.create("c", &limited("read x", resources)).unwrap();
+    bed.start("c").unwrap();
+    let wishes = json!({
+        "blockIO": {
+            "weight": 100,
+            "throttleReadBpsDevice": device(0),
+            "throttleWriteIOPSDevice": device(200),
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 8_388_608}],
+    });
+
+    let warnings = bed
+        .engine
+        .update("c", wishes.to_string().as_bytes())
+        .unwrap();
+
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(
+        of_devices(&bed),
+        [
+            format!("{number} rbps=max wbps=2097152 riops=max wiops=200\n"),
+            "default 910\n".to_owned(),
+            "8388608\n".to_owned(),
+            "8388608\n".to_owned(),
+        ]
+    );
+    assert_eq!(running.finish().code, 1);
+    bed.engine.remove("c").unwrap();
+}
+
+fn an_update_that_fails_changes_no_block_device_and_no_huge_pages() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let _disk = disk(&bed.outside());
+    let number = number_of_disk();
+    let running = bed.create("c", &limited("read x", json!({}))).unwrap();
+    bed.start("c").unwrap();
+    let wishes = |rate: u64, unified: Value| {
+        json!({
+            "blockIO": {
+                "weight": rate / 10_000,
+                "throttleReadBpsDevice": throttle(&number, rate),
+                "throttleWriteIOPSDevice": throttle(&number, rate),
+            },
+            "hugepageLimits": [{"pageSize": "2MB", "limit": rate / 1_000_000 * 2_097_152}],
+            "unified": unified,
+        })
+        .to_string()
+    };
+    let mut seen = Vec::new();
+
+    // With nothing limited before, and with limits.
+    for rate in [3_000_000, 5_000_000] {
+        let before = of_devices(&bed);
+        let refused = bed
+            .engine
+            .update(
+                "c",
+                wishes(rate + 1_000_000, json!({"pids.max": "shoes"})).as_bytes(),
+            )
+            .unwrap_err();
+
+        assert_eq!(
+            chain(&refused),
+            r#"set pids.max to "shoes": invalid argument"#
+        );
+        assert_eq!(of_devices(&bed), before);
+        bed.engine
+            .update("c", wishes(rate, json!({})).as_bytes())
+            .unwrap();
+        seen.push(before);
+    }
+
+    assert_eq!(seen[0], ["", "default 100\n", "max\n", "max\n"]);
+    assert_eq!(
+        seen[1],
+        [
+            &format!("{number} rbps=3000000 wbps=max riops=max wiops=3000000\n"),
+            "default 2930\n",
+            "6291456\n",
+            "6291456\n"
+        ]
+    );
+    assert_eq!(running.finish().code, 1);
     bed.engine.remove("c").unwrap();
 }
