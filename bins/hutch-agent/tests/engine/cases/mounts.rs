@@ -5,6 +5,7 @@ use serde_json::json;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
 };
 
 super::cases![
@@ -22,6 +23,7 @@ super::cases![
     words_for_a_whole_tree_reach_what_is_mounted_below,
     a_mount_can_be_changed_by_a_second_one,
     propagation_is_as_each_mount_and_the_root_say,
+    what_is_shared_outside_is_followed_by_a_slave,
     a_bind_can_have_mapped_ids,
     ids_that_cannot_be_mapped_are_named,
 ];
@@ -388,26 +390,29 @@ fn a_mount_can_be_changed_by_a_second_one() {
     }
 }
 
+/// What the mounts of a container that lists them on stdout, its root and `/x`, have to do with
+/// others.
+fn kinds_of_propagation(bed: &Bed, root: &str, source: &Path, options: &[&str]) -> [String; 2] {
+    let config = config(&["/bin/cat", "/proc/self/mountinfo"]);
+    let mount = json!({"destination": "/x", "source": source, "options": options});
+    let config = with(config, "/mounts/-", mount);
+    let outcome = bed.run(&with(config, "/linux/rootfsPropagation", json!(root)));
+    ["/", "/x"].map(|destination| {
+        let words = words_of(&outcome.out, destination);
+        let optional = words.iter().take_while(|word| *word != "-");
+        let mut kinds: Vec<&str> = optional
+            .filter_map(|word| word.split(':').next())
+            .filter(|kind| ["shared", "master", "unbindable"].contains(kind))
+            .collect();
+        kinds.sort_unstable();
+        kinds.join(",")
+    })
+}
+
 fn propagation_is_as_each_mount_and_the_root_say() {
     let bed = Bed::make();
     let outside = bed.outside();
-    let shown = |root: &str, options: &[&str]| {
-        let config = config(&["/bin/cat", "/proc/self/mountinfo"]);
-        let mount = json!({"destination": "/x", "source": outside, "options": options});
-        let config = with(config, "/mounts/-", mount);
-        let outcome = bed.run(&with(config, "/linux/rootfsPropagation", json!(root)));
-        ["/", "/x"].map(|destination| {
-            let words = words_of(&outcome.out, destination);
-            let optional = words.iter().take_while(|word| *word != "-");
-            let mut kinds: Vec<String> = optional
-                .filter_map(|word| word.split(':').next())
-                .filter(|kind| ["shared", "master", "unbindable"].contains(kind))
-                .map(str::to_owned)
-                .collect();
-            kinds.sort();
-            kinds.join(",")
-        })
-    };
+    let shown = |root: &str, options: &[&str]| kinds_of_propagation(&bed, root, &outside, options);
 
     assert_eq!(shown("private", &["rbind", "rprivate"]), ["", ""]);
     assert_eq!(shown("shared", &["bind", "shared"])[0], "shared");
@@ -427,6 +432,41 @@ fn propagation_is_as_each_mount_and_the_root_say() {
         "",
         "the root's comes last, and reaches all"
     );
+}
+
+/// Both the root and a folder are mounts with peers here, which those of a container can follow.
+fn what_is_shared_outside_is_followed_by_a_slave() {
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change,
+    };
+    let bed = Bed::make();
+    let source = bed.outside();
+    mount(c"tmpfs", &source, c"tmpfs", MountFlags::empty(), None).unwrap();
+    mount_bind_recursive(bed.rootfs(), bed.rootfs()).unwrap();
+    for path in [source.as_path(), bed.rootfs()] {
+        mount_change(path, MountPropagationFlags::SHARED).unwrap();
+    }
+    let shown = |root: &str, options: &[&str]| kinds_of_propagation(&bed, root, &source, options);
+
+    for (word, root) in [
+        ("slave", "master"),
+        ("rslave", "master"),
+        ("shared", "master,shared"),
+        ("private", ""),
+    ] {
+        assert_eq!(shown(word, &["bind"])[0], root, "{word}");
+    }
+    for (words, kinds) in [
+        (&["slave"][..], "master"),
+        (&["shared"], "master,shared"),
+        (&["shared", "slave"], "master"),
+        (&["shared", "rslave"], "master"),
+        (&["private"], ""),
+        (&["private", "slave"], ""),
+    ] {
+        let options = [&["rbind"], words].concat();
+        assert_eq!(shown("private", &options)[1], kinds, "{words:?}");
+    }
 }
 
 fn a_bind_can_have_mapped_ids() {
