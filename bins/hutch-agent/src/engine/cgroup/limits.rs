@@ -497,14 +497,28 @@ mod tests {
     fn devices_are_limited_one_by_one() {
         assert_eq!(
             writes(
-                r#"{"blockIO":{"weight":10,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":5}],
+                r#"{"blockIO":{"weight":10,
+                    "weightDevice":[{"major":8,"minor":0,"weight":1000},
+                        {"major":8,"minor":16,"weight":500},{"major":8,"minor":32,"weight":0}],
+                    "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":5}],
                     "throttleWriteIOPSDevice":[{"major":8,"minor":16,"rate":0}]}}"#
             ),
             pairs(&[
                 ("io.weight", "default 1"),
+                ("io.weight", "8:0 10000"),
+                ("io.weight", "8:16 4950"),
                 ("io.max", "8:0 rbps=5"),
                 ("io.max", "8:16 wiops=max"),
             ])
+        );
+    }
+
+    #[test]
+    fn who_is_idle_has_no_weight_and_has_one_again_when_no_longer() {
+        assert_eq!(writes(r#"{"cpu":{"idle":1}}"#), pairs(&[("cpu.idle", "1")]));
+        assert_eq!(
+            writes(r#"{"cpu":{"shares":1024,"idle":0}}"#),
+            pairs(&[("cpu.idle", "0"), ("cpu.weight", "100")])
         );
     }
 

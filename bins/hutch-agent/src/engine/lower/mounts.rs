@@ -352,6 +352,110 @@ mod tests {
         assert_eq!(data.as_deref(), Some(c"mode=755,size=65536k"));
     }
 
+    /// Each word that a mount may have for a flag, with the words that take it back.
+    const WORDS: [(&str, u64, u64, &[&str]); 17] = [
+        ("ro", libc::MS_RDONLY, libc::MOUNT_ATTR_RDONLY, &["rw"]),
+        (
+            "nosuid",
+            libc::MS_NOSUID,
+            libc::MOUNT_ATTR_NOSUID,
+            &["suid"],
+        ),
+        ("nodev", libc::MS_NODEV, libc::MOUNT_ATTR_NODEV, &["dev"]),
+        (
+            "noexec",
+            libc::MS_NOEXEC,
+            libc::MOUNT_ATTR_NOEXEC,
+            &["exec"],
+        ),
+        ("nodiratime", libc::MS_NODIRATIME, NODIRATIME, &["diratime"]),
+        ("nosymfollow", MS_NOSYMFOLLOW, NOSYMFOLLOW, &["symfollow"]),
+        (
+            "noatime",
+            libc::MS_NOATIME,
+            libc::MOUNT_ATTR_NOATIME,
+            &["atime", "norelatime", "nostrictatime"],
+        ),
+        (
+            "strictatime",
+            libc::MS_STRICTATIME,
+            libc::MOUNT_ATTR_STRICTATIME,
+            &["atime", "norelatime", "nostrictatime"],
+        ),
+        (
+            "relatime",
+            libc::MS_RELATIME,
+            0,
+            &["atime", "norelatime", "nostrictatime"],
+        ),
+        ("sync", libc::MS_SYNCHRONOUS, 0, &["async"]),
+        ("dirsync", libc::MS_DIRSYNC, 0, &[]),
+        ("silent", libc::MS_SILENT, 0, &["loud"]),
+        ("mand", libc::MS_MANDLOCK, 0, &["nomand"]),
+        ("iversion", libc::MS_I_VERSION, 0, &["noiversion"]),
+        ("lazytime", 1 << 25, 0, &["nolazytime"]),
+        ("acl", libc::MS_POSIXACL, 0, &["noacl"]),
+        ("defaults", 0, 0, &[]),
+    ];
+
+    /// What a new file system gets of these words, and what a bind.
+    fn effect(words: &[&str]) -> (u64, AttrChange) {
+        let options = serde_json::to_string(&words).unwrap();
+        let mount = |rest: &str| {
+            lower(&format!(
+                r#"{{"destination":"/x","source":"/s",{rest},"options":{options}}}"#
+            ))
+        };
+        let new = mount(r#""type":"ext4""#).unwrap();
+        let MountWhat::FileSystem { flags, data, .. } = new.what else {
+            panic!("not a file system");
+        };
+        assert_eq!(data, None, "{words:?} are not for the file system");
+        assert!(new.recursive.is_none() && new.propagation.is_empty());
+        let MountWhat::Bind { attr, .. } = mount(r#""type":"bind""#).unwrap().what else {
+            panic!("not a bind");
+        };
+        (flags.into(), attr)
+    }
+
+    #[test]
+    fn each_word_of_a_mount_is_a_flag_and_its_opposite_takes_it_back() {
+        for (word, flag, attr, opposites) in WORDS {
+            let (flags, change) = effect(&[word]);
+
+            assert_eq!((flags, change.set), (flag, attr), "{word}");
+            for opposite in opposites {
+                let (flags, change) = effect(&[word, opposite]);
+                assert_eq!((flags, change.set), (0, 0), "{word}, {opposite}");
+                let (flags, change) = effect(&[opposite, word]);
+                assert_eq!((flags, change.set), (flag, attr), "{opposite}, {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_leaves_the_flags_of_others_as_they_are() {
+        for (word, flag, ..) in WORDS {
+            // Of the kinds of access time there is one at a time.
+            if ["noatime", "strictatime", "relatime"].contains(&word) {
+                continue;
+            }
+            for (other, other_flag, _, opposites) in WORDS {
+                if word == other {
+                    continue;
+                }
+                assert_eq!(
+                    effect(&[word, other]).0,
+                    flag | other_flag,
+                    "{word}, {other}"
+                );
+                for opposite in opposites {
+                    assert_eq!(effect(&[word, opposite]).0, flag, "{word}, {opposite}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_bind_keeps_its_propagation_and_what_it_forbids() {
         let step = lower(

@@ -22,7 +22,10 @@ super::cases![
     devices_that_are_not_allowed_cannot_be_opened,
     a_limit_without_its_controller_is_named,
     names_of_the_first_version_become_those_of_the_second,
+    a_container_can_be_idle_and_no_longer,
+    the_hosts_name_for_a_cgroup_is_nothing_to_the_guest,
     block_devices_and_huge_pages_are_limited,
+    a_weight_for_one_device_is_refused_by_a_guest_that_weighs_none,
     limits_of_block_devices_and_huge_pages_can_be_changed,
     an_update_that_fails_changes_no_block_device_and_no_huge_pages,
 ];
@@ -502,6 +505,49 @@ fn names_of_the_first_version_become_those_of_the_second() {
     bed.engine.remove("c").unwrap();
 }
 
+fn a_container_can_be_idle_and_no_longer() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let idle = json!({"cpu": {"idle": 1}});
+    let running = bed.create("c", &limited("read x", idle)).unwrap();
+    bed.start("c").unwrap();
+    let file = |name| bed.engine.cgroup_file("c", name).unwrap();
+    let first = file("cpu.idle");
+
+    bed.engine
+        .update("c", br#"{"cpu":{"idle":0,"shares":1024}}"#)
+        .unwrap();
+    let busy = (file("cpu.idle"), file("cpu.weight"));
+    bed.engine.update("c", br#"{"cpu":{"idle":1}}"#).unwrap();
+
+    assert_eq!(first, "1\n");
+    assert_eq!(busy, ("0\n".to_owned(), "100\n".to_owned()));
+    assert_eq!(file("cpu.idle"), "1\n");
+    assert_eq!(running.finish().code, 1);
+    bed.engine.remove("c").unwrap();
+}
+
+fn the_hosts_name_for_a_cgroup_is_nothing_to_the_guest() {
+    let bed = Bed::make();
+
+    for path in ["/machine/one", "machine.slice:engine:one", "../../up"] {
+        let config = config(&["/bin/grep", "^0:", "/proc/self/cgroup"]);
+        let config = with(config, "/linux/cgroupsPath", json!(path));
+        let running = bed.create("c", &config).unwrap();
+        let cgroups = bed.cgroups();
+        let warnings = running.created.warnings.clone();
+        bed.start("c").unwrap();
+        let outcome = running.finish();
+        bed.engine.remove("c").unwrap();
+
+        assert_eq!(cgroups, 1, "{path}");
+        assert_eq!(warnings, Vec::<String>::new(), "{path}");
+        assert_eq!(outcome.out, "0::/\n", "{path}: {outcome:?}");
+    }
+}
+
 /// Of the device under the only disk.
 fn number_of_disk() -> String {
     let number = fs::read_to_string("/sys/block/loop0/dev").unwrap();
@@ -560,6 +606,26 @@ fn block_devices_and_huge_pages_are_limited() {
     assert_eq!(refused.to_string(), r#"set hugetlb.3MB.max to "1""#);
     assert_eq!(running.created.warnings, Vec::<String>::new());
     bed.engine.remove("c").unwrap();
+}
+
+/// Weights are those of the model of costs, which is asked of no disk of a guest.
+fn a_weight_for_one_device_is_refused_by_a_guest_that_weighs_none() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let _disk = disk(&bed.outside());
+    let number = number_of_disk();
+    let mut device = throttle(&number, 0);
+    device[0]["weight"] = json!(500);
+
+    let refused = bed.refusal(&limited(
+        "true",
+        json!({"blockIO": {"weightDevice": device}}),
+    ));
+
+    let expected = format!(r#"set io.weight to "{number} 4950": operation not supported"#);
+    assert!(refused.starts_with(&expected), "{refused}");
 }
 
 /// Limits of block devices and of huge pages.
