@@ -208,14 +208,20 @@ impl Writes {
         if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
             self.set("io.weight", format!("default {}", io_weight(weight)?));
         }
+        // Weights are those of the model of costs (io.cost.qos), which is asked of no disk of a guest: the kernel takes
+        // the default alone.
+        let mut weighs_one = false;
         for device in io.weight_device().iter().flatten() {
             if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
-                let (major, minor) = (device.major(), device.minor());
-                self.set(
-                    "io.weight",
-                    format!("{major}:{minor} {}", io_weight(weight)?),
-                );
+                io_weight(weight)?;
+                weighs_one = true;
             }
+        }
+        if weighs_one {
+            warnings.push(
+                "linux.resources.blockIO.weightDevice: the guest's kernel weighs no device apart, ignored"
+                    .to_owned(),
+            );
         }
         let leaves = io.leaf_weight().is_some_and(|weight| weight != 0)
             || io
@@ -498,15 +504,12 @@ mod tests {
         assert_eq!(
             writes(
                 r#"{"blockIO":{"weight":10,
-                    "weightDevice":[{"major":8,"minor":0,"weight":1000},
-                        {"major":8,"minor":16,"weight":500},{"major":8,"minor":32,"weight":0}],
+                    "weightDevice":[{"major":8,"minor":32,"weight":0}],
                     "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":5}],
                     "throttleWriteIOPSDevice":[{"major":8,"minor":16,"rate":0}]}}"#
             ),
             pairs(&[
                 ("io.weight", "default 1"),
-                ("io.weight", "8:0 10000"),
-                ("io.weight", "8:16 4950"),
                 ("io.max", "8:0 rbps=5"),
                 ("io.max", "8:16 wiops=max"),
             ])

@@ -25,7 +25,7 @@ super::cases![
     a_container_can_be_idle_and_no_longer,
     the_hosts_name_for_a_cgroup_is_nothing_to_the_guest,
     block_devices_and_huge_pages_are_limited,
-    a_weight_for_one_device_is_refused_by_a_guest_that_weighs_none,
+    a_weight_for_one_device_is_a_warning,
     limits_of_block_devices_and_huge_pages_can_be_changed,
     an_update_that_fails_changes_no_block_device_and_no_huge_pages,
 ];
@@ -608,24 +608,17 @@ fn block_devices_and_huge_pages_are_limited() {
     bed.engine.remove("c").unwrap();
 }
 
-/// Weights are those of the model of costs, which is asked of no disk of a guest.
-fn a_weight_for_one_device_is_refused_by_a_guest_that_weighs_none() {
-    if !has_controllers() {
-        return;
-    }
+fn a_weight_for_one_device_is_a_warning() {
     let bed = Bed::make();
-    let _disk = disk(&bed.outside());
-    let number = number_of_disk();
-    let mut device = throttle(&number, 0);
-    device[0]["weight"] = json!(500);
+    let device = json!([{"major": 8, "minor": 0, "weight": 500}]);
+    let config = limited("true", json!({"blockIO": {"weightDevice": device}}));
 
-    let refused = bed.refusal(&limited(
-        "true",
-        json!({"blockIO": {"weightDevice": device}}),
-    ));
+    let running = bed.create("c", &config).unwrap();
 
-    let expected = format!(r#"set io.weight to "{number} 4950": operation not supported"#);
-    assert!(refused.starts_with(&expected), "{refused}");
+    let due =
+        "linux.resources.blockIO.weightDevice: the guest's kernel weighs no device apart, ignored";
+    assert_eq!(running.created.warnings, [due]);
+    bed.engine.remove("c").unwrap();
 }
 
 /// Limits of block devices and of huge pages.
