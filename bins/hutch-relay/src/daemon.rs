@@ -88,12 +88,7 @@ impl Daemon {
         };
         self.call("attach", limit, async |client, context| {
             let answer = client.attach(context, &request).await?;
-            Ok(Place {
-                cgroup_procs: answer.cgroup_procs.into_iter().map(PathBuf::from).collect(),
-                netns: Some(answer.netns)
-                    .filter(|path| !path.is_empty())
-                    .map(PathBuf::from),
-            })
+            Ok(Place::of(answer))
         })
     }
 

@@ -26,6 +26,7 @@ mod vsock;
 pub use console::open_console;
 pub use daemon::HostProcess;
 pub use error::RelayError;
+pub use place::{Place, Visit};
 pub use relay::{Greeted, Relay};
 pub use session::{BrokenOutput, Outcome, Report, Session, Stdio, StreamAddress, VM_LOST};
 pub use signals::hold_dismissal;

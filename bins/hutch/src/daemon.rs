@@ -7,7 +7,7 @@
 //! thread that does not hear it for it is enough to lose it, or to die of it.
 
 use anyhow::{Context as _, Result, bail};
-use hutch_relay::HostProcess;
+use hutch_relay::{HostProcess, Place, Visit};
 use nix::fcntl::{Flock, FlockArg};
 use protocols::{
     asynchronous::{hutch::VersionRequest, hutch_ttrpc::RuntimeClient},
@@ -57,6 +57,8 @@ pub struct Daemon {
     root: PathBuf,
     runtime: Runtime,
     peer: Peer,
+    /// Where this process is for a while.
+    visit: Option<Visit>,
 }
 
 /// A connection whose other end is known.
@@ -103,6 +105,7 @@ impl Daemon {
             root,
             runtime,
             peer,
+            visit: None,
         })
     }
 
@@ -118,6 +121,7 @@ impl Daemon {
             root,
             runtime,
             peer,
+            visit: None,
         }))
     }
 
@@ -178,8 +182,38 @@ impl Daemon {
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
             if !matches!(why, ttrpc::Error::RpcStatus(_)) {
-                self.peer = reach(&self.runtime, &self.root)?;
+                self.reach_again()?;
             }
+        }
+    }
+
+    /// A daemon that is started lives where its first caller is at home.
+    fn reach_again(&mut self) -> Result<()> {
+        if let Some(visit) = &self.visit {
+            visit.leave()?;
+        }
+        self.peer = reach(&self.runtime, &self.root)?;
+        if let Some(visit) = &self.visit {
+            visit.again()?;
+        }
+        Ok(())
+    }
+
+    /// This process goes to a place, and is there until it [comes home](Self::come_home).
+    ///
+    /// # Errors
+    /// Names what does not take it; then it is where it was.
+    pub fn visit(&mut self, place: Place) -> Result<()> {
+        self.visit = Some(place.visit()?);
+        Ok(())
+    }
+
+    /// # Errors
+    /// Names what does not take it.
+    pub fn come_home(&mut self) -> Result<()> {
+        match self.visit.take() {
+            Some(visit) => Ok(visit.leave()?),
+            None => Ok(()),
         }
     }
 }

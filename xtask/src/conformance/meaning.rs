@@ -39,7 +39,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ),
     (
         "unknown word for ps",
-        &["unknown gnu long option", "ps option"],
+        &["unknown gnu long option", "ps option", "ps column"],
     ),
     ("no pid to show", &["couldn't find PID field"]),
     ("bad interval", &["duration interval must be greater"]),
@@ -131,6 +131,7 @@ const MEANINGS: &[(&str, &[&str])] = &[
             "ociVersion is missing",
             "is not supported; 1.x.y is",
             "name no cgroup",
+            "leaves the bundle",
             "process property must not be empty",
             "process is missing",
             "root must be specified",

@@ -46,9 +46,15 @@ fn create_container(
     Ok(created.stream.unwrap_or_default())
 }
 
-/// What can be refused before anything is made.
-fn check(creation: &args::Creation, bundle: &Bundle, detached: bool) -> Result<()> {
+/// What can be refused, or is in vain, before anything is made.
+fn check(at: &Place, creation: &args::Creation, bundle: &Bundle, detached: bool) -> Result<()> {
     refuse_preserved_fds(creation.preserve_fds)?;
+    let path = bundle.cgroups_path();
+    if path.contains(':') {
+        at.log.warn(&format!(
+            "linux.cgroupsPath {path:?}: cgroups are made without systemd, ignored: what stands for the container stays in its caller's cgroup"
+        ));
+    }
     let (pid_file, socket) = (&creation.pid_file, creation.console_socket.as_deref());
     relay::check_terminal(bundle.terminal(), detached, socket)?;
     relay::check_files(pid_file.as_deref(), socket)
@@ -57,7 +63,7 @@ fn check(creation: &args::Creation, bundle: &Bundle, detached: bool) -> Result<(
 pub fn create(at: &Place, create: args::Create) -> Result<u8> {
     let creation = create.creation;
     let bundle = Bundle::read(&creation.bundle)?;
-    check(&creation, &bundle, true)?;
+    check(at, &creation, &bundle, true)?;
     let mut daemon = at.daemon()?;
     let waiting = relay::prepare(&daemon, stands(at, &creation, &bundle))?;
     let stream = create_container(at, &mut daemon, &creation, &bundle, waiting.relay()?)?;
@@ -103,7 +109,7 @@ pub fn start(at: &Place, id: &str) -> Result<u8> {
 pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let creation = &run.creation;
     let bundle = Bundle::read(&creation.bundle)?;
-    check(creation, &bundle, run.detach)?;
+    check(at, creation, &bundle, run.detach)?;
     hutch_relay::hold_dismissal()?;
     let mut daemon = at.daemon()?;
     let id = &creation.id;
@@ -121,19 +127,34 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     }
     let myself = relay::myself()?;
     let stream = create_container(at, &mut daemon, creation, &bundle, myself)?;
-    let written = match stands.pid_file {
-        Some(path) => relay::write_pid_file(path, myself.pid),
-        None => Ok(()),
-    };
-    let started = written.and_then(|()| start_in(at, &mut daemon, id));
+    let started = stand_and_start(at, &mut daemon, &stands, myself);
+    if started.is_err() {
+        relay::come_home(at, &mut daemon);
+    }
     undone(at, id, started)?;
     let code = relay::foreground(&mut daemon, stands, &stream)?;
+    // Its cgroup is to go.
+    relay::come_home(at, &mut daemon);
     match run.keep {
         false => delete_in(at, &mut daemon, id, true)?,
         // Its output tells of the end sooner than the guest tells the daemon.
         true => drop(relay::exit(&mut daemon, at.process(id, ""))?),
     }
     Ok(code)
+}
+
+/// This program is where it stands for before its pid is told, to a file and to hooks.
+fn stand_and_start(
+    at: &Place,
+    daemon: &mut Daemon,
+    stands: &relay::Stands<'_>,
+    myself: HostProcess,
+) -> Result<()> {
+    relay::sit(daemon, stands.process.clone(), myself)?;
+    if let Some(path) = stands.pid_file {
+        relay::write_pid_file(path, myself.pid)?;
+    }
+    start_in(at, daemon, &stands.process.container_id)
 }
 
 fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<()> {

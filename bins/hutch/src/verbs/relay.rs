@@ -5,10 +5,10 @@ use crate::{
     log::one_line,
 };
 use anyhow::{Context as _, Result, bail};
-use hutch_relay::{HostProcess, Outcome, Relay, Session, VM_LOST};
+use hutch_relay::{HostProcess, Outcome, Place, Relay, Session, VM_LOST};
 use nix::fcntl::{FcntlArg, FdFlag};
 use protocols::asynchronous::hutch::{
-    ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
+    AttachRequest, ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
 };
 use std::{
     env, fs,
@@ -106,6 +106,29 @@ pub fn check_files(pid_file: Option<&Path>, console_socket: Option<&Path>) -> Re
 pub fn myself() -> Result<HostProcess> {
     let myself = HostProcess::myself().context("read our start time")?;
     myself.context("this process is not in /proc")
+}
+
+/// This program stands for the process: it goes where a relay would be, so that whoever looks at its pid finds the
+/// container's cgroup and the sandbox's network. It is there until the daemon's client comes home.
+///
+/// # Errors
+/// The daemon does not know the process, or the place does not take us.
+pub fn sit(daemon: &mut Daemon, process: ProcessRef, myself: HostProcess) -> Result<()> {
+    let request = AttachRequest {
+        process: Some(process).into(),
+        relay_pid: myself.pid,
+        relay_start_time: myself.start_time,
+        ..Default::default()
+    };
+    let attached = daemon.ask(async |client| client.attach(soon(), &request).await)?;
+    daemon.visit(Place::of(attached))
+}
+
+/// Leaves where it [sat](sit). Whoever cannot keeps its container's cgroup, which whoever removes that will tell.
+pub fn come_home(at: &super::Place, daemon: &mut Daemon) {
+    if let Err(why) = daemon.come_home() {
+        at.log.warn(&format!("{why:#}"));
+    }
 }
 
 /// Whole or not at all, and last: its existence means that the container is there.

@@ -239,6 +239,17 @@ pub fn podman_attaches_to_a_terminal_and_stops_what_does_not_heed(world: &World<
         podman.state("shell")?["ExitCode"] == KILLED,
         "it was not killed"
     );
+
+    // One that heeds its signal says so.
+    let heeds = "trap 'exit 9' USR2; touch /up; while true; do sleep 0.1; done";
+    let named = ["--name=heeds", "--stop-signal=USR2"];
+    podman.ask(&["run", "-d", named[0], named[1], IMAGE, "sh", "-c", heeds])?;
+    let is_up = "until test -e /up; do sleep 0.1; done";
+    podman.ask(&["exec", "heeds", "sh", "-c", is_up])?;
+    podman.ask(&["stop", "--time", "60", "heeds"])?;
+    let code = podman.ask(&["wait", "heeds"])?;
+    ensure!(code == "9", "it did not hear SIGUSR2: {code}");
+    podman.ask(&["rm", "heeds"])?;
     podman.ask(&["start", "shell"])?;
     podman.ask(&["rm", "--force", "--time", "0", "shell"])?;
     podman.end()
