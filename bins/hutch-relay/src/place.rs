@@ -126,11 +126,13 @@ impl Visit {
     /// # Errors
     /// Names what does not take it.
     pub fn leave(&self) -> Result<(), RelayError> {
+        // One that does not take it is no reason to stay in the others.
+        let network = enter(&self.network, Path::new(OWN_NETWORK));
         for WayBack { home, root } in &self.home {
             let left = fs::write(home, "0").or_else(|_| fs::write(root, "0"));
             left.map_err(failed("join", root))?;
         }
-        enter(&self.network, Path::new(OWN_NETWORK))
+        network
     }
 
     /// There again, after it has [left](Self::leave).
