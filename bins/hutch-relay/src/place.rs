@@ -10,10 +10,9 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
-    io,
-    os::fd::AsFd,
+    io::{self, Write as _},
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -43,41 +42,23 @@ impl Place {
     /// Names what does not take it.
     pub fn enter(&self) -> Result<(), RelayError> {
         for procs in &self.cgroup_procs {
-            // 0 is whoever writes. cgroups(7).
-            fs::write(procs, "0").map_err(failed("join", procs))?;
+            join(procs)?;
         }
-        self.enter_network()
+        match &self.netns {
+            Some(path) => enter(&open(path)?, path),
+            None => Ok(()),
+        }
     }
 
-    fn enter_network(&self) -> Result<(), RelayError> {
-        let Some(path) = &self.netns else {
-            return Ok(());
-        };
-        let netns = File::open(path).map_err(failed("enter network namespace", path))?;
-        enter(&netns, path)
-    }
-
-    /// [Enters](Self::enter), and knows the way back.
-    ///
-    /// # Errors
-    /// Names what does not take it; then it is where it was.
-    pub fn visit(self) -> Result<Visit, RelayError> {
-        let own = Path::new(OWN_NETWORK);
-        let mut visit = Visit {
-            home: Vec::new(),
-            network: File::open(own).map_err(failed("open", own))?,
-            place: self,
-        };
-        let entered = visit.enter_cgroups();
-        let entered = entered.and_then(|()| visit.place.enter_network());
-        match entered {
-            Ok(()) => Ok(visit),
-            Err(why) => {
-                // What it has not entered it need not leave.
-                let _ = visit.leave();
-                Err(why)
-            }
+    /// [Enters](Self::enter) whatever it can leave again; and the first that it cannot, or that does not take it.
+    pub fn visit(&self) -> (Visit, Result<(), RelayError>) {
+        let mut visit = Visit::default();
+        let cgroups = self.cgroup_procs.iter();
+        let mut outcomes: Vec<_> = cgroups.map(|procs| visit.enter_cgroup(procs)).collect();
+        if let Some(path) = &self.netns {
+            outcomes.push(visit.enter_network(path));
         }
+        (visit, outcomes.into_iter().collect())
     }
 }
 
@@ -85,100 +66,146 @@ impl Place {
 const OWN_NETWORK: &str = "/proc/thread-self/ns/net";
 /// A line for each hierarchy: its number, what it is for, and the cgroup. cgroups(7).
 const OWN_CGROUPS: &str = "/proc/thread-self/cgroup";
+const PROCS: &str = "cgroup.procs";
+
+/// A stay at a [`Place`], of one that goes back.
+#[derive(Debug, Default)]
+pub struct Visit {
+    cgroups: Vec<Stay>,
+    network: Option<Networks>,
+}
+
+/// In one hierarchy.
+#[derive(Debug, PartialEq, Eq)]
+struct Stay {
+    /// `cgroup.procs` of where it is.
+    procs: PathBuf,
+    /// The cgroup where it was.
+    home: PathBuf,
+    /// Where the hierarchy is mounted.
+    top: PathBuf,
+}
+
+/// Held open: the one of a VM has no name any more when that is gone.
+#[derive(Debug)]
+struct Networks {
+    own: File,
+    there: File,
+}
+
+impl Visit {
+    fn enter_cgroup(&mut self, procs: &Path) -> Result<(), RelayError> {
+        let (home, top) = way_back(procs).map_err(failed("find the way back from", procs))?;
+        join(procs)?;
+        let procs = procs.to_owned();
+        self.cgroups.push(Stay { procs, home, top });
+        Ok(())
+    }
+
+    fn enter_network(&mut self, path: &Path) -> Result<(), RelayError> {
+        let own = open(Path::new(OWN_NETWORK))?;
+        let there = open(path)?;
+        enter(&there, path)?;
+        self.network = Some(Networks { own, there });
+        Ok(())
+    }
+
+    /// Back to where it was; of a cgroup that is gone, to the nearest above it.
+    ///
+    /// # Errors
+    /// Names the first that does not take it; it is back in the others.
+    pub fn leave(&self) -> Result<(), RelayError> {
+        let mut outcome = Ok(());
+        for Stay { home, top, .. } in &self.cgroups {
+            let above = home.ancestors().take_while(|one| one.starts_with(top));
+            let left = above.map(|one| join(&one.join(PROCS)));
+            outcome = outcome.and(first_well(left));
+        }
+        match &self.network {
+            Some(network) => outcome.and(enter(&network.own, Path::new(OWN_NETWORK))),
+            None => outcome,
+        }
+    }
+
+    /// There again, after it has [left](Self::leave).
+    ///
+    /// # Errors
+    /// Names the first that does not take it; it is in the others.
+    pub fn again(&self) -> Result<(), RelayError> {
+        let cgroups = self.cgroups.iter().map(|stay| join(&stay.procs));
+        let outcome = cgroups.fold(Ok(()), Result::and);
+        match &self.network {
+            Some(network) => outcome.and(enter(&network.there, Path::new("of the vm"))),
+            None => outcome,
+        }
+    }
+}
+
+/// Nobody makes a file where a cgroup has none.
+fn join(procs: &Path) -> Result<(), RelayError> {
+    // 0 is whoever writes. cgroups(7).
+    let opened = File::options().write(true).open(procs);
+    let joined = opened.and_then(|mut file| file.write_all(b"0"));
+    joined.map_err(failed("join", procs))
+}
+
+fn open(netns: &Path) -> Result<File, RelayError> {
+    File::open(netns).map_err(failed("enter network namespace", netns))
+}
 
 fn enter(netns: &File, path: &Path) -> Result<(), RelayError> {
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
         .map_err(|errno| failed("enter network namespace", path)(errno.into()))
 }
 
-/// A stay at a [`Place`], of one that goes back.
-#[derive(Debug)]
-pub struct Visit {
-    place: Place,
-    /// Of each hierarchy in which it was elsewhere.
-    home: Vec<WayBack>,
-    network: File,
-}
-
-/// `cgroup.procs` in one hierarchy.
-#[derive(Debug, PartialEq, Eq)]
-struct WayBack {
-    /// Of where it was.
-    home: PathBuf,
-    /// Of the hierarchy's root, where everybody may go.
-    root: PathBuf,
-}
-
-impl Visit {
-    fn enter_cgroups(&mut self) -> Result<(), RelayError> {
-        let mut before = own_cgroups()?;
-        for procs in &self.place.cgroup_procs {
-            fs::write(procs, "0").map_err(failed("join", procs))?;
-            let after = own_cgroups()?;
-            self.home.extend(way_back(procs, &before, &after));
-            before = after;
+/// Tries no more than it needs; the last error where none is well.
+fn first_well<E>(tries: impl Iterator<Item = Result<(), E>>) -> Result<(), E> {
+    let mut outcome = Ok(());
+    for tried in tries {
+        outcome = tried;
+        if outcome.is_ok() {
+            break;
         }
-        Ok(())
     }
-
-    /// Back to where it was; of a cgroup that is gone, to the root of its hierarchy.
-    ///
-    /// # Errors
-    /// Names what does not take it.
-    pub fn leave(&self) -> Result<(), RelayError> {
-        // One that does not take it is no reason to stay in the others.
-        let network = enter(&self.network, Path::new(OWN_NETWORK));
-        for WayBack { home, root } in &self.home {
-            let left = fs::write(home, "0").or_else(|_| fs::write(root, "0"));
-            left.map_err(failed("join", root))?;
-        }
-        network
-    }
-
-    /// There again, after it has [left](Self::leave).
-    ///
-    /// # Errors
-    /// Names what does not take it.
-    pub fn again(&self) -> Result<(), RelayError> {
-        self.place.enter()
-    }
+    outcome
 }
 
-/// The cgroup in each hierarchy.
-type Cgroups = BTreeMap<String, PathBuf>;
-
-fn own_cgroups() -> Result<Cgroups, RelayError> {
-    let own = Path::new(OWN_CGROUPS);
-    let text = fs::read_to_string(own).map_err(failed("read", own))?;
-    Ok(cgroups(&text))
-}
-
-fn cgroups(text: &str) -> Cgroups {
-    let line = |line: &str| {
-        let (hierarchy, rest) = line.split_once(':')?;
-        let (_, cgroup) = rest.split_once(':')?;
-        Some((hierarchy.to_owned(), PathBuf::from(cgroup)))
+/// The cgroup where this process is in the hierarchy of `procs`, and where that is mounted.
+fn way_back(procs: &Path) -> io::Result<(PathBuf, PathBuf)> {
+    let there = procs.parent().unwrap_or(procs);
+    let top = top_of(there)?;
+    let own = fs::read_to_string(OWN_CGROUPS)?;
+    let myself = std::process::id().to_string();
+    let is_home = |folder: &PathBuf| {
+        let members = fs::read_to_string(folder.join(PROCS)).unwrap_or_default();
+        members.lines().any(|member| member == myself)
     };
-    text.lines().filter_map(line).collect()
-}
-
-/// From `procs`, which was just written: its hierarchy is the one in which the cgroup is another now. `None`: it was there
-/// already.
-fn way_back(procs: &Path, before: &Cgroups, after: &Cgroups) -> Option<WayBack> {
-    let moved = |(hierarchy, old): (&String, &PathBuf)| {
-        let new = after.get(hierarchy)?;
-        (new != old).then(|| (old.clone(), new.clone()))
-    };
-    let (old, new) = before.iter().find_map(moved)?;
-    // The path in its hierarchy begins where that is mounted.
-    let depth = new.components().filter(is_name).count();
-    let mounted = procs.parent()?.ancestors().nth(depth)?;
-    let old = old.strip_prefix("/").unwrap_or(&old);
-    let procs_of = |cgroup: PathBuf| cgroup.join("cgroup.procs");
-    Some(WayBack {
-        home: procs_of(mounted.join(old)),
-        root: procs_of(mounted.to_owned()),
+    let home = candidates(&own, &top).find(is_home);
+    home.map(|home| (home, top)).ok_or_else(|| {
+        let why = "this process is nowhere in it that it could see";
+        io::Error::new(io::ErrorKind::NotFound, why)
     })
+}
+
+/// A hierarchy is a file system of its own.
+fn top_of(folder: &Path) -> io::Result<PathBuf> {
+    let device = fs::metadata(folder)?.dev();
+    let same = |folder: &&Path| fs::metadata(folder).is_ok_and(|found| found.dev() == device);
+    let top = folder.ancestors().take_while(same).last();
+    Ok(top.unwrap_or(folder).to_owned())
+}
+
+/// Where a process with these cgroups may be below `top`. What is mounted there may be any cgroup of the hierarchy, and
+/// the names are as whoever made our cgroup namespace sees them: each end of each name is one.
+fn candidates(own: &str, top: &Path) -> impl Iterator<Item = PathBuf> {
+    let names = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let ends = |name: &str| {
+        let parts: Vec<_> = Path::new(name).components().filter(is_name).collect();
+        let ends = 0..=parts.len();
+        let end = |from: usize| parts[from..].iter().collect::<PathBuf>();
+        ends.map(end).collect::<Vec<_>>()
+    };
+    names.flat_map(ends).map(|end| top.join(end))
 }
 
 fn is_name(part: &Component<'_>) -> bool {
@@ -202,6 +229,9 @@ mod tests {
     fn it_writes_itself_into_every_hierarchy_and_names_the_one_that_does_not_take_it() {
         let folder = tempfile::tempdir().unwrap();
         let procs = ["a", "b"].map(|name| folder.path().join(name));
+        for procs in &procs {
+            fs::write(procs, "").unwrap();
+        }
         let mut place = Place {
             cgroup_procs: procs.to_vec(),
             netns: None,
@@ -233,30 +263,57 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_is_told_by_what_changed() {
-        let before = cgroups("4:pids:/user/a\n2:cpu,cpuacct:/user\n0::/\n");
-        let pids = cgroups("4:pids:/box/c\n2:cpu,cpuacct:/user\n0::/\n");
-        let unified = cgroups("4:pids:/box/c\n2:cpu,cpuacct:/user\n0::/box/c\n");
-        let to = |home: &str, root: &str| {
-            Some(WayBack {
-                home: home.into(),
-                root: root.into(),
-            })
+    fn whoever_goes_away_comes_back_to_where_its_pid_is() {
+        let own = "4:pids:/user/a\n2:cpu,cpuacct:/user\n0::/\n";
+        let all: Vec<_> = candidates(own, Path::new("/top")).collect();
+        for place in ["/top/user/a", "/top/a", "/top/user", "/top"] {
+            assert!(all.contains(&PathBuf::from(place)), "{place}: {all:?}");
+        }
+        let outside: Vec<_> = candidates("0::/../x\n", Path::new("/top")).collect();
+        assert_eq!(outside, [Path::new("/top/x"), Path::new("/top")]);
+    }
+
+    #[test]
+    fn who_knows_no_way_back_does_not_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let procs = folder.path().join("cgroup.procs");
+        fs::write(&procs, "").unwrap();
+        let place = Place {
+            cgroup_procs: vec![procs.clone()],
+            netns: Some("/proc/self/ns/net".into()),
         };
 
-        let procs = Path::new("/sys/fs/cgroup/pids/box/c/cgroup.procs");
-        let back = way_back(procs, &before, &pids);
-        let due = to(
-            "/sys/fs/cgroup/pids/user/a/cgroup.procs",
-            "/sys/fs/cgroup/pids/cgroup.procs",
-        );
-        assert_eq!(back, due);
+        let (visit, outcome) = place.visit();
 
-        let procs = Path::new("/sys/fs/cgroup/unified/box/c/cgroup.procs");
-        let back = way_back(procs, &pids, &unified);
-        let root = "/sys/fs/cgroup/unified/cgroup.procs";
-        assert_eq!(back, to(root, root));
+        let text = outcome.unwrap_err().to_string();
+        assert!(text.starts_with("find the way back from "), "{text}");
+        assert!(visit.cgroups.is_empty());
+        assert_eq!(fs::read_to_string(&procs).unwrap(), "", "it has gone");
+        visit.leave().unwrap();
+    }
 
-        assert_eq!(way_back(procs, &unified, &unified), None, "it was there");
+    #[test]
+    fn of_a_cgroup_that_is_gone_the_nearest_above_it_is_home() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("top");
+        fs::create_dir_all(top.join("a")).unwrap();
+        for place in [folder.path(), &top, &top.join("a")] {
+            fs::write(place.join(PROCS), "").unwrap();
+        }
+        let stay = |home: &str| Stay {
+            procs: "/".into(),
+            home: top.join(home),
+            top: top.clone(),
+        };
+        let visit = Visit {
+            cgroups: vec![stay("a/gone")],
+            network: None,
+        };
+
+        visit.leave().unwrap();
+
+        let said = |place: &Path| fs::read_to_string(place.join(PROCS)).unwrap();
+        assert_eq!(said(&top.join("a")), "0");
+        assert_eq!([said(&top), said(folder.path())], ["", ""]);
     }
 }

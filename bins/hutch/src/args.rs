@@ -36,7 +36,7 @@ pub struct Cli {
     /// Form of what is written to --log.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// Say more on standard error.
+    /// Say more, on standard error or in the file of --log.
     #[arg(long, global = true)]
     pub debug: bool,
     /// Accepted for callers of runc; cgroups are made without systemd.

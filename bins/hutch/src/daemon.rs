@@ -187,14 +187,15 @@ impl Daemon {
         }
     }
 
-    /// A daemon that is started lives where its first caller is at home.
+    /// A daemon that is started lives where its first caller is at home. What is asked is worth more than where it is asked
+    /// from: a place that is gone, with its VM, is no reason not to ask.
     fn reach_again(&mut self) -> Result<()> {
         if let Some(visit) = &self.visit {
-            visit.leave()?;
+            let _ = visit.leave();
         }
         self.peer = reach(&self.runtime, &self.root)?;
         if let Some(visit) = &self.visit {
-            visit.again()?;
+            let _ = visit.again();
         }
         Ok(())
     }
@@ -202,10 +203,11 @@ impl Daemon {
     /// This process goes to a place, and is there until it [comes home](Self::come_home).
     ///
     /// # Errors
-    /// Names what does not take it; then it is where it was.
-    pub fn visit(&mut self, place: Place) -> Result<()> {
-        self.visit = Some(place.visit()?);
-        Ok(())
+    /// Names the first that does not take it; it is in the rest.
+    pub fn visit(&mut self, place: &Place) -> Result<()> {
+        let (visit, outcome) = place.visit();
+        self.visit = Some(visit);
+        Ok(outcome?)
     }
 
     /// # Errors

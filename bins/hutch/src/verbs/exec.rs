@@ -52,13 +52,11 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     let myself = relay::myself()?;
     let stream = begin(at, &mut daemon, request, myself)?;
     if let Some(path) = pid_file {
-        // Nobody else is told who stands for it. It runs already, and its exit code is worth more than its place.
-        if let Err(why) = relay::sit(&mut daemon, stands.process.clone(), myself) {
-            at.log.warn(&format!("{why:#}"));
-        }
+        // Nobody else is told who stands for it.
+        relay::sit(at, &mut daemon, stands.process.clone(), myself);
         relay::write_pid_file(path, myself.pid)?;
     }
-    relay::foreground(&mut daemon, stands, &stream)
+    relay::foreground(at, &mut daemon, stands, &stream)
 }
 
 /// Has the process made, for which `relay` stands; its stream is there to be read.

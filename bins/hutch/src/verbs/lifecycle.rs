@@ -128,15 +128,15 @@ pub fn run(at: &Place, run: args::Run) -> Result<u8> {
     let myself = relay::myself()?;
     let stream = create_container(at, &mut daemon, creation, &bundle, myself)?;
     let started = stand_and_start(at, &mut daemon, &stands, myself);
-    if started.is_err() {
-        relay::come_home(at, &mut daemon);
-    }
     undone(at, id, started)?;
-    let code = relay::foreground(&mut daemon, stands, &stream)?;
-    // Its cgroup is to go.
-    relay::come_home(at, &mut daemon);
+    let code = relay::foreground(at, &mut daemon, stands, &stream)?;
     match run.keep {
-        false => delete_in(at, &mut daemon, id, true)?,
+        // Its code is worth more than what is left of it.
+        false => {
+            if let Err(why) = delete_in(at, &mut daemon, id, true) {
+                at.log.error(&format!("{why:#}"));
+            }
+        }
         // Its output tells of the end sooner than the guest tells the daemon.
         true => drop(relay::exit(&mut daemon, at.process(id, ""))?),
     }
@@ -150,11 +150,16 @@ fn stand_and_start(
     stands: &relay::Stands<'_>,
     myself: HostProcess,
 ) -> Result<()> {
-    relay::sit(daemon, stands.process.clone(), myself)?;
-    if let Some(path) = stands.pid_file {
-        relay::write_pid_file(path, myself.pid)?;
+    relay::sit(at, daemon, stands.process.clone(), myself);
+    let written = match stands.pid_file {
+        Some(path) => relay::write_pid_file(path, myself.pid),
+        None => Ok(()),
+    };
+    let started = written.and_then(|()| start_in(at, daemon, &stands.process.container_id));
+    if started.is_err() {
+        relay::come_home(at, daemon);
     }
-    start_in(at, daemon, &stands.process.container_id)
+    started
 }
 
 fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<()> {

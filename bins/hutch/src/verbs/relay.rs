@@ -109,19 +109,20 @@ pub fn myself() -> Result<HostProcess> {
 }
 
 /// This program stands for the process: it goes where a relay would be, so that whoever looks at its pid finds the
-/// container's cgroup and the sandbox's network. It is there until the daemon's client comes home.
-///
-/// # Errors
-/// The daemon does not know the process, or the place does not take us.
-pub fn sit(daemon: &mut Daemon, process: ProcessRef, myself: HostProcess) -> Result<()> {
+/// container's cgroup and the sandbox's network. It is there until its process has ended. Where it cannot be it says so,
+/// and stands all the same.
+pub fn sit(at: &super::Place, daemon: &mut Daemon, process: ProcessRef, myself: HostProcess) {
     let request = AttachRequest {
         process: Some(process).into(),
         relay_pid: myself.pid,
         relay_start_time: myself.start_time,
         ..Default::default()
     };
-    let attached = daemon.ask(async |client| client.attach(soon(), &request).await)?;
-    daemon.visit(Place::of(attached))
+    let attached = daemon.ask(async |client| client.attach(soon(), &request).await);
+    let sits = attached.and_then(|place| daemon.visit(&Place::of(place)));
+    if let Err(why) = sits {
+        at.log.warn(&format!("{why:#}"));
+    }
 }
 
 /// Leaves where it [sat](sit). Whoever cannot keeps its container's cgroup, which whoever removes that will tell.
@@ -147,7 +148,12 @@ pub fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
 }
 
 /// Relays until the process has exited; its exit code.
-pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>, stream: &StreamAddress) -> Result<u8> {
+pub fn foreground(
+    at: &super::Place,
+    daemon: &mut Daemon,
+    stands: Stands<'_>,
+    stream: &StreamAddress,
+) -> Result<u8> {
     let stderr = nix::unistd::dup(io::stderr()).context("keep standard error")?;
     let stdio = hutch_relay::take_stdio().context("take standard input and output")?;
     let socket = PathBuf::from(&stream.socket);
@@ -157,6 +163,8 @@ pub fn foreground(daemon: &mut Daemon, stands: Stands<'_>, stream: &StreamAddres
     let report = Relay::open(session).and_then(Relay::run);
     // The process is done with it; what is to be said now is ours.
     nix::unistd::dup2_stderr(stderr).context("take standard error back")?;
+    // Nobody is stood for any more, and its cgroup may be on its way out.
+    come_home(at, daemon);
     match report?.outcome {
         Outcome::Exited(code) => {
             let request = ExitedRequest {

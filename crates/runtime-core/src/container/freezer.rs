@@ -75,10 +75,8 @@ pub enum FreezerRecord {
     Freezing,
     Frozen,
     Thawing,
-    /// A freeze that failed is being undone.
+    /// A freeze that failed is being undone, or one that its end made needless.
     Undoing,
-    /// It was sent SIGKILL, and is to stand still no more.
-    Doomed,
 }
 
 /// Who asked last, and for what: asked again, it is answered again.
@@ -99,18 +97,15 @@ impl Freezer {
     pub(super) fn record(&self) -> FreezerRecord {
         match self {
             Self::Thawed => FreezerRecord::Thawed,
-            Self::Freezing { doomed: false, .. } => FreezerRecord::Freezing,
+            Self::Freezing { .. } => FreezerRecord::Freezing,
             Self::Frozen => FreezerRecord::Frozen,
             Self::Thawing {
                 from: From::Frozen, ..
             } => FreezerRecord::Thawing,
             Self::Thawing {
-                from: From::Thawed, ..
+                from: From::Thawed | From::Doomed,
+                ..
             } => FreezerRecord::Undoing,
-            Self::Freezing { doomed: true, .. }
-            | Self::Thawing {
-                from: From::Doomed, ..
-            } => FreezerRecord::Doomed,
         }
     }
 
@@ -145,7 +140,6 @@ impl Container {
             },
             FreezerRecord::Thawing => self.thawing(waiters, From::Frozen),
             FreezerRecord::Undoing => self.thawing(waiters, From::Thawed),
-            FreezerRecord::Doomed => self.thawing(waiters, From::Doomed),
         };
     }
 
@@ -207,6 +201,12 @@ impl Container {
                 },
                 Freeze::Resume,
             ) if waiters.len() < RESENDS_MAX => {
+                waiters.push(waiter);
+            }
+            // What it waited for before is still to come.
+            (Freezer::Thawing { waiters, .. }, Freeze::Resume)
+                if again && waiters.len() < RESENDS_MAX =>
+            {
                 waiters.push(waiter);
             }
             // It is as it was wished, by the same request.

@@ -231,18 +231,15 @@ impl Story {
         assert_eq!(numbers.collect::<Vec<_>>(), self.model.ooms, "{told}");
         let freezer = match &self.model.still {
             Still::No => FreezerRecord::Thawed,
-            Still::Asked { doomed: false, .. } => FreezerRecord::Freezing,
+            Still::Asked { .. } => FreezerRecord::Freezing,
             Still::Yes => FreezerRecord::Frozen,
             Still::Leaving {
                 was: Was::Still, ..
             } => FreezerRecord::Thawing,
             Still::Leaving {
-                was: Was::Never, ..
+                was: Was::Never | Was::Doomed,
+                ..
             } => FreezerRecord::Undoing,
-            Still::Asked { doomed: true, .. }
-            | Still::Leaving {
-                was: Was::Doomed, ..
-            } => FreezerRecord::Doomed,
         };
         assert_eq!(record.freezer, freezer, "{told}: {:#?}", self.log);
     }

@@ -544,6 +544,12 @@ impl Model {
                 waiters.push(waiter);
                 return Ok(());
             }
+            (Still::Leaving { waiters, .. }, Wish::Resume)
+                if again && waiters.len() < CALLERS_MAX =>
+            {
+                waiters.push(waiter);
+                return Ok(());
+            }
             (Still::Yes, Wish::Pause) | (Still::No, Wish::Resume) if again => {
                 self.answer(waiter, "done ok");
                 return Ok(());

@@ -55,6 +55,7 @@ pub const ALL: &[Story] = stories![
     run::output_written_just_before_the_end_is_not_lost,
     run::an_exit_is_reported_while_a_child_keeps_the_output_open,
     run::run_in_the_foreground_is_where_its_container_is,
+    run::pain_1_a_run_whose_vm_is_lost_says_so_also_to_a_later_daemon,
     stdio::pain_8_of_twenty_last_words_none_is_lost,
     stdio::pain_7_the_end_of_input_is_not_the_end_of_output,
     terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,

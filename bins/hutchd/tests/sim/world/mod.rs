@@ -406,10 +406,7 @@ impl World {
         match record.freezer {
             FreezerRecord::Thawed => !frozen,
             FreezerRecord::Frozen => frozen,
-            FreezerRecord::Freezing
-            | FreezerRecord::Thawing
-            | FreezerRecord::Undoing
-            | FreezerRecord::Doomed => false,
+            FreezerRecord::Freezing | FreezerRecord::Thawing | FreezerRecord::Undoing => false,
         }
     }
 

@@ -190,20 +190,17 @@ impl Model {
         }
         match &mut self.still {
             Still::No | Still::Yes => {}
-            Still::Asked {
-                waiters,
-                doomed: false,
-            } => {
+            Still::Asked { waiters, doomed } => {
                 waiters.clear();
+                *doomed = false;
                 self.ask_world("Freeze");
             }
-            Still::Asked { doomed: true, .. } => {
-                let (waiters, was) = (Vec::new(), Was::Doomed);
-                self.still = Still::Leaving { waiters, was };
-                self.ask_world("Thaw");
-            }
-            Still::Leaving { waiters, .. } => {
+            Still::Leaving { waiters, was } => {
                 waiters.clear();
+                // That it was sent SIGKILL is on no record.
+                if *was == Was::Doomed {
+                    *was = Was::Never;
+                }
                 self.ask_world("Thaw");
             }
         }
