@@ -272,6 +272,15 @@ carried![
     an_exec_that_never_came_to_be_is_not_taken_over,
 ];
 
+#[test]
+fn a_relay_is_told_that_its_input_was_taken_before_the_guest_is() {
+    run(Clock::Real, async {
+        let bench = StdioBench(stock().await);
+        let hang = || bench.0.guest.hang();
+        stdio::a_relay_is_told_that_its_input_was_taken_before_the_guest_is(&bench, hang).await;
+    });
+}
+
 /// QEMU takes one connection at a time: the next daemon's waits for it.
 #[tokio::test(flavor = "current_thread")]
 async fn a_port_that_is_dropped_keeps_no_link_to_a_stock_guest() {

@@ -137,8 +137,21 @@ impl Relay {
         }
     }
 
+    /// What whoever left had said.
+    async fn hear_out(&mut self) {
+        let mut buffer = [0; 8192];
+        while let Ok(count) = self.io.read(&mut buffer).await
+            && count > 0
+        {
+            let fed = self.reader.feed(&buffer[..count]);
+            fed.expect("the carrier keeps to the protocol");
+        }
+    }
+
     /// The same relay, with the next daemon.
     async fn rejoin(&mut self, bench: &impl Bench, number: u32) {
+        let left = timeout(LIMIT, self.hear_out()).await;
+        left.expect("the carrier before has left");
         let socket = bench.socket(number);
         self.io = UnixStream::connect(&socket)
             .await
@@ -323,6 +336,26 @@ pub async fn a_later_daemon_takes_over_what_an_earlier_one_made(bench: &impl Ben
     assert_eq!(status.code, 0);
     assert!(seq > u64::from(u32::MAX), "numbers go on: {seq}");
     remove(&second, 307).await;
+}
+
+/// So that a daemon that dies while it writes has nothing written twice by the next one: the relay knows that it is not to
+/// say it again.
+pub async fn a_relay_is_told_that_its_input_was_taken_before_the_guest_is(
+    bench: &impl Bench,
+    hang: impl FnOnce(),
+) {
+    let port = linked(bench).await;
+    run(&port, bench, 310, &["/bin/cat"]).await;
+    let mut relay = Relay::join(bench, 310).await;
+    let room = relay.reader.stdin_room();
+    hang();
+
+    relay.say(b"once").await;
+    while relay.reader.stdin_room() < room {
+        relay.step().await;
+    }
+
+    assert_eq!(relay.said(), b"", "the guest has taken it");
 }
 
 pub async fn an_exec_that_never_came_to_be_is_not_taken_over(bench: &impl Bench) {

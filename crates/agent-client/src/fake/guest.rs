@@ -305,6 +305,11 @@ impl FakeGuest {
         value
     }
 
+    /// Nothing is answered, nor carried out.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.look(|inside| matches!(inside.power, Power::Hung { .. }))
+    }
+
     /// A call on the world as it is now.
     pub(crate) fn act<T>(
         &self,

@@ -12,8 +12,9 @@
 //!   left in its pipes: nobody may read them.
 //! - One read of each output and one write are under way at a time; what a reader does not take is
 //!   not read from the guest.
-//! - A write whose link broke may have been carried out: it is not sent again. A read is lost with
-//!   its link where the agent had answered it.
+//! - A write whose link broke may have been carried out: it is not sent again. Nor is one whose daemon
+//!   died: the relay is told that its bytes were taken before the agent is told of them. A read is lost
+//!   with its link where the agent had answered it.
 //! - An output that the relay refuses is read on and dropped: no call closes it.
 
 use super::{
@@ -67,7 +68,12 @@ pub(super) struct Attendant {
 /// The process's stdin.
 enum Inlet {
     Idle,
-    Writing(Flight<Result<usize, Error>>),
+    /// The relay is being told that they are; then they are written.
+    Taken(Vec<u8>),
+    Writing {
+        bytes: Vec<u8>,
+        flight: Flight<Result<usize, Error>>,
+    },
     Closing(Flight<Result<(), Error>>),
     Closed,
 }
@@ -255,14 +261,27 @@ impl Attendant {
     }
 
     fn begin_write(&mut self, link: &Pull) {
-        if !matches!(self.inlet, Inlet::Idle) {
-            return;
+        if matches!(self.inlet, Inlet::Idle) {
+            self.take_or_close(link);
         }
+        if let Inlet::Taken(bytes) = &mut self.inlet
+            && self.end.outgoing().is_empty()
+        {
+            let bytes = std::mem::take(bytes);
+            let flight = link.clone().write(self.key.clone(), bytes.clone());
+            let flight = Box::pin(flight);
+            self.inlet = Inlet::Writing { bytes, flight };
+        }
+    }
+
+    fn take_or_close(&mut self, link: &Pull) {
         let (link, key) = (link.clone(), self.key.clone());
         let bytes = self.end.stdin();
         if !bytes.is_empty() {
             let bytes = bytes[..bytes.len().min(CHUNK_MAX)].to_vec();
-            self.inlet = Inlet::Writing(Box::pin(link.write(key, bytes)));
+            self.end.stdin_taken(bytes.len());
+            self.inlet = Inlet::Taken(bytes);
+            self.exchange();
         } else if self.end.stdin_is_over() {
             let closing: Flight<_> = match self.outputs {
                 Outputs::StdoutAndStderr => Box::pin(link.close_stdin(key)),
@@ -390,14 +409,21 @@ impl Attendant {
     }
 
     fn written(&mut self, outcome: Result<usize, Error>) {
-        self.inlet = Inlet::Idle;
+        let Inlet::Writing { mut bytes, .. } = std::mem::replace(&mut self.inlet, Inlet::Idle)
+        else {
+            return;
+        };
         match outcome {
-            Ok(count) => self.end.stdin_taken(count),
+            // The process took no more: the rest is next.
+            Ok(count) if count < bytes.len() => {
+                bytes.drain(..count);
+                self.inlet = Inlet::Taken(bytes);
+            }
+            Ok(_) => {}
             Err(Error::LinkLost { .. }) => {
                 self.part();
-                let sent = self.end.stdin().len().min(CHUNK_MAX);
+                let sent = bytes.len();
                 tracing::warn!(sent, container = %self.key.0, "stdin may be lost with the link");
-                self.end.stdin_taken(sent);
             }
             // The process reads no more.
             Err(_) => {
@@ -450,9 +476,9 @@ async fn woken(station: &mut Option<Station>, sending: bool) -> Woken {
 
 async fn moved(inlet: &mut Inlet) -> Happened {
     match inlet {
-        Inlet::Writing(flight) => Happened::Written(flight.await),
+        Inlet::Writing { flight, .. } => Happened::Written(flight.await),
         Inlet::Closing(flight) => Happened::Closed(flight.await),
-        Inlet::Idle | Inlet::Closed => pending().await,
+        Inlet::Idle | Inlet::Taken(_) | Inlet::Closed => pending().await,
     }
 }
 

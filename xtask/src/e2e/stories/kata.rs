@@ -65,6 +65,8 @@ pub fn stock_guests_boot_of_one_image_and_answer_over_vsock(world: &World<'_>) -
     world.execs_lose_nothing("first", 3)?;
     let mut stdin = first.stdin().context("stdin is piped")?;
     stdin.write_all(b"in\n").context("write")?;
+    // What is being written to such a guest may be lost with the daemon that writes it.
+    first.wait_for_output("in\n", SOON)?;
     world.kill(world.daemon()?)?;
     // Whoever asks starts the next one.
     ensure!(status(world, "first")? == "running");
