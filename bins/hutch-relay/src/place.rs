@@ -76,7 +76,7 @@ pub struct Visit {
 }
 
 /// In one hierarchy.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Stay {
     /// `cgroup.procs` of where it is.
     procs: PathBuf,
