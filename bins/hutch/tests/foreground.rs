@@ -13,7 +13,7 @@ use protocols::{
     },
     revision::REVISION,
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 use std::{
     fs,
@@ -35,6 +35,15 @@ struct Deleting {
     stream: PathBuf,
     /// Of whoever asks, while it waits for the answer.
     threads: Arc<AtomicUsize>,
+    caller: Caller,
+}
+
+/// What whoever asks does meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Waits,
+    /// As by ^Z.
+    IsStopped,
 }
 
 impl Runtime for Deleting {
@@ -51,6 +60,9 @@ impl Runtime for Deleting {
         let threads = fs::read_dir(format!("/proc/{}/task", request.relay_pid)).unwrap();
         self.threads.store(threads.count(), Ordering::SeqCst);
         let relay = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        if self.caller == Caller::IsStopped {
+            pidfd_send_signal(&relay, Signal::STOP).unwrap();
+        }
         dismissal::send(relay.as_fd(), CODE).unwrap();
         let stream = StreamAddress {
             socket: self.stream.display().to_string(),
@@ -68,7 +80,7 @@ impl Runtime for Deleting {
 }
 
 /// And how many threads it had when it asked.
-fn exec() -> (Output, usize) {
+fn exec(caller: Caller) -> (Output, usize) {
     let root = tempfile::tempdir().unwrap();
     let stream = root.path().join("p1.sock");
     let _silent = UnixListener::bind(&stream).unwrap();
@@ -77,6 +89,7 @@ fn exec() -> (Output, usize) {
     let played = Deleting {
         stream,
         threads: threads.clone(),
+        caller,
     };
     let mut server = Server::new()
         .bind(&format!("unix://{}", socket.display()))
@@ -97,7 +110,15 @@ fn exec() -> (Output, usize) {
 
 #[test]
 fn an_exec_whose_container_goes_before_it_relays_ends_with_what_is_on_record() {
-    let (output, _) = exec();
+    let (output, _) = exec(Caller::Waits);
+
+    assert_eq!(output.status.code(), Some(i32::from(CODE)), "{output:?}");
+}
+
+/// It has its container's cgroup, which a deletion takes away.
+#[test]
+fn an_exec_that_was_stopped_is_woken_when_its_container_goes() {
+    let (output, _) = exec(Caller::IsStopped);
 
     assert_eq!(output.status.code(), Some(i32::from(CODE)), "{output:?}");
 }
@@ -105,7 +126,7 @@ fn an_exec_whose_container_goes_before_it_relays_ends_with_what_is_on_record() {
 /// One that did not hear a signal for it would be enough to lose it.
 #[test]
 fn who_stands_for_a_process_has_no_thread_beside() {
-    let (output, threads) = exec();
+    let (output, threads) = exec(Caller::Waits);
 
     assert_eq!(threads, 1, "{output:?}");
 }

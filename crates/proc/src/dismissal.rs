@@ -6,6 +6,7 @@
 //! kill(2) has no code, and is no dismissal; one that is pending just then would hide it, since such
 //! signals do not queue up, but nothing sends any.
 
+use rustix::process::Signal;
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
@@ -26,12 +27,23 @@ struct Queued {
     rest: [u64; 12],
 }
 
-/// Tells the process of this pidfd. One that is gone is already so.
+/// Tells the process of this pidfd, and wakes one that was stopped from a terminal: it would not hear of it, and keep its
+/// container's cgroup. One that is gone is already so.
 ///
 /// # Errors
 /// It belongs to someone else.
-#[allow(unsafe_code)]
 pub fn send(pidfd: BorrowedFd<'_>, exit_code: u8) -> io::Result<()> {
+    let sent = queue(pidfd, exit_code).and_then(|()| {
+        rustix::process::pidfd_send_signal(pidfd, Signal::CONT).map_err(io::Error::from)
+    });
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[allow(unsafe_code)]
+fn queue(pidfd: BorrowedFd<'_>, exit_code: u8) -> io::Result<()> {
     let queued = Queued {
         signal: SIGNAL,
         errno: 0,
@@ -53,10 +65,9 @@ pub fn send(pidfd: BorrowedFd<'_>, exit_code: u8) -> io::Result<()> {
             0,
         )
     };
-    let failed = (sent != 0).then(io::Error::last_os_error);
-    match failed {
-        Some(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-        Some(_) | None => Ok(()),
+    match sent {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
