@@ -15,6 +15,8 @@ const CASES_FOLDER: &str = "xtask/src/conformance/cases/";
 const ALL_CASES: &str = "the cases of `";
 /// The page whose rows each name what proves them.
 const ROWS: &str = "docs/behaviours.md";
+/// The page whose tables have a row for each field, with its tests in the last column.
+const FIELDS: &str = "docs/oci-spec.md";
 /// The last of the rows that are about calls and about the command line; those after it come with other issues.
 const PROVEN_MAX: u32 = 65;
 /// What the row of a decision begins with.
@@ -42,7 +44,11 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
                 }));
                 faults
             });
-            let unproven = (path == ROWS).then(|| unproven(text)).flatten();
+            let unproven = match path.as_str() {
+                ROWS => unproven(text),
+                FIELDS => untested(text),
+                _ => None,
+            };
             let faults = missing.chain(unplayed).chain(unproven);
             findings.extend(faults.map(|fault| Finding::hard(path, line, fault)));
         }
@@ -75,6 +81,18 @@ fn unproven(line: &str) -> Option<String> {
     let is_proven = named(line).next().is_some() || line.contains(CASES);
     let is_built = cells.all(|cell| cell != NOT_YET);
     (is_asked && is_built && !is_proven).then(|| format!("row {row} names nothing that proves it"))
+}
+
+/// What is wrong with the row of a field.
+fn untested(line: &str) -> Option<String> {
+    let row = line.strip_prefix("| ")?.strip_suffix(" |");
+    let cells: Vec<&str> = row.unwrap_or_default().split(" | ").collect();
+    match cells[..] {
+        ["field" | "---", ..] => None,
+        [_, _, tests] if named(tests).next().is_some() => None,
+        [field, _, _] => Some(format!("no test in the row of {field}")),
+        _ => Some("a row has a field, what becomes of it, and its tests".to_owned()),
+    }
 }
 
 /// Test names in a line: in code type, perhaps behind a path.
@@ -116,12 +134,15 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    const PAGE: &str = "docs/behaviours.md";
+    /// Of the page of behaviours.
+    fn found(page: &str) -> Vec<(usize, String)> {
+        found_in(ROWS, page)
+    }
 
     /// Of a page beside a test that holds, one that is listed, a function that is no test, and a file of one case.
-    fn found(page: &str) -> Vec<(usize, String)> {
+    fn found_in(path: &str, page: &str) -> Vec<(usize, String)> {
         let files = [
-            (PAGE, page),
+            (path, page),
             (
                 "crates/x/src/a.rs",
                 "fn a_thing_that_is_done() {}\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn a_thing_that_holds() {}\n}\n",
@@ -203,5 +224,21 @@ mod tests {
         assert_eq!(lines, [3, 5, 8], "{found:?}");
         assert!(found[0].1.contains("row 2 "), "{found:?}");
         assert!(found[2].1.contains("row D4 "), "{found:?}");
+    }
+    #[test]
+    fn a_field_without_a_test_or_in_a_broken_row_is_named() {
+        let found = found_in(
+            FIELDS,
+            "| field | what becomes of it | test |\n\
+             | --- | --- | --- |\n\
+             | `umask` | yes. | `a_thing_that_holds` |\n\
+             | `hostname` | yes: `a_thing_that_holds`. | by hand |\n\
+             | `mounts` | yes. |\n\
+             A `line` of no table.\n",
+        );
+
+        let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [4, 5], "{found:?}");
+        assert!(found[0].1.contains("`hostname`"), "{found:?}");
     }
 }

@@ -40,7 +40,8 @@ const KNOWN: [(ScmpArch, u32, Calls); 5] = [
     (ScmpArch::Arm, 0x4000_0028, Calls::All),
 ];
 
-type Instruction = [u8; 8];
+pub const INSTRUCTION_BYTES: usize = 8;
+type Instruction = [u8; INSTRUCTION_BYTES];
 
 /// What goes before the program of `filter`; nothing where the profile lets new calls pass.
 pub fn beginning(

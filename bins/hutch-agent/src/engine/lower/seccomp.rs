@@ -26,6 +26,8 @@ const PROGRAMS_MAX: usize = 8;
 /// A tree instead of a list: the kernel walks it for each of its 450 calls when it is installed.
 const OPTIMIZE_AS_TREE: u32 = 2;
 const ARGS_MAX: usize = 6;
+/// BPF_MAXINSNS of linux/bpf_common.h: a longer program is refused as it is installed, by a number alone.
+const INSTRUCTIONS_MAX: usize = 4096;
 const X86: bool = cfg!(target_arch = "x86_64");
 const ARM: bool = cfg!(target_arch = "aarch64");
 
@@ -118,6 +120,13 @@ fn build(profile: &LinuxSeccomp) -> Result<Compiled> {
     }
     let mut program = newer_calls::beginning(profile, default, &filter).map_err(refused)?;
     program.extend(export(&filter)?);
+    let length = program.len() / newer_calls::INSTRUCTION_BYTES;
+    if length > INSTRUCTIONS_MAX {
+        return invalid(
+            "linux.seccomp",
+            format!("{length} instructions, and the kernel takes {INSTRUCTIONS_MAX}"),
+        );
+    }
     Ok(Compiled {
         profile: profile.clone(),
         filter: SeccompFilter {
@@ -388,6 +397,25 @@ mod tests {
                 "{number:#x}"
             );
         }
+    }
+
+    #[test]
+    fn a_profile_that_is_longer_than_the_kernel_takes_is_refused_as_it_is_read() {
+        let of = |values: std::ops::Range<u64>| {
+            let rules = values.map(|value| {
+                let arg = json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"});
+                json!({"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [arg]})
+            });
+            let rules: Vec<_> = rules.collect();
+            let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules});
+            build(&serde_json::from_value(profile).unwrap())
+        };
+
+        let fits = of(0..1000).unwrap();
+        let refused = of(0..5000).unwrap_err().to_string();
+
+        assert!(fits.filter.program.len() / 8 <= 4096);
+        assert!(refused.contains("the kernel takes 4096"), "{refused}");
     }
 
     #[test]

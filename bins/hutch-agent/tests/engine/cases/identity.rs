@@ -19,7 +19,7 @@ super::cases![
     a_user_can_open_its_streams_anew,
     a_program_has_no_descriptors_but_its_streams,
     io_priority_and_scheduler_are_set,
-    personality_is_set,
+    a_personality_is_set_for_the_program,
     an_exec_runs_on_the_processors_that_it_names_and_an_init_on_all,
     capabilities_that_cannot_be_granted_are_told_and_do_not_fail,
 ];
@@ -255,7 +255,7 @@ fn io_priority_and_scheduler_are_set() {
     assert_eq!((outcome.code, outcome.out.as_str()), (0, "5 3\nidle\n"));
 }
 
-fn personality_is_set() {
+fn a_personality_is_set_for_the_program() {
     let bed = Bed::make();
     let config = config(&["/bin/cat", "/proc/self/personality"]);
 
