@@ -48,7 +48,9 @@ const CONFIG: &str = r#"{
     "ociVersion": "1.0.2",
     "process": { "args": ARGS, "cwd": "/", "user": { "uid": 0, "gid": 0 } },
     "root": { "path": "rootfs" },
-    "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }] }
+    "linux": { "namespaces": [
+        { "type": "pid" }, { "type": "mount" }, { "type": "network" }, { "type": "time" }
+    ] }
 }"#;
 const RANDOM: u64 = 7;
 
