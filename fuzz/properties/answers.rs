@@ -1,15 +1,23 @@
 //! What must hold for whatever bytes a guest sends in the place of an answer, or of a stream: it is taken or refused, the
 //! same each time, and what is taken is within its bounds.
 
-use agent_client::{convert, error::Malformed};
+use agent_client::{
+    convert,
+    error::Malformed,
+    kata::{self as stock, Signals},
+};
 use protobuf::Message;
 use protocols::asynchronous::{agent as kata, hutch_agent as wire};
+use runtime_core::ids::{EpochMs, ProcessId};
 use std::fmt::Debug;
 use stream::{Channel, Nonce, Padding, Reader, Resume, StdinFrom, WINDOW};
 
 const NONCE: Nonce = Nonce([7; 16]);
 /// Linux's bound of a command line's page, with the ellipsis of what was cut.
 const COMMAND_BYTES: usize = 4096 + '…'.len_utf8();
+/// What is taken of a table that a stock agent sends.
+const STOCK_LINES: usize = 512;
+const CODE_MAX: u32 = 255;
 
 /// The first byte says whose place it takes, the second what was heard before.
 pub fn answer(bytes: &[u8]) {
@@ -17,7 +25,7 @@ pub fn answer(bytes: &[u8]) {
         return;
     };
     let after = u64::from(*after);
-    match kind % 5 {
+    match kind % 7 {
         0 => same(answer, |answer: wire::NextExitsResponse| {
             let news = convert::news(answer, after)?;
             assert!(news.len() <= convert::NEWS_MAX);
@@ -35,10 +43,32 @@ pub fn answer(bytes: &[u8]) {
             Ok(pids)
         }),
         3 => same(answer, convert::stats),
-        _ => same(answer, |answer: kata::GuestDetailsResponse| {
+        4 => same(answer, |answer: kata::GuestDetailsResponse| {
             let details = convert::details(answer)?;
             assert!(!details.version.contains(char::is_control));
             Ok(details)
+        }),
+        5 => same(answer, |answer: kata::StatsContainerResponse| {
+            let stats = stock::stats(answer, EpochMs(0));
+            let counts = [stats.memory.stat.len(), stats.io.len(), stats.hugetlb.len()];
+            assert!(
+                counts.iter().all(|count| *count <= STOCK_LINES),
+                "{counts:?}"
+            );
+            assert!(
+                !stats
+                    .memory
+                    .stat
+                    .keys()
+                    .any(|name| name.contains(char::is_control))
+            );
+            Ok(stats)
+        }),
+        _ => same(answer, |answer: kata::WaitProcessResponse| {
+            let exit = stock::judge(&ProcessId::Init, answer.status, &Signals::default());
+            assert!(exit.code <= CODE_MAX, "{}", exit.code);
+            assert!(!exit.detail.contains('\n'));
+            Ok((exit.code, exit.reason, exit.detail))
         }),
     }
 }

@@ -1,10 +1,15 @@
-//! What must hold of the daemon for whatever text is taken for a config.json.
+//! What must hold of the daemon for whatever text is taken for a config.json, for a process.json of an exec, or for the
+//! limits of an update.
 
 use hutchd::{
-    bundle::{Request, wish},
+    bundle::{self, Request, wish},
     pods,
 };
-use runtime_core::ids::{ContainerId, EpochMs, Namespace, SandboxUid};
+use runtime_core::{
+    error::Fault,
+    ids::{ContainerId, EpochMs, Namespace, SandboxUid},
+};
+use std::fmt::Debug;
 
 pub fn config(text: &[u8]) {
     let joined = pods::joined(text);
@@ -22,11 +27,23 @@ pub fn config(text: &[u8]) {
             created: EpochMs(0),
         })
     };
+    same(judge);
+}
+
+pub fn process(text: &[u8]) {
+    same(|| bundle::check_process_json(text));
+}
+
+pub fn limits(text: &[u8]) {
+    same(|| bundle::check_resources_json(text));
+}
+
+fn same<T: Debug>(judge: impl Fn() -> Result<T, Fault>) {
     match (judge(), judge()) {
         (Ok(first), Ok(again)) => assert_eq!(
             format!("{first:?}"),
             format!("{again:?}"),
-            "the same text gives the same wish"
+            "the same text gives the same answer"
         ),
         (Err(first), Err(again)) => {
             let said = first.to_string();

@@ -17,7 +17,7 @@ const SIGNALED: u32 = 128;
 
 /// The agent tells a deadly signal by its bare number, which a program may exit with too: it is
 /// one where such a signal was sent.
-pub(super) fn judge(process: &ProcessId, status: i32, signals: &Signals) -> ExitStatus {
+pub fn judge(process: &ProcessId, status: i32, signals: &Signals) -> ExitStatus {
     let code = u32::try_from(status).ok();
     let code = code.ok_or(Malformed::Range {
         field: "exit code",

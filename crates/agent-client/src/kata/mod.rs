@@ -21,5 +21,7 @@ mod stats;
 mod taps;
 
 pub use calls::{KataCalls, Share};
+pub use exits::judge;
 pub use household::Household;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Signals};
+pub use stats::stats;

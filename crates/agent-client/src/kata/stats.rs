@@ -12,7 +12,7 @@ const LINES_MAX: usize = 512;
 const NANOS_PER_MICRO: u64 = 1000;
 
 /// `at`: when the answer arrived; it bears no time.
-pub(super) fn stats(answer: wire::StatsContainerResponse, at: EpochMs) -> ContainerStats {
+pub fn stats(answer: wire::StatsContainerResponse, at: EpochMs) -> ContainerStats {
     let stats = answer.cgroup_stats.unwrap_or_default();
     ContainerStats {
         cpu: cpu(&stats.cpu_stats),
@@ -45,20 +45,17 @@ fn memory(stats: wire::MemoryStats) -> MemoryStats {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         name.len() <= 64 && name.chars().all(plain)
     };
-    let lines: BTreeMap<String, u64> = stats
-        .stats
-        .iter()
-        .filter(|(name, _)| known(name))
-        .take(LINES_MAX)
-        .map(|(name, value)| (name.clone(), *value))
-        .collect();
+    // Sorted before it is cut: a map of an answer has another order each time.
+    let lines: BTreeMap<_, _> = stats.stats.into_iter().collect();
+    let known = lines.into_iter().filter(|(name, _)| known(name));
+    let stat = known.take(LINES_MAX).collect();
     MemoryStats {
         current: usage.usage,
         peak: usage.max_usage,
         max: usage.limit,
         swap_current: swap.usage,
         swap_max: swap.limit,
-        stat: lines,
+        stat,
         events_max: usage.failcnt,
         // This agent tells kills by an event alone.
         events_oom_kill: 0,
