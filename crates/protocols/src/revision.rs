@@ -6,9 +6,9 @@
 use std::{fmt, str::FromStr};
 
 /// The interface of this build.
-pub const REVISION: u32 = 3;
+pub const REVISION: u32 = 4;
 /// The oldest that this build still speaks.
-pub const OLDEST: u32 = 3;
+pub const OLDEST: u32 = 4;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
