@@ -33,7 +33,7 @@ use protocols::asynchronous::{
 };
 use protocols::revision::Speaker;
 use runtime_core::{
-    agent::Warnings,
+    agent::{Program, Warnings},
     container::{Exec, Force, ProcessCommand, Start},
     error::{Fault, Kind},
     host::{CreateContainer, Delete, Find, HostActor, List, Located},
@@ -183,6 +183,7 @@ impl Api {
 
     async fn exec_process(&self, request: &ExecRequest) -> Result<ExecResponse, Fault> {
         bundle::check_process_json(&request.process_json)?;
+        bundle::check_cgroup_below(&request.cgroup)?;
         let process = request.process.get_or_default();
         let located = self.find(&process.namespace, &process.container_id).await?;
         let exec = ExecIn {
@@ -190,7 +191,10 @@ impl Api {
             exec: Exec {
                 key: key_of(&request.key)?,
                 exec: parsed(ExecId::new(process.exec_id.as_str()))?,
-                json: request.process_json.clone(),
+                program: Program {
+                    process_json: request.process_json.clone(),
+                    cgroup: request.cgroup.clone(),
+                },
                 relay: somebody(request.relay_pid, request.relay_start_time),
             },
         };

@@ -31,6 +31,8 @@ use std::{
 const CONFIG_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// NAME_MAX of Linux.
 const NAME_BYTES_MAX: usize = 255;
+/// As deep as the guest looks below a container's cgroup.
+const CGROUP_DEPTH_MAX: usize = 32;
 /// PATH_MAX of Linux, less its closing NUL.
 const PATH_BYTES_MAX: usize = 4095;
 /// As in runc. 4294967295 is no id at all: whoever sets it stays who he is, and in a guest that is root.
@@ -137,6 +139,22 @@ pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
     }
     let process = lenient::process(json).map_err(|why| invalid(format!("process: {why}")))?;
     check_process(&process)
+}
+
+/// Where an exec is to be below its container's own cgroup.
+///
+/// # Errors
+/// `Invalid`: not names with slashes between them, or more than a guest would look for.
+pub fn check_cgroup_below(path: &str) -> Result<(), Fault> {
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && name.len() <= NAME_BYTES_MAX;
+    let names: Vec<&str> = path.split('/').collect();
+    let is_path = names.len() <= CGROUP_DEPTH_MAX && names.iter().copied().all(is_name);
+    match path.is_empty() || is_path && !path.contains(char::is_control) {
+        true => Ok(()),
+        false => Err(invalid(format!(
+            "cgroup {path:?} is no path below the container's own"
+        ))),
+    }
 }
 
 /// # Errors
@@ -375,6 +393,22 @@ mod tests {
     #![allow(clippy::unwrap_used)] // Tests may.
 
     use super::*;
+
+    #[test]
+    fn a_cgroup_for_an_exec_is_named_below_its_containers_own() {
+        let deep = ["a"; CGROUP_DEPTH_MAX].join("/");
+        for path in ["", "a", "a/b.scope", "...", &deep] {
+            check_cgroup_below(path).unwrap();
+        }
+        let long = "a".repeat(NAME_BYTES_MAX + 1);
+        let deeper = format!("{deep}/a");
+        for path in [
+            "/", "/a", "a/", "a//b", "..", "a/../..", ".", "a\0", "a\n", &long, &deeper,
+        ] {
+            let fault = check_cgroup_below(path).unwrap_err();
+            assert_eq!(fault.kind(), Kind::Invalid, "{path}");
+        }
+    }
 
     #[test]
     fn a_user_or_group_out_of_range_is_refused_before_a_guest_is_asked() {

@@ -22,7 +22,7 @@ use hutchd::{
 };
 use netns::fake::FakeNamespaces;
 use runtime_core::{
-    agent::{ExitReason, ExitStatus},
+    agent::{ExitReason, ExitStatus, Program},
     container::{
         Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand, Start, UpdateLimits,
     },
@@ -207,7 +207,10 @@ impl Life<'_> {
             exec: Exec {
                 key: None,
                 exec: id.clone(),
-                json: json.as_bytes().to_vec(),
+                program: Program {
+                    process_json: json.as_bytes().to_vec(),
+                    ..Program::default()
+                },
                 relay: None,
             },
         };

@@ -241,7 +241,8 @@ pub fn exec(ask: Exec, id: &ExecId) -> wire::ExecRequest {
     let mut request = wire::ExecRequest::new();
     request.container_id = ask.container.to_string();
     request.exec_id = id.as_str().to_owned();
-    request.process_json = ask.process_json;
+    request.process_json = ask.program.process_json;
+    request.cgroup = ask.program.cgroup;
     request.stream = ask.stream.map(endpoint).into();
     request
 }

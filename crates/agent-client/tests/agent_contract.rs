@@ -5,7 +5,7 @@ use agent_client::{
     call::Call,
     channel::Wire,
     contract::{
-        agent::{self as contract, Bench, LIMIT},
+        agent::{self as contract, Bench, LIMIT, Offers},
         channel::Peer,
         peers::{HybridPeer, SerialPeer},
         server, stdio, stock as stock_agent,
@@ -196,6 +196,19 @@ macro_rules! all_promises {
             ]
         );
     };
+}
+
+#[test]
+fn an_exec_where_there_is_no_cgroup_is_refused_by_every_agent() {
+    run(Clock::Real, async {
+        for (bench, offers) in [
+            (fake().await, Offers::Hutch),
+            (hutch().await, Offers::Hutch),
+            (stock().await, Offers::Stock),
+        ] {
+            contract::an_exec_where_there_is_no_cgroup_is_refused(&bench, offers).await;
+        }
+    });
 }
 
 all_promises!(fake, Clock::Paused);

@@ -323,9 +323,17 @@ pub struct StartContainer {
 pub struct Exec {
     pub container: ContainerNumber,
     pub process: ProcessId,
+    pub program: Program,
+    pub stream: Option<GuestEndpoint>,
+}
+
+/// What a further process is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Program {
     /// An OCI process object, byte for byte.
     pub process_json: Vec<u8>,
-    pub stream: Option<GuestEndpoint>,
+    /// Names with slashes between them, below the container's own cgroup. Empty: that itself.
+    pub cgroup: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

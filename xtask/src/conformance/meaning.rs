@@ -32,7 +32,6 @@ const MEANINGS: &[(&str, &[&str])] = &[
     ),
     ("no such controller", &["unknown controller"]),
     ("no SELinux", &["selinux is disabled"]),
-    ("the guest's alone", &["only the guest knows"]),
     (
         "more is in use",
         &["unable to set memory limit", "device or resource busy"],

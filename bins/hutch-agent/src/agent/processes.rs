@@ -61,6 +61,7 @@ impl Agent {
         let plan = ExecPlan {
             exec_id: wish.exec.as_str().to_owned(),
             process_json: wish.process_json,
+            cgroup: wish.cgroup,
         };
         let made = self.make_exec(&name, plan, wish.io).await;
         if made.is_err() {

@@ -52,6 +52,8 @@ pub struct NewExec {
     pub exec: Id,
     pub host: Host,
     pub process_json: Vec<u8>,
+    /// Below the container's own; empty: that itself.
+    pub cgroup: PathBuf,
     pub io: Io,
 }
 

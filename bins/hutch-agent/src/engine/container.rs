@@ -23,6 +23,8 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// Pidfd of the init.
     pub init: OwnedFd,
+    /// In the agent's pid namespace.
+    pub init_pid: u32,
     /// CLONE_NEW* that an exec enters.
     pub namespaces: i32,
     /// An exec is born into the init's pid namespace, if that is not the guest's.
@@ -71,7 +73,7 @@ impl Container {
     pub fn new(
         id: String,
         cgroup: Cgroup,
-        init: OwnedFd,
+        (init_pid, init): (u32, OwnedFd),
         gate: Unheard,
         lowered: &Lowered,
     ) -> Self {
@@ -81,6 +83,7 @@ impl Container {
             id,
             cgroup,
             init,
+            init_pid,
             namespaces: namespaces.enter,
             enters_pid_namespace: own_pids || namespaces.pid_of.is_some(),
             exec_defaults: lowered.exec_defaults.clone(),

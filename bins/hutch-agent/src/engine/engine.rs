@@ -312,7 +312,13 @@ impl Engine {
                     step: "keep the init's pidfd".to_owned(),
                     source: source.into(),
                 })?;
-                let container = Container::new(asked.id.clone(), cgroup, init, gate, &lowered);
+                let container = Container::new(
+                    asked.id.clone(),
+                    cgroup,
+                    (created.pid, init),
+                    gate,
+                    &lowered,
+                );
                 container.learn_home(home);
                 Ok((container, created))
             }
@@ -357,6 +363,7 @@ impl Engine {
             time_offsets: lowered.time_offsets.as_deref(),
             pid_namespace_of: pid_of.as_ref().map(|one| one.init.as_fd()),
             cgroup: Some(cgroup.fd()),
+            beside: None,
             id_maps: lowered.id_maps.as_ref(),
             hooks_limit: lowered.plan.hooks.limit(),
         };

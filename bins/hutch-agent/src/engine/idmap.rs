@@ -91,6 +91,7 @@ fn user_namespace(spawner: BorrowedFd<'_>, ids: &MappedIds) -> Result<OwnedFd> {
         time_offsets: None,
         pid_namespace_of: None,
         cgroup: None,
+        beside: None,
         id_maps: Some(&(ids.uids.clone(), ids.gids.clone())),
         hooks_limit: Duration::ZERO,
     };

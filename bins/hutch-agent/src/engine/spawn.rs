@@ -30,6 +30,8 @@ pub struct Birth<'f> {
     pub pid_namespace_of: Option<BorrowedFd<'f>>,
     /// None: the agent's own.
     pub cgroup: Option<BorrowedFd<'f>>,
+    /// A process below that cgroup whose own will do, where that takes none any more.
+    pub beside: Option<u32>,
     /// Texts for uid_map and gid_map.
     pub id_maps: Option<&'f (String, String)>,
     /// How long its hooks may take, on top of its set-up and its start.
@@ -44,6 +46,7 @@ impl<'f> Birth<'f> {
             time_offsets: None,
             pid_namespace_of: None,
             cgroup: Some(cgroup),
+            beside: None,
             id_maps: None,
             hooks_limit: Duration::ZERO,
         }
@@ -131,6 +134,7 @@ fn ask(spawner: BorrowedFd<'_>, birth: &Birth<'_>, theirs: OwnedFd) -> Result<()
         time_offsets: birth.time_offsets.map(str::to_owned),
         enter_pid_namespace: birth.pid_namespace_of.is_some(),
         enter_cgroup: birth.cgroup.is_some(),
+        beside: birth.beside,
     };
     let fds: Vec<BorrowedFd<'_>> = [theirs.as_fd()]
         .into_iter()

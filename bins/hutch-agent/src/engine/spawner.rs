@@ -5,7 +5,7 @@
 //! It never reads a plan: that goes from the agent straight to the new process.
 
 use super::{
-    child,
+    cgroup, child,
     error::{Doing, Result},
     plan::{Failure, Report},
     sys::{self, Forked},
@@ -121,7 +121,7 @@ fn fork_as_ordered(
     });
     if let Ok((Forked::Child, born)) = &forked {
         if let (Born::Outside, Some(cgroup)) = (born, &cgroup) {
-            enter_cgroup(cgroup.as_fd(), &request);
+            enter_cgroup(cgroup.as_fd(), order.beside, &request);
         }
         // A folder of the guest left open would be a way out of the container.
         drop((cgroup, neighbour));
@@ -151,19 +151,26 @@ enum Born {
 }
 
 /// A cgroup that has as many processes as it may have bears no more. Whoever enters it from outside is let in all the
-/// same, as it is with runc, whose processes all come from outside.
+/// same, as it is with runc, whose processes all come from outside. One that hands its controllers down has its processes
+/// below it.
 fn fork_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Forked, Born), Errno> {
     match (sys::fork_sibling(namespaces, cgroup), cgroup) {
-        (Err(Errno::AGAIN), Some(_)) => Ok((sys::fork_sibling(namespaces, None)?, Born::Outside)),
+        (Err(Errno::AGAIN | Errno::BUSY | Errno::OPNOTSUPP), Some(_)) => {
+            Ok((sys::fork_sibling(namespaces, None)?, Born::Outside))
+        }
         (forked, _) => Ok((forked?, Born::Inside)),
     }
 }
 
 /// Called by the child. Comes back inside, or not at all: nothing of a container runs outside of its cgroup.
-fn enter_cgroup(cgroup: BorrowedFd<'_>, request: &OwnedFd) {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let entered = openat(cgroup, c"cgroup.procs", flags, Mode::empty())
-        .and_then(|procs| rustix::io::write(&procs, b"0"));
+fn enter_cgroup(cgroup: BorrowedFd<'_>, beside: Option<u32>, request: &OwnedFd) {
+    let entered = join(cgroup).or_else(|errno| match (errno, beside) {
+        // As with runc: the init is where its processes are to be.
+        (Errno::BUSY | Errno::OPNOTSUPP, Some(pid)) => {
+            join(cgroup::of_process(pid, cgroup)?.as_fd())
+        }
+        (errno, _) => Err(errno),
+    });
     if let Err(errno) = entered {
         let failure = Failure::Step {
             step: "enter the container's cgroup".to_owned(),
@@ -172,6 +179,12 @@ fn enter_cgroup(cgroup: BorrowedFd<'_>, request: &OwnedFd) {
         let _ = wire::send_report(request.as_fd(), &Report::Failed(failure), None);
         sys::exit_now(1)
     }
+}
+
+fn join(cgroup: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let procs = openat(cgroup, c"cgroup.procs", flags, Mode::empty())?;
+    rustix::io::write(&procs, b"0").map(drop)
 }
 
 /// Takes the namespaces that only who is forked from now on is born into.

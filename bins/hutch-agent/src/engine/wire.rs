@@ -45,6 +45,8 @@ pub struct ForkOrder {
     pub enter_pid_namespace: bool,
     /// A cgroup folder follows, which the process is born into.
     pub enter_cgroup: bool,
+    /// If that takes no processes since they are to be below it: the process beside which it may be there.
+    pub beside: Option<u32>,
 }
 
 /// A connected pair; neither end survives an exec.

@@ -112,6 +112,7 @@ pub fn new_exec(request: ExecRequest) -> Result<NewExec, Error> {
         exec: Id::parse("exec", request.exec_id)?,
         host: Host::Ours,
         process_json: request.process_json,
+        cgroup: request.cgroup.into(),
         io: io(request.stream.into_option())?,
     })
 }

@@ -378,6 +378,7 @@ pub fn exec_plan(exec_id: &str, process: &Value) -> ExecPlan {
     ExecPlan {
         exec_id: exec_id.to_owned(),
         process_json: process.to_string().into_bytes(),
+        cgroup: PathBuf::new(),
     }
 }
 

@@ -20,7 +20,7 @@ const NUMBER_MAX: u32 = i32::MAX.cast_unsigned();
 
 pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
     super::lifecycle::refuse_preserved_fds(exec.preserve_fds)?;
-    cgroup::check(&exec.cgroup)?;
+    let cgroup = cgroup::below(&exec.cgroup)?;
     hutch_relay::hold_dismissal()?;
     let (pid_file, socket) = (exec.pid_file.as_deref(), exec.console_socket.as_deref());
     relay::check_files(pid_file, socket)?;
@@ -41,6 +41,7 @@ pub fn exec(at: &Place, exec: args::Exec) -> Result<u8> {
         key: fresh_key(),
         process: Some(at.process(&exec.id, &exec_id)).into(),
         process_json: serde_json::to_vec(&process).context("process")?,
+        cgroup,
         ..Default::default()
     };
     if exec.detach {

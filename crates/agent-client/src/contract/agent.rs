@@ -4,6 +4,9 @@
 //! can run on one guest, in any order. Exits are read from where the bench says.
 
 pub use super::{
+    execs::{
+        an_exec_needs_a_container_and_an_id_of_its_own, an_exec_where_there_is_no_cgroup_is_refused,
+    },
     removal::{
         a_stock_agent_removes_nothing_as_empty, only_what_nothing_lives_in_is_removed_as_empty,
         what_is_not_there_is_not_found_and_removing_it_is_already_so,
@@ -14,7 +17,7 @@ use crate::port::AgentPort;
 use runtime_core::{
     agent::{
         Attempt, CreateContainer, Exec, ExitReason, GetPids, GetStats, GuestExit, GuestNews,
-        GuestProcess, GuestProcessState, LinkSpec, ListProcesses, Once, PauseContainer,
+        GuestProcess, GuestProcessState, LinkSpec, ListProcesses, Once, PauseContainer, Program,
         RemoveContainer, RemoveEmpty, ResumeContainer, SetClock, Signal, SignalTarget,
         StartContainer, UpdateContainer,
     },
@@ -77,7 +80,7 @@ pub(super) async fn linked<B: Bench>(bench: &B) -> Linked<'_, B> {
 }
 
 impl<B: Bench> Linked<'_, B> {
-    async fn create(&self, number: ContainerNumber, args: &[&str]) {
+    pub(super) async fn create(&self, number: ContainerNumber, args: &[&str]) {
         let ask = self.bench.container(number, args);
         let created = self.port.create_container(ask, LIMIT).await;
         created.expect("the container can be created");
@@ -99,7 +102,10 @@ impl<B: Bench> Linked<'_, B> {
         Exec {
             container,
             process: exec_id(id),
-            process_json: self.bench.process(args),
+            program: Program {
+                process_json: self.bench.process(args),
+                ..Program::default()
+            },
             stream: None,
         }
     }
@@ -399,21 +405,6 @@ pub async fn a_container_exists_once(bench: &impl Bench) {
     linked.end(number).await;
 }
 
-pub async fn an_exec_needs_a_container_and_an_id_of_its_own(bench: &impl Bench) {
-    let linked = linked(bench).await;
-    let number = ContainerNumber(109);
-    linked.create(number, &STAYS).await;
-
-    // Its init need not have begun.
-    linked.exec(number, "x", &STAYS).await;
-    linked.start(number).await;
-    let twice = linked.ask_exec(number, "x", &STAYS);
-    let twice = linked.port.exec(twice, LIMIT).await;
-
-    assert_eq!(kind(twice), Kind::AlreadyExists);
-    linked.end(number).await;
-}
-
 pub async fn pids_are_those_of_the_living(bench: &impl Bench) {
     let linked = linked(bench).await;
     let container = ContainerNumber(110);
@@ -578,6 +569,7 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
     a_signal_reaches_one_process_or_all(bench).await;
     the_end_of_an_init_ends_its_container(bench).await;
     a_list_tells_where_each_process_is(bench).await;
+    an_exec_where_there_is_no_cgroup_is_refused(bench, offers).await;
     without_a_link_a_call_is_unavailable_at_once(bench).await;
     what_happened_without_a_link_is_told_over_the_next(bench).await;
     match offers {

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod channel;
+mod execs;
 pub mod peers;
 mod pipes;
 mod removal;

@@ -20,7 +20,8 @@ use protocols::asynchronous::{
 use runtime_core::{
     agent::{
         Attempt, CreateContainer, CreateSandbox, Exec, ExitReason, GuestExit, GuestNews, GuestOom,
-        GuestProcessState, GuestRootfs, Once, Signal, SignalTarget, UpdateContainer, Warnings,
+        GuestProcessState, GuestRootfs, Once, Program, Signal, SignalTarget, UpdateContainer,
+        Warnings,
     },
     error::Kind,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId, RequestKey},
@@ -193,7 +194,10 @@ impl Agent for HutchAgent {
         let ask = Exec {
             container: number(&request.container_id)?,
             process: process(&request.exec_id)?,
-            process_json: request.process_json,
+            program: Program {
+                process_json: request.process_json,
+                cgroup: request.cgroup,
+            },
             stream: None,
         };
         made(

@@ -6,7 +6,7 @@ use crate::port::AgentPort;
 use runtime_core::{
     agent::{
         Adopt, CreateContainer, Exec, ExitReason, ExitStatus, GuestNews, GuestProcessState,
-        LinkSpec, ListProcesses, RemoveContainer, Signal, SignalTarget, StartContainer,
+        LinkSpec, ListProcesses, Program, RemoveContainer, Signal, SignalTarget, StartContainer,
     },
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, ExecId, ProcessId},
@@ -254,7 +254,10 @@ pub async fn an_exec_has_a_stream_of_its_own(bench: &impl Bench) {
     let ask = Exec {
         container: ContainerNumber(303),
         process: process.clone(),
-        process_json: bench.process(&["/bin/echo", "from", "within"]),
+        program: Program {
+            process_json: bench.process(&["/bin/echo", "from", "within"]),
+            ..Program::default()
+        },
         stream: Some(GuestEndpoint::Calls(bench.socket(304))),
     };
 

@@ -31,7 +31,7 @@ use protocols::asynchronous::{
 };
 use runtime_core::{
     agent::{
-        CreateContainer, Exec, ExitReason, GuestNews, GuestRootfs, Signal, SignalTarget,
+        CreateContainer, Exec, ExitReason, GuestNews, GuestRootfs, Program, Signal, SignalTarget,
         UpdateContainer,
     },
     error::Kind,
@@ -245,9 +245,12 @@ impl AgentService for StockAgent {
         let ask = Exec {
             container,
             process: process(&request.exec_id)?,
-            process_json: json!({ "args": request.process.Args })
-                .to_string()
-                .into_bytes(),
+            program: Program {
+                process_json: json!({ "args": request.process.Args })
+                    .to_string()
+                    .into_bytes(),
+                cgroup: String::new(),
+            },
             stream: None,
         };
         self.turn().await;

@@ -26,7 +26,11 @@ pub async fn what_the_guest_lacks_is_told_with_the_answer(bench: &impl Bench) {
         json!({"closID": "x"}),
     );
     let mut exec = linked.ask_exec(container, "warned", &STAYS);
-    exec.process_json = with(&exec.process_json, "/apparmorProfile", json!("strict"));
+    exec.program.process_json = with(
+        &exec.program.process_json,
+        "/apparmorProfile",
+        json!("strict"),
+    );
     let network = UpdateContainer {
         container,
         resources_json: br#"{"network": {"classID": 7}}"#.to_vec(),

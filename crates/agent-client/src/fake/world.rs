@@ -128,11 +128,15 @@ impl World {
         if matches!(init.phase, Phase::Exited) {
             return refuse(Kind::Denied, "not running");
         }
-        let Some(program) = Program::of_process(&ask.process_json) else {
+        let Some(program) = Program::of_process(&ask.program.process_json) else {
             return refuse(Kind::Invalid, "the process is none");
         };
         if ask.process == ProcessId::Init {
             return refuse(Kind::Unsupported, "an exec that is the init");
+        }
+        // Its programs make none.
+        if !ask.program.cgroup.is_empty() {
+            return refuse(Kind::Invalid, "no such cgroup");
         }
         let process = self.process(program, Phase::Running { since: now });
         let processes = self.processes(ask.container)?;
@@ -140,7 +144,7 @@ impl World {
             return refuse(Kind::AlreadyExists, "exec exists already");
         }
         processes.insert(ask.process.clone(), process);
-        Ok(lacking(&ask.process_json, "/apparmorProfile"))
+        Ok(lacking(&ask.program.process_json, "/apparmorProfile"))
     }
 
     pub fn signal(&mut self, ask: &Signal, now: Instant) -> Done<()> {

@@ -161,12 +161,16 @@ impl KataCalls {
             let what = "an exec that is the init";
             return Err(Error::Inexpressible { call: name, what });
         }
-        let outputs = spec::outputs_of_process(&ask.process_json, name)?;
+        if !ask.program.cgroup.is_empty() {
+            let what = "an exec below its container's own cgroup";
+            return Err(Error::Inexpressible { call: name, what });
+        }
+        let outputs = spec::outputs_of_process(&ask.program.process_json, name)?;
         let promised = self.household.promise(ask.stream.as_ref(), outputs, name)?;
         let mut request = wire::ExecProcessRequest::new();
         request.container_id = key.0.to_string();
         request.exec_id = exec_id(&key);
-        request.process = Some(spec::exec_process(&ask.process_json, name)?).into();
+        request.process = Some(spec::exec_process(&ask.program.process_json, name)?).into();
         let work = self.agent.exec_process(context(), &request);
         let made = self.link.call(name, deadline, &request, work).await;
         let promised = kept(made, promised)?;

@@ -50,7 +50,7 @@ impl Container {
         let Exec {
             key,
             exec,
-            json,
+            program,
             relay,
         } = exec;
         let process = ProcessId::Exec(exec.clone());
@@ -72,8 +72,11 @@ impl Container {
         }
         let member = Member::making(key.clone(), relay, vec![waiter]);
         self.members.insert(process.clone(), Box::new(member));
-        let json = Some(json);
-        let make = process::Make { json, key, relay };
+        let make = process::Make {
+            program: Some(program),
+            key,
+            relay,
+        };
         batch.world.push(World::MakeProcess { process, make });
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::{
     record::{ContainerState, SharedSpec},
 };
 use crate::{
-    agent::{ExitStatus, Warnings},
+    agent::{ExitStatus, Program, Warnings},
     error::Fault,
     ids::{ContainerNumber, EpochMs, ExecId, HostProcess, ProcessId, RequestKey},
     kit::Gone,
@@ -37,7 +37,7 @@ pub struct GuestReady {
 pub struct Exec {
     pub key: Option<RequestKey>,
     pub exec: ExecId,
-    pub json: Vec<u8>,
+    pub program: Program,
     /// Who stands for it from the start.
     pub relay: Option<HostProcess>,
 }

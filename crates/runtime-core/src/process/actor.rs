@@ -175,11 +175,15 @@ impl Room for ProcessActor {
                 let made = move |outcome| Event::Made { op, outcome };
                 kit::complete(ctx, plant.create(container, stream).map(made));
             }
-            World::Exec { op, stream, json } => {
+            World::Exec {
+                op,
+                stream,
+                program,
+            } => {
                 let exec = Exec {
                     container,
                     process: self.id.clone(),
-                    process_json: json,
+                    program,
                     stream: Some(stream),
                 };
                 self.exec(op, exec, ctx);

@@ -5,7 +5,7 @@ use super::{
     messages::{AttachRelay, Kill, Made, Make},
 };
 use crate::{
-    agent::{ExitStatus, GuestProcessState, Once, SignalTarget, Warnings},
+    agent::{ExitStatus, GuestProcessState, Once, Program, SignalTarget, Warnings},
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{HostProcess, OpId, RequestKey},
@@ -94,7 +94,7 @@ pub enum World {
     Exec {
         op: OpId,
         stream: GuestEndpoint,
-        json: Vec<u8>,
+        program: Program,
     },
     /// Come back, and put on record what has been told.
     Note,

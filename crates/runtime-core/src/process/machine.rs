@@ -25,7 +25,7 @@ use super::events::{Answer, Denied, Event, Notice, Reason, World};
 use super::messages::{AttachRelay, Made, Make};
 use super::record::{ProcessRecord, ProcessState};
 use crate::{
-    agent::{ExitStatus, GuestProcessState, Warnings},
+    agent::{ExitStatus, GuestProcessState, Program, Warnings},
     error::{Fault, Kind},
     hypervisor::{GuestEndpoint, StreamLease},
     ids::{ContainerNumber, HostProcess, OpId, ProcessId, RequestKey, SandboxUid},
@@ -41,7 +41,7 @@ pub enum State {
     New,
     Leasing {
         op: OpId,
-        json: Option<Vec<u8>>,
+        program: Option<Program>,
     },
     Making {
         op: OpId,
@@ -187,15 +187,19 @@ impl Process {
         )
     }
 
-    fn leased(&mut self, json: Option<Vec<u8>>, lease: StreamLease, batch: &mut Batch<Self>) {
+    fn leased(&mut self, program: Option<Program>, lease: StreamLease, batch: &mut Batch<Self>) {
         let op = self.next_op();
         let stream = lease.guest.clone();
         self.lease = Some(lease);
         self.state = State::Making { op, early: None };
         batch.records.push(self.record());
-        batch.world.push(match json {
+        batch.world.push(match program {
             None => World::Create { op, stream },
-            Some(json) => World::Exec { op, stream, json },
+            Some(program) => World::Exec {
+                op,
+                stream,
+                program,
+            },
         });
     }
 
@@ -382,17 +386,26 @@ impl Machine for Process {
                 let status = status.clone();
                 self.forgotten(status, batch);
             }
-            (State::New, Event::Make(Make { json, key, relay })) => {
+            (
+                State::New,
+                Event::Make(Make {
+                    program,
+                    key,
+                    relay,
+                }),
+            ) => {
                 let op = self.next_op();
                 self.begun_by = key;
                 self.relay = relay.map_or(Relay::None, Relay::Attached);
-                self.state = State::Leasing { op, json };
+                self.state = State::Leasing { op, program };
                 batch.world.push(World::Lease { op });
             }
-            (State::Leasing { op, json }, Event::Leased { op: done, outcome }) if *op == done => {
-                let json = json.clone();
+            (State::Leasing { op, program }, Event::Leased { op: done, outcome })
+                if *op == done =>
+            {
+                let program = program.clone();
                 match outcome {
-                    Ok(lease) => self.leased(json, lease, batch),
+                    Ok(lease) => self.leased(program, lease, batch),
                     Err(why) => self.failed(why, batch),
                 }
             }
@@ -531,9 +544,9 @@ mod tests {
     fn being_made(id: ProcessId, relay: Option<HostProcess>) -> Process {
         let uid = SandboxUid::from_random(1);
         let mut process = Process::new(uid, ContainerNumber(0), id);
-        let json = matches!(process.id(), ProcessId::Exec(_)).then(Vec::new);
+        let program = matches!(process.id(), ProcessId::Exec(_)).then(Program::default);
         let make = Make {
-            json,
+            program,
             key: None,
             relay,
         };

@@ -2,7 +2,7 @@
 
 use super::events::Notice;
 use crate::{
-    agent::{ExitStatus, Warnings},
+    agent::{ExitStatus, Program, Warnings},
     error::Fault,
     hypervisor::StreamLease,
     ids::{ContainerNumber, HostProcess, ProcessId, RequestKey},
@@ -14,8 +14,8 @@ use actix::prelude::*;
 #[derive(Message, Debug, Clone, Default, PartialEq, Eq)]
 #[rtype(result = "()")]
 pub struct Make {
-    /// For an exec: its OCI process object.
-    pub json: Option<Vec<u8>>,
+    /// Of an exec.
+    pub program: Option<Program>,
     pub key: Option<RequestKey>,
     /// Who stands for it from the start.
     pub relay: Option<HostProcess>,

@@ -12,6 +12,7 @@ use model::{Came, Found, Hooks, Model, Still, Told, Turns, Was, Wish};
 use plays::{Play, Plays};
 use proptest::{prelude::*, sample::Index};
 use runtime_core::{
+    agent::Program,
     container::{
         Container, ContainerRecord, ContainerState, Event, Exec, Force, Freeze, FreezerRecord,
         Guest, Notice, Stage, World,
@@ -288,7 +289,7 @@ impl Story {
         let exec = Exec {
             key: key.map(request_key),
             exec: ExecId::new(id.as_str()).unwrap(),
-            json: Vec::new(),
+            program: Program::default(),
             relay: None,
         };
         self.asks(

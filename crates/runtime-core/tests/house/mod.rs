@@ -9,7 +9,7 @@ pub use rooms::{Fault as Break, World, warned};
 
 use actix::prelude::*;
 use runtime_core::{
-    agent::Warnings,
+    agent::{Program, Warnings},
     clock::Clock,
     container::{
         ContainerSpec, ContainerState, ContainerView, Exec, Force, HostHooks, ProcessCommand, Start,
@@ -451,7 +451,7 @@ impl House {
         let exec = Exec {
             key: Some(RequestKey::new(key).unwrap()),
             exec: ExecId::new(exec).unwrap(),
-            json: Vec::new(),
+            program: Program::default(),
             relay: None,
         };
         let container = located.place.number;

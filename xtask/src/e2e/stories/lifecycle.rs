@@ -305,3 +305,51 @@ pub fn fifty_execs_live_at_once_in_one_vm(world: &World<'_>) -> Result<()> {
     }
     succeeds(&world.verb(&["delete", "--force", "bed"])?)
 }
+
+/// As systemd does it, and whoever runs containers in a container: processes are below, and the top takes none.
+pub fn an_exec_is_where_its_container_has_put_its_processes(world: &World<'_>) -> Result<()> {
+    let divides = "mkdir /sys/fs/cgroup/init.scope /sys/fs/cgroup/work && \
+                   echo 1 >/sys/fs/cgroup/init.scope/cgroup.procs && \
+                   echo +pids >/sys/fs/cgroup/cgroup.subtree_control && echo up; exec sleep 1000";
+    let bundle = world.shell(divides)?;
+    bundle::change(&bundle, |config| {
+        let mounts = config["mounts"].as_array_mut().into_iter().flatten();
+        let own = mounts.filter(|mount| mount["destination"] == "/sys/fs/cgroup");
+        own.for_each(|mount| mount["options"] = json!(["nosuid", "noexec", "nodev"]));
+    })?;
+    let run = world.start(
+        world
+            .hutch(&["run", "--bundle"])
+            .arg(&bundle)
+            .arg("divided"),
+    )?;
+    run.wait_for_output("up\n", BOOT_LIMIT)?;
+    let place = |flags: &[&str]| {
+        let words = [
+            &["exec"],
+            flags,
+            &["divided", "grep", "^0:", "/proc/self/cgroup"],
+        ];
+        world.verb(&words.concat())
+    };
+
+    for (flags, expected) in [
+        (&[][..], "0::/init.scope\n"),
+        (&["--cgroup", "work"], "0::/work\n"),
+        (&["--cgroup", "memory:/work"], "0::/work\n"),
+    ] {
+        let found = place(flags)?;
+        ensure!(found.stdout == expected, "{flags:?}: {found:?}");
+    }
+    let missing = place(&["--cgroup", "none"])?;
+    ensure!(
+        missing.code() == Some(255)
+            && missing
+                .stderr
+                .contains("cgroup \"none\" of the container: no such file"),
+        "{missing:?}"
+    );
+    succeeds(&world.verb(&["kill", "divided", "KILL"])?)?;
+    ensure!(run.finish(SOON)?.code() == Some(137));
+    Ok(())
+}

@@ -16,12 +16,14 @@ pub use stats::Stats;
 
 use super::{
     bpf,
-    error::{Doing, Error, Result},
+    error::{Doing, Error, Result, cause},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, unlinkat},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat,
+    },
     io::{Errno, read, write},
 };
 use std::{
@@ -66,6 +68,39 @@ pub fn make_root(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The cgroup of that process, which is `top` or below it. The process is one of a container, which may have put it
+/// anywhere there.
+///
+/// # Errors
+/// When it is elsewhere, or is not there any more.
+pub fn of_process(pid: u32, top: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(io)?;
+    let name = format!("/proc/self/fd/{}", top.as_raw_fd());
+    let top_path = std::fs::read_link(name).map_err(io)?;
+    let unified = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let below = unified.and_then(|path| below(&top_path, Path::new(path)));
+    open_below(top, below.ok_or(Errno::SRCH)?)
+}
+
+/// What of `name`, as the kernel tells it from where the hierarchy begins, is below `top`, as it is mounted.
+fn below<'p>(top: &Path, name: &'p Path) -> Option<&'p Path> {
+    let mut above = name.ancestors();
+    let own = above.find(|above| !above.as_os_str().is_empty() && top.ends_with(above))?;
+    name.strip_prefix(own).ok()
+}
+
+/// The folder may be one of a container: nothing in it leads elsewhere.
+fn open_below(top: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    openat2(top, path, FOLDER, Mode::empty(), how)
+}
+
 impl Cgroup {
     /// # Errors
     /// When it exists already or cannot be made.
@@ -79,6 +114,17 @@ impl Cgroup {
 
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
+    }
+
+    /// One that the container has made below.
+    ///
+    /// # Errors
+    /// When it is not there, or is no cgroup of the container's.
+    pub fn below(&self, path: &Path) -> Result<OwnedFd> {
+        open_below(self.fd(), path).map_err(|errno| Error::Invalid {
+            what: format!("cgroup {path:?} of the container"),
+            why: cause(errno.raw_os_error()),
+        })
     }
 
     /// # Errors
@@ -305,4 +351,40 @@ fn collect_pids(folder: BorrowedFd<'_>, depth_left: u32, pids: &mut Vec<u32>) ->
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_cgroup_is_told_wherever_its_hierarchy_is_mounted() {
+        let top = Path::new("/sys/fs/cgroup/hutch/c0");
+        for (name, expected) in [
+            ("hutch/c0", Some("")),
+            ("hutch/c0/init.scope", Some("init.scope")),
+            ("hutch/c0/hutch/c0", Some("hutch/c0")),
+            // Its hierarchy begins where the agent's cgroup namespace does.
+            ("c0/a/b", Some("a/b")),
+            ("hutch/c1", None),
+            ("hutch", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                below(top, Path::new(name)),
+                expected.map(Path::new),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_elsewhere_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = openat(CWD, folder.path(), FOLDER, Mode::empty()).unwrap();
+
+        let refused = of_process(std::process::id(), top.as_fd()).unwrap_err();
+
+        assert_eq!(refused, Errno::SRCH);
+    }
 }

@@ -20,7 +20,7 @@ use protocols::asynchronous::{
     },
     empty::Empty,
 };
-use std::{fs, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 const SIGKILL: u32 = libc::SIGKILL.cast_unsigned();
 const SIGTERM: u32 = libc::SIGTERM.cast_unsigned();
@@ -96,6 +96,7 @@ pub async fn exec(agent: &Arc<Agent>, request: ExecProcessRequest) -> Result<Emp
         exec,
         host: Host::Stock,
         process_json: process.to_string().into_bytes(),
+        cgroup: PathBuf::new(),
         io: Io::Pulled,
     };
     whole(agent.clone().exec(wish)).await?;

@@ -1,10 +1,10 @@
 //! Further processes of a container.
 
-use crate::bed::{Bed, Running, config, exec_plan, pipes, process, wait_for_end, with};
-use hutch_agent::engine::{Error, Kind, Target};
+use crate::bed::{Bed, Running, chain, config, exec_plan, pipes, process, wait_for_end, with};
+use hutch_agent::engine::{Error, ExecPlan, Kind, Target};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, io::Write, thread};
+use std::{collections::BTreeSet, fs, io::Write, thread};
 
 super::cases![
     an_exec_lives_in_its_container,
@@ -19,7 +19,44 @@ super::cases![
     an_exec_that_cannot_run_says_why,
     an_exec_after_the_end_is_refused,
     an_exec_that_dies_with_its_container_is_told,
+    an_exec_can_be_below_its_containers_own_cgroup,
 ];
+
+fn an_exec_can_be_below_its_containers_own_cgroup() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    fs::create_dir_all(bed.cgroup().join("part/deeper")).unwrap();
+    let place = |cgroup: &str| {
+        let (io, ends) = pipes();
+        let plan = ExecPlan {
+            cgroup: cgroup.into(),
+            ..exec_plan("e", &process(&["/bin/grep", "^0:", "/proc/self/cgroup"]))
+        };
+        let made = bed.exec_with("c", plan, io);
+        let outcome = made.map(|made| ends.of(made).finish());
+        if outcome.is_ok() {
+            bed.engine.forget("c", "e").unwrap();
+        }
+        outcome.map_err(|why| chain(&why))
+    };
+
+    for (cgroup, own) in [
+        ("", "0::/\n"),
+        ("part", "0::/part\n"),
+        ("part/deeper", "0::/part/deeper\n"),
+    ] {
+        assert_eq!(place(cgroup).unwrap().out, own);
+    }
+    for (cgroup, why) in [
+        ("none", "no such file or directory"),
+        ("..", "cross-device link"),
+        ("/part", "cross-device link"),
+    ] {
+        let said = place(cgroup).unwrap_err();
+        assert_eq!(said, format!("cgroup {cgroup:?} of the container: {why}"));
+    }
+    down(&bed, running);
+}
 
 /// A container whose init reads its stdin.
 fn up(bed: &Bed) -> Running {

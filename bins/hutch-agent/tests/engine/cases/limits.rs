@@ -1,10 +1,10 @@
 //! Limits that need controllers: these cases run in a guest only, and say so elsewhere.
 
 use crate::{
-    bed::{Bed, chain, config, disk, process, wait, with},
+    bed::{Bed, Running, chain, config, disk, exec_plan, pipes, process, wait, with},
     guest,
 };
-use hutch_agent::engine::Error;
+use hutch_agent::engine::{Error, ExecPlan};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -19,6 +19,7 @@ super::cases![
     a_process_that_takes_too_much_memory_is_known,
     more_processes_than_allowed_are_refused,
     an_exec_is_let_in_where_no_process_may_be_made_any_more,
+    an_exec_is_where_the_init_is_once_processes_are_to_be_below,
     devices_that_are_not_allowed_cannot_be_opened,
     a_limit_without_its_controller_is_named,
     names_of_the_first_version_become_those_of_the_second,
@@ -406,6 +407,49 @@ fn an_exec_is_let_in_where_no_process_may_be_made_any_more() {
     // It is in the cgroup, and makes no more processes than others there.
     assert_eq!(outcome.out, "0::/\n", "{outcome:?}");
     assert!(outcome.err.contains("can't fork"), "{outcome:?}");
+    bed.engine.remove("c").unwrap();
+    assert_eq!(running.finish().code, 137);
+}
+
+/// As systemd does it, and whoever runs containers in a container.
+fn an_exec_is_where_the_init_is_once_processes_are_to_be_below() {
+    if !has_controllers() {
+        return;
+    }
+    let bed = Bed::make();
+    let running = bed.create("c", &config(&["/bin/cat"])).unwrap();
+    bed.start("c").unwrap();
+    let own = bed.cgroup();
+    fs::create_dir_all(own.join("init.scope/inner")).unwrap();
+    let init = running.created.pid.to_string();
+    let place = || {
+        let grep = process(&["/bin/grep", "^0:", "/proc/self/cgroup"]);
+        let made = bed.exec("c", "e", &grep);
+        let outcome = made.map(Running::finish).map_err(|why| chain(&why));
+        if outcome.is_ok() {
+            bed.engine.forget("c", "e").unwrap();
+        }
+        outcome
+    };
+
+    for below in ["init.scope", "init.scope/inner"] {
+        fs::write(own.join(below).join("cgroup.procs"), &init).unwrap();
+        fs::write(own.join("cgroup.subtree_control"), "+pids").unwrap();
+        let outcome = place().unwrap();
+        assert_eq!(outcome.out, format!("0::/{below}\n"), "{outcome:?}");
+    }
+    // Whoever names a place gets that or none.
+    let (io, _ends) = pipes();
+    let plan = ExecPlan {
+        cgroup: "init.scope".into(),
+        ..exec_plan("e", &process(&["/bin/true"]))
+    };
+    fs::write(own.join("init.scope/cgroup.subtree_control"), "+pids").unwrap();
+    let refused = chain(&bed.exec_with("c", plan, io).unwrap_err());
+    assert_eq!(
+        refused,
+        "enter the container's cgroup: device or resource busy"
+    );
     bed.engine.remove("c").unwrap();
     assert_eq!(running.finish().code, 137);
 }

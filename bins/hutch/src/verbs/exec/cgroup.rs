@@ -1,7 +1,8 @@
 //! exec --cgroup: where below the container's cgroup the program is to be.
 //!
-//! Only its top can be asked for, in which every exec is: the cgroups of a container are the guest's, and what its
-//! programs have made below is not known to the host. Words that make no sense are refused as runc refuses them.
+//! runc takes one for each hierarchy of the first version. The guest has a single one of the second: what names several
+//! of them must name the same. Whether it is there only the guest knows. Words that make no sense are refused as runc
+//! refuses them.
 
 use anyhow::{Result, bail};
 use std::path::{Component, Path};
@@ -25,8 +26,9 @@ const CONTROLLERS: &[&str] = &[
     "misc",
 ];
 
-/// What needs no guest to be found wrong, or impossible: all but the container's own cgroup.
-pub fn check(asked: &[String]) -> Result<()> {
+/// What is asked for, as names with slashes between them; empty: the container's own.
+pub fn below(asked: &[String]) -> Result<String> {
+    let mut found: Option<(&str, String)> = None;
     for one in asked {
         let parts: Vec<&str> = one.split(':').collect();
         let path = match parts[..] {
@@ -38,9 +40,16 @@ pub fn check(asked: &[String]) -> Result<()> {
             }
             _ => bail!("invalid --cgroup argument: {one}"),
         };
-        check_path(one, path)?;
+        let path = plain(one, path)?;
+        match &found {
+            Some((other, before)) if *before != path => bail!(
+                "--cgroup {other:?} and {one:?}: a process is in one cgroup, since the guest has a single hierarchy"
+            ),
+            Some(_) => {}
+            None => found = Some((one, path)),
+        }
     }
-    Ok(())
+    Ok(found.map(|(_, path)| path).unwrap_or_default())
 }
 
 fn check_controllers(one: &str, controllers: &str) -> Result<()> {
@@ -53,64 +62,65 @@ fn check_controllers(one: &str, controllers: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_path(one: &str, path: &str) -> Result<()> {
-    let mut depth = 0_usize;
+fn plain(one: &str, path: &str) -> Result<String> {
+    let mut names = Vec::new();
     for part in Path::new(path).components() {
         match part {
-            Component::Normal(_) => depth += 1,
-            Component::ParentDir if depth == 0 => {
+            Component::Normal(name) => names.push(name.to_string_lossy()),
+            Component::ParentDir if names.is_empty() => {
                 bail!("--cgroup {one:?}: {path} is not a sub cgroup path")
             }
-            Component::ParentDir => depth -= 1,
+            Component::ParentDir => drop(names.pop()),
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    if depth > 0 {
-        bail!(
-            "--cgroup {one:?} is not supported: an exec is in its container's own cgroup, and only the guest knows what is below it"
-        );
-    }
-    Ok(())
+    Ok(names.join("/"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(asked: &[&str]) -> Option<String> {
+    fn found(asked: &[&str]) -> Result<String> {
         let asked: Vec<String> = asked.iter().map(|&one| one.to_owned()).collect();
-        check(&asked).err().map(|why| why.to_string())
+        below(&asked)
     }
 
     #[test]
-    fn the_containers_own_cgroup_may_be_named() {
-        for asked in [
-            &["/"][..],
-            &["."],
-            &[""],
-            &["a/.."],
-            &["memory:"],
-            &["cpu,memory:/"],
-            &["cpu:/", "memory:/"],
-            &[],
+    fn the_containers_own_cgroup_and_those_below_may_be_named() {
+        for (asked, path) in [
+            (&["/"][..], ""),
+            (&["."], ""),
+            (&[""], ""),
+            (&["a/.."], ""),
+            (&["memory:"], ""),
+            (&["cpu,memory:/"], ""),
+            (&["cpu:/", "memory:/"], ""),
+            (&[], ""),
+            (&["/part"], "part"),
+            (&["a/./b//c/../d"], "a/b/d"),
+            (&["memory:part"], "part"),
+            (&[":part"], "part"),
+            (&["cpu:part", "memory:/part"], "part"),
         ] {
-            assert_eq!(said(asked), None, "{asked:?}");
+            assert_eq!(found(asked).unwrap(), path, "{asked:?}");
         }
     }
 
     #[test]
-    fn a_cgroup_below_it_is_refused_by_name_and_what_makes_no_sense_in_runcs_words() {
+    fn what_makes_no_sense_is_refused_in_runcs_words_and_two_places_at_once_by_name() {
         for (asked, words) in [
-            (&["sub"][..], "--cgroup \"sub\" is not supported"),
-            (&["memory:sub"], "--cgroup \"memory:sub\" is not supported"),
-            (&[":sub"], "--cgroup \":sub\" is not supported"),
-            (&["../x"], "../x is not a sub cgroup path"),
+            (&["../x"][..], "../x is not a sub cgroup path"),
             (&["/../x"], "/../x is not a sub cgroup path"),
             (&["a:b:c"], "invalid --cgroup argument: a:b:c"),
             (&["nosuch:x"], "unknown controller nosuch"),
             (&["memory:/", "/"], "missing <controller>: prefix"),
+            (
+                &["cpu:a", "memory:b"],
+                "--cgroup \"cpu:a\" and \"memory:b\"",
+            ),
         ] {
-            let said = said(asked).unwrap_or_default();
+            let said = found(asked).unwrap_err().to_string();
             assert!(said.contains(words), "{asked:?}: {said}");
         }
     }

@@ -7,7 +7,7 @@ use super::{BUNDLE, Relay, World, ledger::Ledger, pass};
 use actix::MailboxError;
 use hutchd::bundle;
 use runtime_core::{
-    agent::{ExitStatus, Warnings},
+    agent::{ExitStatus, Program, Warnings},
     container::{
         ContainerState, Exec, Force, Freeze, FreezeContainer, NextOoms, ProcessCommand, Start,
         UpdateLimits,
@@ -375,7 +375,10 @@ impl Client {
                 exec: Exec {
                     key: request_key(&key),
                     exec: ExecId::new(exec).expect("an id"),
-                    json: process_json(command).to_string().into_bytes(),
+                    program: Program {
+                        process_json: process_json(command).to_string().into_bytes(),
+                        ..Program::default()
+                    },
                     relay,
                 },
             };
