@@ -7,7 +7,8 @@ use crate::{
 use anyhow::{Context, Result};
 use clap::Args;
 use std::{
-    io::{BufRead, BufReader},
+    fs,
+    io::{self, BufRead, BufReader, Write},
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
@@ -19,10 +20,15 @@ pub struct Arguments {
     no_e2e: bool,
 }
 
+/// What a target folder has in the end, without what an incremental build keeps: 3.6 GiB, and half as much again for what
+/// is not there for long.
+const SPACE_NEEDED: u64 = 6 << 30;
+
 type Step = fn(&Workspace) -> Result<Counts>;
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(setup::ALL)?;
+    warn_of_space(workspace)?;
     dependencies::lend(workspace);
     let mut steps: Vec<(&str, Step)> = vec![
         ("format", format),
@@ -66,6 +72,25 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(sum.failed > 0)))
 }
 
+/// A disk that is full in the middle of it makes anything fail, in any words.
+fn warn_of_space(workspace: &Workspace) -> Result<()> {
+    let target = workspace.target();
+    let about = || format!("ask for the space at {}", target.display());
+    fs::create_dir_all(&target).with_context(about)?;
+    let disk = rustix::fs::statvfs(&target).with_context(about)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < SPACE_NEEDED {
+        let mib = |bytes: u64| bytes >> 20;
+        eprintln!(
+            "{} has {} MiB left, and a first run takes up to {}",
+            target.display(),
+            mib(free),
+            mib(SPACE_NEEDED)
+        );
+    }
+    Ok(())
+}
+
 /// A step that cannot even be run has failed.
 fn perform(name: &str, step: Step, workspace: &Workspace) -> Counts {
     eprintln!("== {name}");
@@ -107,6 +132,10 @@ fn succeeds(command: &mut Command) -> Result<Counts> {
 
 /// Runs tests, shows what they print, and counts.
 pub fn cargo_tests(cargo: &mut Command) -> Result<Counts> {
+    counted(cargo, &mut io::stdout())
+}
+
+fn counted(cargo: &mut Command, shown: &mut impl Write) -> Result<Counts> {
     let mut child = cargo
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -117,7 +146,7 @@ pub fn cargo_tests(cargo: &mut Command) -> Result<Counts> {
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("read what the tests print")?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        writeln!(shown, "{line}").context("show what the tests print")?;
         counts += Counts::of_line(&line).unwrap_or_default();
         let failure = Counts::failed_test(&line).map(str::to_owned);
         counts.failures.extend(failure);
@@ -146,7 +175,7 @@ mod tests {
             "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'test b ... FAILED'; echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101",
         );
 
-        let counts = cargo_tests(&mut command).unwrap();
+        let counts = counted(&mut command, &mut io::sink()).unwrap();
 
         assert_eq!(
             counts,
@@ -160,11 +189,19 @@ mod tests {
 
     #[test]
     fn tests_that_died_without_a_result_count_as_a_failure() {
-        assert_eq!(cargo_tests(&mut shell("exit 101")).unwrap(), Counts::FAILED);
-        assert_eq!(
-            cargo_tests(&mut shell("exit 0")).unwrap(),
-            Counts::default()
-        );
+        let counted = |script| counted(&mut shell(script), &mut io::sink()).unwrap();
+        assert_eq!(counted("exit 101"), Counts::FAILED);
+        assert_eq!(counted("exit 0"), Counts::default());
+    }
+
+    #[test]
+    fn what_cannot_be_shown_any_more_is_said_so() {
+        let mut full: &mut [u8] = &mut [0; 4];
+
+        let error = counted(&mut shell("echo 'more than that'"), &mut full).unwrap_err();
+
+        let text = format!("{error:#}");
+        assert!(text.starts_with("show what the tests print: "), "{text}");
     }
 
     #[test]
