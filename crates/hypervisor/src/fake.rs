@@ -6,13 +6,12 @@
 
 mod ground;
 
-pub use ground::Ground;
+pub use ground::{Ground, OwnGround};
 
 use crate::{
     error::{Error, QmpError},
     port::{Exit, ExitHow, LaunchPlan, Vmm},
 };
-use ground::OwnGround;
 use runtime_core::{
     hypervisor::{Accelerator, BlockSpec, ChannelKind, MachineType},
     ids::{HostProcess, SandboxUid},

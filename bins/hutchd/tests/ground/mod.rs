@@ -1,7 +1,7 @@
 //! What a daemon's own wiring stands on in tests: fakes of everything below it, but for what a test brings along.
 
 use devices::{
-    fake::{FakeShares, OwnGround},
+    fake::{FakeShares, OwnGround as SharesOwn},
     plan::Nature,
 };
 use host::fake::FakePremises;
@@ -12,14 +12,24 @@ use hutchd::{
     profile::Profiles,
     wiring::{AgentPorts, Ports},
 };
-use hypervisor::fake::FakeHost;
+use hypervisor::{
+    fake::{FakeHost, Ground as VmmGround, OwnGround as VmmsOwn},
+    port::LaunchPlan,
+};
 use netns::fake::FakeNamespaces;
 use runtime_core::{
     clock::Clock,
     hypervisor::Accelerator,
-    ids::{EpochMs, SandboxUid},
+    ids::{EpochMs, HostProcess, SandboxUid},
+    premises::Cgroup,
 };
-use std::{future::Future, path::Path, rc::Rc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 use store::{Schema, StoreRecords};
 use tokio::{task::LocalSet, time::timeout};
 
@@ -40,6 +50,34 @@ impl Clock for HostClock {
     }
 }
 
+/// A virtiofsd ends with its VMM, or each sandbox would wait for it at its end.
+struct Vmms {
+    own: VmmsOwn,
+    shares: FakeShares,
+    root: PathBuf,
+}
+
+impl VmmGround for Vmms {
+    fn spawn(&self, plan: &LaunchPlan) -> io::Result<HostProcess> {
+        self.own.spawn(plan)
+    }
+
+    fn spawn_backend(&self, cgroup: &Cgroup) -> io::Result<HostProcess> {
+        self.own.spawn_backend(cgroup)
+    }
+
+    fn ended(&self, uid: SandboxUid, _: HostProcess) {
+        self.shares
+            .hang_up(&self.root.join("s").join(uid.to_string()));
+    }
+
+    fn paused(&self, _: SandboxUid) {}
+
+    fn resumed(&self, _: SandboxUid) {}
+
+    fn backend_ended(&self, _: SandboxUid, _: HostProcess) {}
+}
+
 /// What a test brings along.
 pub struct Ground<'a> {
     /// The daemon's own folder.
@@ -56,7 +94,7 @@ impl Ground<'_> {
         let root = self.root.to_owned();
         let opened = store::open(&root.join("store"), &SCHEMA).unwrap();
         let end = |why: &store::Error| panic!("the store failed: {why}");
-        let shares = FakeShares::new(Rc::new(OwnGround::default()));
+        let shares = FakeShares::new(Rc::new(SharesOwn::default()));
         for path in [self.bundle.to_owned(), self.bundle.join("rootfs")] {
             shares.put(path, Nature::Directory);
         }
@@ -67,8 +105,13 @@ impl Ground<'_> {
             config: self.config,
             accelerator: Accelerator::Tcg,
         };
+        let vmms = FakeHost::on(Rc::new(Vmms {
+            own: VmmsOwn::default(),
+            shares: shares.clone(),
+            root: root.clone(),
+        }));
         Ports {
-            vmm: Rc::new(FakeHost::new().driver()),
+            vmm: Rc::new(vmms.driver()),
             agent: self.agent,
             devices: Rc::new(shares),
             namespaces: Rc::new(self.namespaces),

@@ -33,7 +33,7 @@ pub trait Ground {
 
 /// A ground of the fake's own: every cgroup exists, and nobody asks.
 #[derive(Default)]
-pub(super) struct OwnGround {
+pub struct OwnGround {
     pids_issued: Cell<u32>,
 }
 
