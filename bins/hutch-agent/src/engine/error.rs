@@ -173,7 +173,6 @@ impl fmt::Display for HookFault {
 }
 
 /// What the kernel's number means, without the number.
-/// In the kernel's own words and lower case.
 pub fn cause(errno: i32) -> String {
     nix::errno::Errno::from_raw(errno).desc().to_lowercase()
 }

@@ -167,7 +167,9 @@ fn enter_cgroup(cgroup: BorrowedFd<'_>, beside: Option<u32>, request: &OwnedFd) 
     let entered = join(cgroup).or_else(|errno| match (errno, beside) {
         // As with runc: the init is where its processes are to be.
         (Errno::BUSY | Errno::OPNOTSUPP, Some(pid)) => {
-            join(cgroup::of_process(pid, cgroup)?.as_fd())
+            // What keeps it from there says less.
+            let place = cgroup::of_process(pid, cgroup).map_err(|_| errno)?;
+            join(place.as_fd())
         }
         (errno, _) => Err(errno),
     });

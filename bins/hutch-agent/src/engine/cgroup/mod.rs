@@ -27,6 +27,8 @@ use rustix::{
     io::{Errno, read, write},
 };
 use std::{
+    ffi::{CStr, CString, OsStr},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -37,8 +39,6 @@ const CONTROLLERS: [&str; 8] = [
 ];
 /// A control file that matters here is one page at most; lists of pids may be longer.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
-/// A container may nest its own; deeper than this nobody does.
-const DEPTH_MAX: u32 = 32;
 
 const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::RDONLY)
@@ -75,12 +75,18 @@ pub fn make_root(path: &Path) -> Result<()> {
 /// When it is elsewhere, or is not there any more.
 pub fn of_process(pid: u32, top: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(io)?;
+    let told = std::fs::read(format!("/proc/{pid}/cgroup")).map_err(io)?;
     let name = format!("/proc/self/fd/{}", top.as_raw_fd());
     let top_path = std::fs::read_link(name).map_err(io)?;
-    let unified = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let below = unified.and_then(|path| below(&top_path, Path::new(path)));
+    let below = unified(&told).and_then(|name| below(&top_path, name));
     open_below(top, below.ok_or(Errno::SRCH)?)
+}
+
+/// Of the lines of cgroups(7), the one of the second version. A name there may be of any bytes.
+fn unified(told: &[u8]) -> Option<&Path> {
+    let mut lines = told.split(|byte| *byte == b'\n');
+    let name = lines.find_map(|line| line.strip_prefix(b"0::/"))?;
+    Some(Path::new(OsStr::from_bytes(name)))
 }
 
 /// What of `name`, as the kernel tells it from where the hierarchy begins, is below `top`, as it is mounted.
@@ -119,12 +125,32 @@ impl Cgroup {
     /// One that the container has made below.
     ///
     /// # Errors
-    /// When it is not there, or is no cgroup of the container's.
+    /// When it is not there, is no cgroup of the container's, or is frozen: whoever is put there is never heard of again.
     pub fn below(&self, path: &Path) -> Result<OwnedFd> {
-        open_below(self.fd(), path).map_err(|errno| Error::Invalid {
-            what: format!("cgroup {path:?} of the container"),
-            why: cause(errno.raw_os_error()),
-        })
+        let what = || format!("cgroup {path:?} of the container");
+        let found = match open_below(self.fd(), path) {
+            Err(
+                errno @ (Errno::NOENT
+                | Errno::NOTDIR
+                | Errno::LOOP
+                | Errno::XDEV
+                | Errno::NAMETOOLONG
+                | Errno::INVAL),
+            ) => {
+                let why = cause(errno.raw_os_error());
+                return Err(Error::Invalid { what: what(), why });
+            }
+            opened => opened.doing(|| format!("open {}", what()))?,
+        };
+        let how = OFlags::RDONLY | OFlags::CLOEXEC;
+        let events = openat(&found, c"cgroup.events", how, Mode::empty())
+            .and_then(|events| read_all(&events))
+            .doing(|| format!("read cgroup.events of {}", what()))?;
+        if value_of(&events, "frozen") == Some("1") {
+            let why = "is frozen".to_owned();
+            return Err(Error::Invalid { what: what(), why });
+        }
+        Ok(found)
     }
 
     /// # Errors
@@ -180,8 +206,7 @@ impl Cgroup {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(&self) -> Result<()> {
-        remove_nested(self.fd(), DEPTH_MAX)
-            .doing(|| format!("remove cgroups below {:?}", self.path))?;
+        remove_nested(self.fd()).doing(|| format!("remove cgroups below {:?}", self.path))?;
         self.unlink()
             .doing(|| format!("remove cgroup {:?}", self.path))
     }
@@ -218,7 +243,13 @@ impl Cgroup {
     /// When a list cannot be read.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let mut pids = Vec::new();
-        collect_pids(self.fd(), DEPTH_MAX, &mut pids)
+        let mut collect = |folder: BorrowedFd<'_>| {
+            let listed = list_of(folder)?;
+            pids.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()));
+            Ok(())
+        };
+        collect(self.fd())
+            .and_then(|()| visit_nested(self.fd(), &mut collect, |_, _| Ok(())))
             .doing(|| format!("list processes of {:?}", self.path))?;
         pids.sort_unstable();
         pids.dedup();
@@ -311,7 +342,7 @@ fn value_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     })
 }
 
-fn nested(folder: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>, Errno> {
+fn nested(folder: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -323,34 +354,64 @@ fn nested(folder: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>, Errno> {
     Ok(names)
 }
 
-fn remove_nested(folder: BorrowedFd<'_>, depth_left: u32) -> Result<(), Errno> {
-    let depth_left = depth_left.checked_sub(1).ok_or(Errno::LOOP)?;
-    for name in nested(folder)? {
-        let below = openat(folder, &name, FOLDER, Mode::empty())?;
-        remove_nested(below.as_fd(), depth_left)?;
-        unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+/// The processes of one cgroup. A threaded one has no list of its own: its processes are in its parent's.
+fn list_of(folder: BorrowedFd<'_>) -> Result<String, Errno> {
+    let how = OFlags::RDONLY | OFlags::CLOEXEC;
+    let list = openat(folder, c"cgroup.procs", how, Mode::empty())?;
+    match read_all(&list) {
+        Err(Errno::OPNOTSUPP) => Ok(String::new()),
+        listed => listed,
+    }
+}
+
+fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
+    visit_nested(
+        top,
+        |_| Ok(()),
+        |above, name| unlinkat(above, name, AtFlags::REMOVEDIR),
+    )
+}
+
+/// Goes to each cgroup below, and tells of each when all below that was visited. A container nests its own as deep as it
+/// likes, and may remove them meanwhile; what it cannot is move one, so that the way back is the way there.
+fn visit_nested(
+    top: BorrowedFd<'_>,
+    mut arrived: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+    mut left: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let open = |from: BorrowedFd<'_>, name: &CStr| openat(from, name, FOLDER, Mode::empty());
+    let mut here = open(top, c".")?;
+    let mut to_visit = vec![nested(top)?];
+    let mut way: Vec<CString> = Vec::new();
+    while let Some(names) = to_visit.last_mut() {
+        let Some(name) = names.pop() else {
+            to_visit.pop();
+            if let Some(name) = way.pop() {
+                here = open(here.as_fd(), c"..")?;
+                unless_gone(left(here.as_fd(), &name))?;
+            }
+            continue;
+        };
+        let visited = open(here.as_fd(), &name).and_then(|below| {
+            arrived(below.as_fd())?;
+            let names = nested(below.as_fd())?;
+            Ok((below, names))
+        });
+        if let Some((below, names)) = unless_gone(visited)? {
+            here = below;
+            to_visit.push(names);
+            way.push(name);
+        }
     }
     Ok(())
 }
 
-fn collect_pids(folder: BorrowedFd<'_>, depth_left: u32, pids: &mut Vec<u32>) -> Result<(), Errno> {
-    let depth_left = depth_left.checked_sub(1).ok_or(Errno::LOOP)?;
-    let how = OFlags::RDONLY | OFlags::CLOEXEC;
-    let list = openat(folder, c"cgroup.procs", how, Mode::empty())?;
-    // A threaded cgroup has no list of its own: its processes are in its parent's.
-    match read_all(&list) {
-        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-        Err(Errno::OPNOTSUPP) => {}
-        Err(errno) => return Err(errno),
+/// `None`: of a cgroup that was removed meanwhile, as its files (ENODEV) or its name tell.
+fn unless_gone<T>(outcome: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match outcome {
+        Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+        outcome => outcome.map(Some),
     }
-    for name in nested(folder)? {
-        match openat(folder, &name, FOLDER, Mode::empty()) {
-            Ok(below) => collect_pids(below.as_fd(), depth_left, pids)?,
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -379,12 +440,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_elsewhere_is_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let top = openat(CWD, folder.path(), FOLDER, Mode::empty()).unwrap();
+    fn of_a_process_the_place_in_the_second_version_is_what_counts() {
+        let told = b"4:pids:/other\n0::/hutch/c0/\xff\n1:name=systemd:/init.scope\n";
 
-        let refused = of_process(std::process::id(), top.as_fd()).unwrap_err();
+        let name = unified(told).unwrap();
 
-        assert_eq!(refused, Errno::SRCH);
+        assert_eq!(name.as_os_str().as_bytes(), b"hutch/c0/\xff");
+        assert_eq!(unified(b"4:pids:/other\n"), None);
+        assert_eq!(
+            unified(b"0::/../elsewhere\n"),
+            Some(Path::new("../elsewhere"))
+        );
     }
 }

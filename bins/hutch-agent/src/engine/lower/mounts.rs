@@ -188,7 +188,9 @@ impl Options {
                 kind: "cgroup2".to_owned(),
                 source: "cgroup".to_owned(),
                 flags,
-                data: None,
+                // Whoever mounts it outside of a cgroup namespace says for the whole guest whether limits that others
+                // made for a container are out of its reach (cgroup_namespaces(7), cgroup-v2 "Delegation").
+                data: Some(c"nsdelegate".to_owned()),
                 no_links: true,
                 copy_up: false,
             }),
@@ -516,7 +518,10 @@ mod tests {
         let MountWhat::FileSystem { kind, data, .. } = step.unwrap().what else {
             panic!("not a file system");
         };
-        assert_eq!((kind.as_str(), data), ("cgroup2", None));
+        assert_eq!(
+            (kind.as_str(), data.as_deref()),
+            ("cgroup2", Some(c"nsdelegate"))
+        );
     }
 
     #[test]
