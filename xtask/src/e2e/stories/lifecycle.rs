@@ -306,17 +306,20 @@ pub fn fifty_execs_live_at_once_in_one_vm(world: &World<'_>) -> Result<()> {
     succeeds(&world.verb(&["delete", "--force", "bed"])?)
 }
 
+/// Its cgroups are its own to write to.
+fn may_divide(config: &mut Value) {
+    let mounts = config["mounts"].as_array_mut().into_iter().flatten();
+    let own = mounts.filter(|mount| mount["destination"] == "/sys/fs/cgroup");
+    own.for_each(|mount| mount["options"] = json!(["nosuid", "noexec", "nodev"]));
+}
+
 /// As systemd does it, and whoever runs containers in a container: processes are below, and the top takes none.
 pub fn an_exec_is_where_its_container_has_put_its_processes(world: &World<'_>) -> Result<()> {
     let divides = "mkdir /sys/fs/cgroup/init.scope /sys/fs/cgroup/work && \
                    echo 1 >/sys/fs/cgroup/init.scope/cgroup.procs && \
                    echo +pids >/sys/fs/cgroup/cgroup.subtree_control && echo up; exec sleep 1000";
     let bundle = world.shell(divides)?;
-    bundle::change(&bundle, |config| {
-        let mounts = config["mounts"].as_array_mut().into_iter().flatten();
-        let own = mounts.filter(|mount| mount["destination"] == "/sys/fs/cgroup");
-        own.for_each(|mount| mount["options"] = json!(["nosuid", "noexec", "nodev"]));
-    })?;
+    bundle::change(&bundle, may_divide)?;
     let run = world.start(
         world
             .hutch(&["run", "--bundle"])
@@ -352,4 +355,34 @@ pub fn an_exec_is_where_its_container_has_put_its_processes(world: &World<'_>) -
     succeeds(&world.verb(&["kill", "divided", "KILL"])?)?;
     ensure!(run.finish(SOON)?.code() == Some(137));
     Ok(())
+}
+
+/// Not even after another that has no cgroup namespace of its own, as with Podman on hosts of the first version: what it
+/// mounts says for the whole guest who may write what.
+pub fn a_container_that_may_divide_its_cgroup_lifts_no_limit_of_it(
+    world: &World<'_>,
+) -> Result<()> {
+    succeeds(&world.verb(&["sandbox", "run", "box"])?)?;
+    let other = world.shell("exec sleep 1000")?;
+    bundle::change(&other, |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut();
+        namespaces
+            .into_iter()
+            .for_each(|all| all.retain(|one| one["type"] != "cgroup"));
+    })?;
+    succeeds(&world.detached(&["run", "--detach", "--sandbox", "box"], &other, "other")?)?;
+    let lifts = "cd /sys/fs/cgroup; for file in pids.max memory.max; do \
+                 (echo max >$file) 2>/dev/null && echo lifted $file; done; \
+                 mkdir below && echo divided && cat pids.max";
+    let bundle = world.shell(lifts)?;
+    bundle::change(&bundle, |config| {
+        may_divide(config);
+        config["linux"]["resources"] = json!({ "pids": { "limit": 50 } });
+    })?;
+
+    let mut run = world.hutch(&["run", "--sandbox", "box", "--bundle"]);
+    let outcome = world.run(run.arg(&bundle).arg("divides"), BOOT_LIMIT)?;
+
+    ensure!(outcome.stdout == "divided\n50\n", "{outcome:?}");
+    succeeds(&world.verb(&["sandbox", "delete", "--force", "box"])?)
 }

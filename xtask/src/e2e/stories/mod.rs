@@ -87,6 +87,7 @@ pub const ALL: &[Story] = stories![
     lifecycle::a_container_that_is_stopped_has_its_time_and_no_more,
     lifecycle::fifty_execs_live_at_once_in_one_vm,
     lifecycle::an_exec_is_where_its_container_has_put_its_processes,
+    lifecycle::a_container_that_may_divide_its_cgroup_lifts_no_limit_of_it,
     hooks::hooks_run_in_their_order_and_are_told_the_state,
     hooks::a_hook_that_fails_or_hangs_makes_no_container,
     hooks::a_hook_that_fails_later_is_told_to_who_asked,

@@ -20,6 +20,7 @@ super::cases![
     an_exec_after_the_end_is_refused,
     an_exec_that_dies_with_its_container_is_told,
     an_exec_can_be_below_its_containers_own_cgroup,
+    whoever_is_below_is_found_held_and_removed_however_deep_that_is,
 ];
 
 fn an_exec_can_be_below_its_containers_own_cgroup() {
@@ -56,6 +57,42 @@ fn an_exec_can_be_below_its_containers_own_cgroup() {
         assert_eq!(said, format!("cgroup {cgroup:?} of the container: {why}"));
     }
     down(&bed, running);
+}
+
+fn whoever_is_below_is_found_held_and_removed_however_deep_that_is() {
+    let bed = Bed::make();
+    let running = up(&bed);
+    let deep = ["d"; 60].join("/");
+    let own = bed.cgroup();
+    fs::create_dir_all(own.join(&deep)).unwrap();
+    fs::create_dir_all(own.join("ice")).unwrap();
+    fs::write(own.join("ice/cgroup.freeze"), "1").unwrap();
+    let exec_in = |exec_id: &str, cgroup: &str| {
+        let (io, ends) = pipes();
+        let plan = ExecPlan {
+            cgroup: cgroup.into(),
+            ..exec_plan(exec_id, &process(&["/bin/sleep", "1000"]))
+        };
+        bed.exec_with("c", plan, io).map(|made| ends.of(made))
+    };
+
+    let one = exec_in("one", &deep).unwrap();
+    let two = exec_in("two", &deep).unwrap();
+    let frozen = chain(&exec_in("x", "ice").err().unwrap());
+
+    assert_eq!(frozen, "cgroup \"ice\" of the container: is frozen");
+    let mut all = [&running, &one, &two].map(|one| one.created.pid);
+    all.sort_unstable();
+    assert_eq!(bed.engine.pids("c").unwrap(), all);
+    bed.engine.pause("c").unwrap();
+    let held = fs::read_to_string(own.join(&deep).join("cgroup.events")).unwrap();
+    assert!(held.contains("frozen 1"), "{held}");
+    bed.engine.resume("c").unwrap();
+    // To its init, which has no handler, it is nothing.
+    bed.engine.signal("c", &Target::All, 15).unwrap();
+    assert_eq!([one.finish().code, two.finish().code], [143, 143]);
+    down(&bed, running);
+    assert_eq!(bed.cgroups(), 0);
 }
 
 /// A container whose init reads its stdin.

@@ -438,6 +438,10 @@ fn an_exec_is_where_the_init_is_once_processes_are_to_be_below() {
         let outcome = place().unwrap();
         assert_eq!(outcome.out, format!("0::/{below}\n"), "{outcome:?}");
     }
+    bed.engine.update("c", br#"{"pids":{"limit":9}}"#).unwrap();
+    assert_eq!(bed.engine.cgroup_file("c", "pids.max").unwrap(), "9\n");
+    let stats = bed.engine.stats("c").unwrap();
+    assert_eq!(stats["pids.current"].trim(), "1");
     // Whoever names a place gets that or none.
     let (io, _ends) = pipes();
     let plan = ExecPlan {
