@@ -229,7 +229,8 @@ impl Relay {
     }
 
     fn take_files(&mut self, stdio: Stdio) -> Result<(), RelayError> {
-        self.stdin = stdio.stdin.map(Source::new);
+        let stdin = stdio.stdin.filter(|_| self.dismissed.is_none());
+        self.stdin = stdin.map(Source::new);
         if self.stdin.is_none() {
             self.reader.end_stdin();
         }
@@ -390,7 +391,10 @@ impl Relay {
     }
 
     fn take_signals(&mut self) {
-        for arrived in self.signals.read() {
+        let mut arrived = self.signals.read();
+        // Whoever goes on to hear that it is dismissed has no more use for the terminal.
+        arrived.sort_by_key(|one| !matches!(one, Arrived::Dismissed(_)));
+        for arrived in arrived {
             match arrived {
                 Arrived::Forward(SIGHUP) => self.hang_up(),
                 Arrived::Forward(number) => self.signal(number),
@@ -402,9 +406,15 @@ impl Relay {
                         until,
                         readers_until: until,
                     });
+                    // It may be in the background, where reading from a terminal stops a program. There is nobody who
+                    // would take what it reads.
+                    self.stdin = None;
+                    self.reader.end_stdin();
                 }
                 Arrived::Continued => {
-                    if let Some(raw) = &self.raw {
+                    if let Some(raw) = &self.raw
+                        && terminal::may_be_changed(raw)
+                    {
                         // The terminal may be gone; then its end is read next.
                         let _ = raw.apply();
                     }

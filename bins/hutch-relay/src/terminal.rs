@@ -62,10 +62,23 @@ impl RawTerminal {
     }
 }
 
+impl AsFd for RawTerminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.terminal.as_fd()
+    }
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+/// Whether whoever changes its modes is not stopped for it (SIGTTOU of termios(3)): in the background, where somebody else
+/// has the terminal, and has given it modes of its own.
+pub(crate) fn may_be_changed(terminal: impl AsFd) -> bool {
+    // Of a terminal that is not our session's nobody asks.
+    rustix::termios::tcgetpgrp(terminal).map_or(true, |group| group == rustix::process::getpgrp())
 }
 
 /// The size of a terminal, if it has one.
@@ -84,7 +97,7 @@ pub(crate) fn is_hung_up(terminal: impl AsFd) -> bool {
     looked.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
-/// Safe in a signal handler: an atomic and one system call.
+/// Safe in a signal handler: an atomic and three system calls.
 #[allow(unsafe_code)]
 fn give_back() {
     let saved = SAVED.swap(ptr::null_mut(), Ordering::SeqCst);
@@ -92,8 +105,10 @@ fn give_back() {
     if let Some(saved) = unsafe { saved.as_ref() } {
         // SAFETY: the descriptor is open: its owner gives the terminal back before it closes it.
         let terminal = unsafe { BorrowedFd::borrow_raw(saved.terminal) };
-        // Nothing is left to do when the terminal is gone.
-        let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &saved.modes);
+        if may_be_changed(terminal) {
+            // Nothing is left to do when the terminal is gone.
+            let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &saved.modes);
+        }
     }
 }
 

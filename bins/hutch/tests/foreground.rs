@@ -13,13 +13,18 @@ use protocols::{
     },
     revision::REVISION,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    },
+};
 use serde_json::json;
 use std::{
     fs,
     os::{fd::AsFd, unix::net::UnixListener},
     path::PathBuf,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -42,7 +47,6 @@ struct Deleting {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Caller {
     Waits,
-    /// As by ^Z.
     IsStopped,
 }
 
@@ -62,6 +66,8 @@ impl Runtime for Deleting {
         let relay = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         if self.caller == Caller::IsStopped {
             pidfd_send_signal(&relay, Signal::STOP).unwrap();
+            let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::PidFd(relay.as_fd()), stopped).unwrap();
         }
         dismissal::send(relay.as_fd(), CODE).unwrap();
         let stream = StreamAddress {
@@ -77,6 +83,20 @@ impl Runtime for Deleting {
     fn exited(&self, _: &TtrpcContext, _: ExitedRequest) -> ttrpc::Result<ExitedResponse> {
         Ok(ExitedResponse::default())
     }
+}
+
+/// Who does not end by itself is ended, and its status says so.
+fn finish(mut hutch: Child) -> Output {
+    let pid = Pid::from_child(&hutch);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let limit = Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
+    if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).unwrap() == 0 {
+        hutch.kill().unwrap();
+    }
+    hutch.wait_with_output().unwrap()
 }
 
 /// And how many threads it had when it asked.
@@ -103,7 +123,11 @@ fn exec(caller: Caller) -> (Output, usize) {
     let mut hutch = Command::new(env!("CARGO_BIN_EXE_hutch"));
     hutch.arg("--root").arg(root.path());
     hutch.arg("exec").arg("--process").arg(&process).arg("web");
-    let output = hutch.output().unwrap();
+    hutch
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = finish(hutch.spawn().unwrap());
     server.shutdown();
     (output, threads.load(Ordering::SeqCst))
 }

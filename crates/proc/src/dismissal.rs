@@ -5,6 +5,9 @@
 //! (signal(7)): one that has just ceased to be a relay is not hurt. A SIGURG that anybody sends with
 //! kill(2) has no code, and is no dismissal; one that is pending just then would hide it, since such
 //! signals do not queue up, but nothing sends any.
+//!
+//! A SIGCONT follows: who is stopped, as by ^Z, hears nothing. It lets one go on that was stopped for
+//! whatever reason; there is nothing left that it could stand still for.
 
 use rustix::process::Signal;
 use std::{
@@ -27,8 +30,8 @@ struct Queued {
     rest: [u64; 12],
 }
 
-/// Tells the process of this pidfd, and wakes one that was stopped from a terminal: it would not hear of it, and keep its
-/// container's cgroup. One that is gone is already so.
+/// Tells the process of this pidfd, and lets it go on if it is stopped: it would keep its container's
+/// cgroup. One that is gone is already so.
 ///
 /// # Errors
 /// It belongs to someone else.
