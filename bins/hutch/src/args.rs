@@ -263,7 +263,7 @@ pub struct Exec {
         allow_negative_numbers = true
     )]
     pub preserve_fds: u32,
-    /// Refused below the container's own cgroup, of which alone the host knows.
+    /// Put it into this cgroup, "/" being the container's own: "part", "/part/deeper", "memory:part".
     #[arg(long, value_name = "[CONTROLLER:]PATH")]
     pub cgroup: Vec<String>,
     /// Refused while the container is paused: its programs would stand still with it.

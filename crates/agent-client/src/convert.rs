@@ -21,6 +21,8 @@ use std::collections::BTreeSet;
 
 /// What an agent with our own calls announces.
 pub const HUTCH_FEATURE: &str = "hutch.agent.v1";
+/// What one announces that puts an exec below its container's own cgroup.
+pub const PLACES_EXECS_FEATURE: &str = "hutch.places-execs";
 
 /// The protocol promises it.
 pub const NEWS_MAX: usize = 256;
@@ -61,9 +63,11 @@ pub fn details(answer: kata::GuestDetailsResponse) -> Result<AgentDetails, Malfo
         field: "agent details",
     })?;
     bounded("extra features", details.extra_features.len(), FEATURES_MAX)?;
+    let announces = |feature: &str| details.extra_features.iter().any(|one| one == feature);
     Ok(AgentDetails {
         version: printable(&details.version, VERSION_BYTES_MAX),
-        speaks_hutch: details.extra_features.iter().any(|f| f == HUTCH_FEATURE),
+        speaks_hutch: announces(HUTCH_FEATURE),
+        places_execs: announces(PLACES_EXECS_FEATURE),
         supports_seccomp: details.supports_seccomp,
     })
 }

@@ -103,11 +103,16 @@ async fn fake() -> TestBench {
     }
 }
 
-/// Our agent's calls, over the framed control link of a serial port.
+/// Our agent's calls.
 async fn hutch() -> TestBench {
+    served(server::hutch_services).await
+}
+
+/// Over the framed control link of a serial port.
+async fn served(services: fn(&FakeGuest) -> Vec<server::Services>) -> TestBench {
     let (guest, folder) = (FakeGuest::new(), TempDir::new().expect("a folder"));
     let peer = SerialPeer::new(folder.path());
-    let (server, door) = server::serve(server::hutch_services(&guest)).await;
+    let (server, door) = server::serve(services(&guest)).await;
     let control = HostEndpoint::Socket(peer.socket().to_owned());
     kit::detach(async move { server::usher(|| peer.accept(), door).await });
     real(guest, control, server, folder)
@@ -204,6 +209,7 @@ fn an_exec_where_there_is_no_cgroup_is_refused_by_every_agent() {
         for (bench, offers) in [
             (fake().await, Offers::Hutch),
             (hutch().await, Offers::Hutch),
+            (served(server::first_services).await, Offers::NoPlaces),
             (stock().await, Offers::Stock),
         ] {
             contract::an_exec_where_there_is_no_cgroup_is_refused(&bench, offers).await;

@@ -28,6 +28,9 @@ pub struct AgentDetails {
     pub version: String,
     /// It speaks hutch.agent.v1; else it is a stock Kata agent.
     pub speaks_hutch: bool,
+    /// It knows [`Program::cgroup`], which others would ignore: a guest outlives the daemon that booted it, and so its
+    /// version.
+    pub places_execs: bool,
     pub supports_seccomp: bool,
 }
 
@@ -332,7 +335,8 @@ pub struct Exec {
 pub struct Program {
     /// An OCI process object, byte for byte.
     pub process_json: Vec<u8>,
-    /// Names with slashes between them, below the container's own cgroup. Empty: that itself.
+    /// Names with slashes between them, below the container's own cgroup; "." is that itself. Empty: that, or where the
+    /// init is once that takes no processes any more.
     pub cgroup: String,
 }
 

@@ -225,6 +225,7 @@ mod tests {
         assert!(found[0].1.contains("row 2 "), "{found:?}");
         assert!(found[2].1.contains("row D4 "), "{found:?}");
     }
+
     #[test]
     fn a_field_without_a_test_or_in_a_broken_row_is_named() {
         let found = found_in(

@@ -52,7 +52,7 @@ pub struct NewExec {
     pub exec: Id,
     pub host: Host,
     pub process_json: Vec<u8>,
-    /// Below the container's own; empty: that itself.
+    /// As in `ExecPlan`.
     pub cgroup: PathBuf,
     pub io: Io,
 }

@@ -72,8 +72,8 @@ pub struct ExecPlan {
     pub exec_id: String,
     /// An OCI process object, byte for byte.
     pub process_json: Vec<u8>,
-    /// Below the container's own cgroup, and there. Empty: the container's own, or that of its init where the container's
-    /// own takes no processes any more.
+    /// Below the container's own cgroup, and there; "." is that itself. Empty: that, or where its init is once that takes
+    /// no processes any more.
     pub cgroup: PathBuf,
 }
 

@@ -141,14 +141,19 @@ fn order(
     let pipes = open_pipes(io)?;
     let init = container.init.as_fd();
     let plan_fds: Vec<BorrowedFd<'_>> = pipes.iter().map(AsFd::as_fd).chain([init]).collect();
-    let own = asked.cgroup.as_os_str().is_empty();
-    let below = (!own).then(|| container.cgroup.below(&asked.cgroup));
-    let below = below.transpose()?;
+    let asked_for = match asked.cgroup.as_os_str().is_empty() {
+        true => None,
+        false => Some(container.cgroup.below(&asked.cgroup)?),
+    };
     let birth = Birth {
         namespaces: 0,
         pid_namespace_of: container.enters_pid_namespace.then_some(init),
-        cgroup: Some(below.as_ref().map_or(container.cgroup.fd(), AsFd::as_fd)),
-        beside: own.then_some(container.init_pid),
+        cgroup: Some(
+            asked_for
+                .as_ref()
+                .map_or(container.cgroup.fd(), AsFd::as_fd),
+        ),
+        beside: asked_for.is_none().then_some(container.init_pid),
         id_maps: None,
         time_offsets: None,
         hooks_limit: Duration::ZERO,

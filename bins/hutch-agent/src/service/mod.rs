@@ -17,6 +17,8 @@ use ttrpc::r#async::Service;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The second service on the same link.
 pub const FEATURE: &str = "hutch.agent.v1";
+/// Of that service, what its first versions did not know: an exec has a cgroup below its container's own.
+pub const PLACES_EXECS: &str = "hutch.places-execs";
 
 /// Every service that is offered, by its name.
 pub fn all(agent: &Arc<Agent>) -> Vec<HashMap<String, Service>> {

@@ -40,7 +40,10 @@ async fn a_guest_answers_again_to_a_new_host_and_switches_off_when_told() {
     eprintln!("details in {:?}", asked.elapsed());
     let agent = details.agent_details.unwrap();
     assert!(agent.init_daemon);
-    assert_eq!(agent.extra_features, ["hutch.agent.v1"]);
+    assert_eq!(
+        agent.extra_features,
+        ["hutch.agent.v1", "hutch.places-execs"]
+    );
     assert_eq!(details.mem_block_size_bytes, 128 << 20);
 
     let refused = link

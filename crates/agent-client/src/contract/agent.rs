@@ -51,6 +51,8 @@ pub trait Bench {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offers {
     Hutch,
+    /// An earlier version of ours, which puts no exec below its container's own cgroup.
+    NoPlaces,
     /// No pids, and refusals of its own kinds.
     Stock,
 }
@@ -574,7 +576,7 @@ pub async fn suite(bench: &impl Bench, offers: Offers) {
     what_happened_without_a_link_is_told_over_the_next(bench).await;
     match offers {
         Offers::Stock => a_stock_agent_removes_nothing_as_empty(bench).await,
-        Offers::Hutch => {
+        Offers::Hutch | Offers::NoPlaces => {
             only_what_nothing_lives_in_is_removed_as_empty(bench).await;
             what_is_not_there_is_not_found_and_removing_it_is_already_so(bench).await;
             a_container_exists_once(bench).await;

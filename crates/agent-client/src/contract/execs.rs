@@ -40,8 +40,8 @@ pub async fn an_exec_where_there_is_no_cgroup_is_refused(bench: &impl Bench, off
 
     let expected = match offers {
         Offers::Hutch => Kind::Invalid,
-        // Its protocol has no word for it.
-        Offers::Stock => Kind::Unsupported,
+        // It has no word for it, or would ignore it.
+        Offers::Stock | Offers::NoPlaces => Kind::Unsupported,
     };
     assert_eq!(kind(refused), expected);
     assert_eq!(linked.list(number).await.len(), 1);

@@ -4,7 +4,7 @@
 use crate::{
     call::Call,
     channel::Connection,
-    convert::HUTCH_FEATURE,
+    convert::{HUTCH_FEATURE, PLACES_EXECS_FEATURE},
     fake::{FakeGuest, Refusal, Trouble, World},
 };
 use async_trait::async_trait;
@@ -56,7 +56,16 @@ pub type Services = std::collections::HashMap<String, ttrpc::r#async::Service>;
 
 /// Everything that hutch-agent offers and the port uses.
 pub fn hutch_services(guest: &FakeGuest) -> Vec<Services> {
-    let agent = HutchAgent(guest.clone());
+    announcing(guest, &[HUTCH_FEATURE, PLACES_EXECS_FEATURE])
+}
+
+/// As an earlier version of it did.
+pub fn first_services(guest: &FakeGuest) -> Vec<Services> {
+    announcing(guest, &[HUTCH_FEATURE])
+}
+
+fn announcing(guest: &FakeGuest, features: &'static [&'static str]) -> Vec<Services> {
+    let agent = HutchAgent(guest.clone(), features);
     vec![
         create_agent(Arc::new(agent.clone())),
         create_agent_service(Arc::new(agent.clone())),
@@ -65,7 +74,7 @@ pub fn hutch_services(guest: &FakeGuest) -> Vec<Services> {
 }
 
 #[derive(Clone)]
-struct HutchAgent(FakeGuest);
+struct HutchAgent(FakeGuest, &'static [&'static str]);
 
 type Served<T> = ttrpc::Result<T>;
 
@@ -490,7 +499,7 @@ impl AgentService for HutchAgent {
         _: &TtrpcContext,
         _: first::GuestDetailsRequest,
     ) -> Served<first::GuestDetailsResponse> {
-        Ok(details(&[HUTCH_FEATURE]))
+        Ok(details(self.1))
     }
 
     async fn create_sandbox(

@@ -216,7 +216,7 @@ fn an_agent_speaks_hutch_only_if_it_says_so_exactly() {
 
     assert_eq!(stock.version, "4.1.0");
     assert!(!stock.speaks_hutch);
-    assert!(ours.speaks_hutch);
+    assert!(ours.speaks_hutch && !ours.places_execs);
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl AgentPort for FakeAgent {
             Ok(AgentDetails {
                 version: "fake".to_owned(),
                 speaks_hutch: true,
+                places_execs: true,
                 supports_seccomp: true,
             })
         })

@@ -44,6 +44,7 @@ fn details() -> AgentDetails {
     AgentDetails {
         version: "1".to_owned(),
         speaks_hutch: true,
+        places_execs: true,
         supports_seccomp: true,
     }
 }

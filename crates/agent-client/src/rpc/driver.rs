@@ -90,7 +90,7 @@ impl Session {
         })?;
         let extra = match (details.speaks_hutch, spec.stdio) {
             (true, StdioKind::Ports) => {
-                let calls = HutchCalls::over(&link);
+                let calls = HutchCalls::over(&link, &details);
                 // The proof that this link brings exits. They are asked for again in earnest.
                 let after = spec.news_recorded;
                 calls.next_news(after, Duration::ZERO, left()).await?;

@@ -9,9 +9,9 @@ use crate::{
 use protocols::asynchronous::{hutch_agent as wire, hutch_agent_ttrpc::AgentClient};
 use runtime_core::{
     agent::{
-        ContainerStats, CreateContainer, Exec, GetPids, GetStats, GuestNews, GuestPid,
-        GuestProcess, PauseContainer, RemoveContainer, RemoveEmpty, ResumeContainer, Signal,
-        StartContainer, UpdateContainer, Warnings,
+        AgentDetails, ContainerStats, CreateContainer, Exec, GetPids, GetStats, GuestNews,
+        GuestPid, GuestProcess, PauseContainer, RemoveContainer, RemoveEmpty, ResumeContainer,
+        Signal, StartContainer, UpdateContainer, Warnings,
     },
     error::{Classify, Kind},
     ids::{ContainerNumber, EpochMs, ProcessId},
@@ -24,6 +24,7 @@ use ttrpc::context::Context;
 pub struct HutchCalls {
     link: Link,
     agent: AgentClient,
+    places_execs: bool,
 }
 
 /// Deadlines are kept on this side; see `link`.
@@ -45,10 +46,11 @@ fn malformed(call: &'static str) -> impl FnOnce(Malformed) -> Error {
 }
 
 impl HutchCalls {
-    pub fn over(link: &Link) -> Self {
+    pub fn over(link: &Link, details: &AgentDetails) -> Self {
         Self {
             link: link.clone(),
             agent: AgentClient::new(link.client()),
+            places_execs: details.places_execs,
         }
     }
 
@@ -96,6 +98,10 @@ impl HutchCalls {
             let what = "an exec that is the init";
             return Err(Error::Inexpressible { call, what });
         };
+        if !ask.program.cgroup.is_empty() && !self.places_execs {
+            let what = "an exec below its container's own cgroup";
+            return Err(Error::Inexpressible { call, what });
+        }
         let container = ask.container;
         let request = convert::exec(ask, &id);
         let work = self.agent.exec(context(), &request);

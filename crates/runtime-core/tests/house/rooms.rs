@@ -785,6 +785,7 @@ impl Handler<agent::Open> for Room {
             Ok(agent::AgentDetails {
                 version: "1".to_owned(),
                 speaks_hutch: true,
+                places_execs: true,
                 supports_seccomp: true,
             })
         })

@@ -122,7 +122,7 @@ impl Cgroup {
         self.folder.as_fd()
     }
 
-    /// One that the container has made below.
+    /// One that the container has made below, or this.
     ///
     /// # Errors
     /// When it is not there, is no cgroup of the container's, or is frozen: whoever is put there is never heard of again.

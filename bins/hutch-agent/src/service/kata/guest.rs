@@ -5,7 +5,7 @@ use crate::{
     cmdline::Features,
     error::{Doing, Error},
     guest::{clock, hotplug},
-    service::{FEATURE, VERSION},
+    service::{FEATURE, PLACES_EXECS, VERSION},
 };
 use protocols::asynchronous::{
     agent::{
@@ -37,7 +37,7 @@ pub async fn details(
         storage_handlers: STORAGE.map(str::to_owned).to_vec(),
         supports_seccomp: true,
         extra_features: match agent.features() {
-            Features::All => vec![FEATURE.to_owned()],
+            Features::All => [FEATURE, PLACES_EXECS].map(str::to_owned).to_vec(),
             Features::Stock => Vec::new(),
         },
         ..AgentDetails::default()

@@ -43,6 +43,7 @@ fn an_exec_can_be_below_its_containers_own_cgroup() {
 
     for (cgroup, own) in [
         ("", "0::/\n"),
+        (".", "0::/\n"),
         ("part", "0::/part\n"),
         ("part/deeper", "0::/part/deeper\n"),
     ] {

@@ -1,8 +1,8 @@
 //! exec --cgroup: where below the container's cgroup the program is to be.
 //!
-//! runc takes one for each hierarchy of the first version. The guest has a single one of the second: what names several
-//! of them must name the same. Whether it is there only the guest knows. Words that make no sense are refused as runc
-//! refuses them.
+//! runc takes one for each hierarchy of the first version. The guest has a single one of the second: what is asked for one
+//! controller is so for all, and what names several of them must name the same place. Whether it is there only the guest
+//! knows. Words that make no sense are refused as runc refuses them.
 
 use anyhow::{Result, bail};
 use std::path::{Component, Path};
@@ -26,7 +26,10 @@ const CONTROLLERS: &[&str] = &[
     "misc",
 ];
 
-/// What is asked for, as names with slashes between them; empty: the container's own.
+/// The container's own, where it is named.
+const OWN: &str = ".";
+
+/// What is asked for, as names with slashes between them. Empty: nothing is.
 pub fn below(asked: &[String]) -> Result<String> {
     let mut found: Option<(&str, String)> = None;
     for one in asked {
@@ -66,7 +69,7 @@ fn plain(one: &str, path: &str) -> Result<String> {
     let mut names = Vec::new();
     for part in Path::new(path).components() {
         match part {
-            Component::Normal(name) => names.push(name.to_string_lossy()),
+            Component::Normal(name) => names.extend(name.to_str()),
             Component::ParentDir if names.is_empty() => {
                 bail!("--cgroup {one:?}: {path} is not a sub cgroup path")
             }
@@ -74,7 +77,10 @@ fn plain(one: &str, path: &str) -> Result<String> {
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    Ok(names.join("/"))
+    match names.is_empty() {
+        true => Ok(OWN.to_owned()),
+        false => Ok(names.join("/")),
+    }
 }
 
 #[cfg(test)]
@@ -89,13 +95,13 @@ mod tests {
     #[test]
     fn the_containers_own_cgroup_and_those_below_may_be_named() {
         for (asked, path) in [
-            (&["/"][..], ""),
-            (&["."], ""),
-            (&[""], ""),
-            (&["a/.."], ""),
-            (&["memory:"], ""),
-            (&["cpu,memory:/"], ""),
-            (&["cpu:/", "memory:/"], ""),
+            (&["/"][..], "."),
+            (&["."], "."),
+            (&[""], "."),
+            (&["a/.."], "."),
+            (&["memory:"], "."),
+            (&["cpu,memory:/"], "."),
+            (&["cpu:/", "memory:/"], "."),
             (&[], ""),
             (&["/part"], "part"),
             (&["a/./b//c/../d"], "a/b/d"),
