@@ -391,10 +391,7 @@ impl Relay {
     }
 
     fn take_signals(&mut self) {
-        let mut arrived = self.signals.read();
-        // Whoever goes on to hear that it is dismissed has no more use for the terminal.
-        arrived.sort_by_key(|one| !matches!(one, Arrived::Dismissed(_)));
-        for arrived in arrived {
+        for arrived in self.signals.read() {
             match arrived {
                 Arrived::Forward(SIGHUP) => self.hang_up(),
                 Arrived::Forward(number) => self.signal(number),
@@ -406,17 +403,14 @@ impl Relay {
                         until,
                         readers_until: until,
                     });
-                    // It may be in the background, where reading from a terminal stops a program. There is nobody who
-                    // would take what it reads.
+                    // Nobody takes it, and reading from a terminal stops a program in the background.
                     self.stdin = None;
                     self.reader.end_stdin();
                 }
                 Arrived::Continued => {
-                    if let Some(raw) = &self.raw
-                        && terminal::may_be_changed(raw)
-                    {
+                    if let Some(raw) = &self.raw {
                         // The terminal may be gone; then its end is read next.
-                        let _ = raw.apply();
+                        let _ = raw.apply_again();
                     }
                     self.resize();
                 }

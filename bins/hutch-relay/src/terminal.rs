@@ -56,15 +56,17 @@ impl RawTerminal {
         Ok(raw_terminal)
     }
 
-    /// Raw once more: a shell may have had the terminal while we were stopped.
-    pub fn apply(&self) -> rustix::io::Result<()> {
-        rustix::termios::tcsetattr(&self.terminal, OptionalActions::Now, &self.raw)
+    /// Raw once more: a shell may have had the terminal while we were stopped. If it has it still, it is not ours to change,
+    /// and whoever is given it back is told so as after any stop.
+    pub fn apply_again(&self) -> rustix::io::Result<()> {
+        match may_be_changed(&self.terminal) {
+            true => self.apply(),
+            false => Ok(()),
+        }
     }
-}
 
-impl AsFd for RawTerminal {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.terminal.as_fd()
+    fn apply(&self) -> rustix::io::Result<()> {
+        rustix::termios::tcsetattr(&self.terminal, OptionalActions::Now, &self.raw)
     }
 }
 
@@ -76,7 +78,7 @@ impl Drop for RawTerminal {
 
 /// Whether whoever changes its modes is not stopped for it (SIGTTOU of termios(3)): in the background, where somebody else
 /// has the terminal, and has given it modes of its own.
-pub(crate) fn may_be_changed(terminal: impl AsFd) -> bool {
+fn may_be_changed(terminal: impl AsFd) -> bool {
     // Of a terminal that is not our session's nobody asks.
     rustix::termios::tcgetpgrp(terminal).map_or(true, |group| group == rustix::process::getpgrp())
 }
