@@ -229,8 +229,7 @@ impl Relay {
     }
 
     fn take_files(&mut self, stdio: Stdio) -> Result<(), RelayError> {
-        let stdin = stdio.stdin.filter(|_| self.dismissed.is_none());
-        self.stdin = stdin.map(Source::new);
+        self.stdin = stdio.stdin.map(Source::new);
         if self.stdin.is_none() {
             self.reader.end_stdin();
         }
@@ -403,14 +402,11 @@ impl Relay {
                         until,
                         readers_until: until,
                     });
-                    // Nobody takes it, and reading from a terminal stops a program in the background.
-                    self.stdin = None;
-                    self.reader.end_stdin();
                 }
                 Arrived::Continued => {
                     if let Some(raw) = &self.raw {
                         // The terminal may be gone; then its end is read next.
-                        let _ = raw.apply_again();
+                        let _ = raw.apply();
                     }
                     self.resize();
                 }

@@ -82,13 +82,12 @@ impl Signals {
         })
     }
 
-    /// What has arrived, by number, but for a dismissal: whoever was stopped and is let go on hears of that first. Nothing
-    /// when nothing has.
+    /// What has arrived, oldest first; nothing when nothing has.
     pub fn read(&mut self) -> Vec<Arrived> {
         let mut records = [0; RECORD_LEN * RECORDS_MAX];
         // The queue does not block and has no end: what is not read now is nothing, or comes later.
         let count = self.queue.read(&mut records).unwrap_or(0);
-        let mut arrived: Vec<_> = records[..count]
+        records[..count]
             .chunks_exact(RECORD_LEN)
             .filter_map(|record| match field(record, NUMBER) {
                 libc::SIGWINCH => Some(Arrived::Resized),
@@ -99,9 +98,7 @@ impl Signals {
                 }
                 number => Some(Arrived::Forward(number.cast_unsigned())),
             })
-            .collect();
-        arrived.sort_by_key(|one| !matches!(one, Arrived::Dismissed(_)));
-        arrived
+            .collect()
     }
 }
 

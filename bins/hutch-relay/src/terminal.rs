@@ -56,16 +56,8 @@ impl RawTerminal {
         Ok(raw_terminal)
     }
 
-    /// Raw once more: a shell may have had the terminal while we were stopped. If it has it still, it is not ours to change,
-    /// and whoever is given it back is told so as after any stop.
-    pub fn apply_again(&self) -> rustix::io::Result<()> {
-        match may_be_changed(&self.terminal) {
-            true => self.apply(),
-            false => Ok(()),
-        }
-    }
-
-    fn apply(&self) -> rustix::io::Result<()> {
+    /// Raw once more: a shell may have had the terminal while we were stopped.
+    pub fn apply(&self) -> rustix::io::Result<()> {
         rustix::termios::tcsetattr(&self.terminal, OptionalActions::Now, &self.raw)
     }
 }
@@ -74,13 +66,6 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         give_back();
     }
-}
-
-/// Whether whoever changes its modes is not stopped for it (SIGTTOU of termios(3)): in the background, where somebody else
-/// has the terminal, and has given it modes of its own.
-fn may_be_changed(terminal: impl AsFd) -> bool {
-    // Of a terminal that is not our session's nobody asks.
-    rustix::termios::tcgetpgrp(terminal).map_or(true, |group| group == rustix::process::getpgrp())
 }
 
 /// The size of a terminal, if it has one.
@@ -99,7 +84,7 @@ pub(crate) fn is_hung_up(terminal: impl AsFd) -> bool {
     looked.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
-/// Safe in a signal handler: an atomic and three system calls.
+/// Safe in a signal handler: an atomic and one system call.
 #[allow(unsafe_code)]
 fn give_back() {
     let saved = SAVED.swap(ptr::null_mut(), Ordering::SeqCst);
@@ -107,10 +92,8 @@ fn give_back() {
     if let Some(saved) = unsafe { saved.as_ref() } {
         // SAFETY: the descriptor is open: its owner gives the terminal back before it closes it.
         let terminal = unsafe { BorrowedFd::borrow_raw(saved.terminal) };
-        if may_be_changed(terminal) {
-            // Nothing is left to do when the terminal is gone.
-            let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &saved.modes);
-        }
+        // Nothing is left to do when the terminal is gone.
+        let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &saved.modes);
     }
 }
 

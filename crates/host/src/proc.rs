@@ -33,7 +33,7 @@ pub fn identify(pid: u32) -> Result<Option<HostProcess>, Error> {
     let path = || format!("/proc/{pid}/stat");
     let stat = proc::stat(pid).map_err(|why| Error::path(Doing::Read, path())(why))?;
     Ok(stat
-        .filter(|stat| stat.life == Life::Living)
+        .filter(|stat| stat.life != Life::Zombie)
         .map(|stat| HostProcess {
             pid,
             start_time: stat.start_time,

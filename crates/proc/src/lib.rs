@@ -24,6 +24,8 @@ pub struct Stat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
     Living,
+    /// Living, and stands still until somebody continues it: by SIGSTOP, from a terminal, or by a tracer.
+    Stopped,
     /// Ended, and not yet waited for by its parent.
     Zombie,
 }
@@ -76,6 +78,7 @@ fn parse(text: &[u8]) -> Option<Stat> {
     let life = match state {
         // A first thread that has ended before the others is a zombie of a living process.
         "Z" | "X" | "x" if threads <= 1 => Life::Zombie,
+        "T" | "t" => Life::Stopped,
         _ => Life::Living,
     };
     Some(Stat { life, start_time })
@@ -107,6 +110,7 @@ mod tests {
 
         let life = |stat: &str| parse(stat.as_bytes()).unwrap().life;
 
+        assert_eq!(life(&zombie.replace('Z', "T")), Life::Stopped);
         assert_eq!(life(zombie), Life::Zombie);
         assert_eq!(life(&crippled), Life::Living);
     }

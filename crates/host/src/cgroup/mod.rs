@@ -138,7 +138,8 @@ impl Hierarchies {
         self.0.iter().map(file).collect()
     }
 
-    /// Removes a cgroup once nobody is in it. False: others have cgroups in it, and it stays.
+    /// Removes a cgroup once nobody is in it. Who is stopped in it, as a job of a terminal is, cannot leave, and is put out.
+    /// False: others have cgroups in it, and it stays.
     ///
     /// # Errors
     /// Somebody was still in it after `limit`.
@@ -152,7 +153,9 @@ impl Hierarchies {
                     match remove_empty(&folder)? {
                         Emptied::Gone => break true,
                         Emptied::Shared => break false,
-                        Emptied::Populated if Instant::now() < deadline => {}
+                        Emptied::Populated if Instant::now() < deadline => {
+                            hierarchy.put_out_who_is_stopped(&folder)?;
+                        }
                         Emptied::Populated => {
                             return Err(Error::StillBusy {
                                 cgroup: cgroup.to_string(),
@@ -295,6 +298,20 @@ impl Hierarchy {
             Version::V1 { controllers } => controllers.contains(controller),
             Version::V2 => false,
         }
+    }
+
+    /// To the top, where whoever leaves goes: what it was there for is over when it goes on.
+    fn put_out_who_is_stopped(&self, folder: &Path) -> Result<(), Error> {
+        let top = self.mount_point.join("cgroup.procs");
+        for pid in procs(folder)? {
+            let is_stopped = ::proc::stat(pid)
+                .is_ok_and(|stat| stat.is_some_and(|stat| stat.life == ::proc::Life::Stopped));
+            if is_stopped {
+                // A top that takes nobody is not the host's own, and whoever it is keeps the cgroup.
+                let _ = fs::write(&top, pid.to_string());
+            }
+        }
+        Ok(())
     }
 
     /// It is no leaf of v2: the kernel takes members only below it.

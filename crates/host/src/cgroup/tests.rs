@@ -6,6 +6,7 @@ use crate::{
     proc,
     spent::{USEC_PER_TICK, spent_by},
 };
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -170,6 +171,25 @@ fn a_cgroup_with_members_is_not_removed_and_says_so() {
     assert!(process.is_some(), "removing is not killing");
     place.kill();
     reap(child);
+}
+
+#[test]
+fn whoever_is_stopped_does_not_keep_a_callers_cgroup_and_is_not_killed() {
+    for hierarchies in houses() {
+        let place = Place::new(hierarchies);
+        let child = place.run("kill -STOP $$; exit 7");
+        let pid = Pid::from_child(&child);
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), stopped).unwrap();
+
+        let is_gone = place.hierarchies.vacate(&place.cgroup, REMOVE_LIMIT);
+
+        assert!(is_gone.unwrap());
+        assert!(!place.hierarchies.exists(&place.cgroup));
+        kill_process(pid, Signal::CONT).unwrap();
+        let mut child = child;
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+    }
 }
 
 #[test]

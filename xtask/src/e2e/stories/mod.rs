@@ -60,6 +60,7 @@ pub const ALL: &[Story] = stories![
     stdio::pain_7_the_end_of_input_is_not_the_end_of_output,
     terminal::a_shell_on_a_terminal_hears_its_keys_and_its_size,
     terminal::a_terminal_comes_back_from_sudden_ends,
+    terminal::a_job_that_was_stopped_keeps_no_container_from_its_deletion,
     volumes::pain_6_fifty_containers_come_and_go_and_leave_no_mount,
     volumes::pain_16_a_volume_that_is_renewed_is_seen_whole_and_heard_of,
     share::a_link_that_the_host_turns_round_leads_to_the_new_place,

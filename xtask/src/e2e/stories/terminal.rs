@@ -8,7 +8,9 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, ensure};
-use std::fs;
+use nix::{sys::signal::Signal, unistd::Pid};
+use serde_json::json;
+use std::{fs, process::Command};
 
 /// What a container that lost its VM exits with.
 const VM_LOST: i32 = 255;
@@ -75,13 +77,64 @@ pub fn a_terminal_comes_back_from_sudden_ends(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-fn told_to_end(world: &World<'_>) -> Result<()> {
+/// It is in its container's cgroup, with a terminal that is not its own meanwhile: neither may keep the container.
+pub fn a_job_that_was_stopped_keeps_no_container_from_its_deletion(
+    world: &World<'_>,
+) -> Result<()> {
+    for with_terminal in [false, true] {
+        let folder = world.shell("true")?;
+        let args = ["/bin/sh", "-c", "echo up; exec sleep 1000"].map(str::to_owned);
+        let process = bundle::Process {
+            args: &args,
+            terminal: with_terminal,
+        };
+        bundle::with_rootfs(&folder, &folder.join("rootfs"), &process)?;
+        bundle::change(&folder, |config| {
+            config["linux"]["cgroupsPath"] = json!("/house");
+        })?;
+        let run = world.hutch(&["run", "--bundle"]);
+        let mut job = Command::new("sh");
+        job.args([
+            "-mc",
+            "\"$@\"; echo stop''ped $?; read line; fg >/dev/null; echo we''nt $?",
+            "sh",
+        ])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .arg(&folder)
+        .arg("job")
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let (terminal, shell) = Terminal::run(&job, 24, 80)?;
+        terminal.wait_for("up\r\n", BOOT_LIMIT)?;
+        // A raw terminal makes no signal of ^Z.
+        world.signal(run_of(world)?, Signal::SIGSTOP)?;
+        terminal.wait_for("stopped 147\r\n", SOON)?;
+
+        let deleted = world.run(&mut world.hutch(&["delete", "--force", "job"]), SOON)?;
+
+        super::lifecycle::succeeds(&deleted)?;
+        terminal.enter("\n")?;
+        terminal.wait_for("went 137\r\n", SOON)?;
+        terminal.wait_for_end(0, SOON)?;
+        leave(&terminal, shell)?;
+    }
+    Ok(())
+}
+
+fn run_of(world: &World<'_>) -> Result<Pid> {
     let runs = world.processes("hutch")?;
     let run = runs
         .iter()
         .find(|process| process.command.contains(" run "))
         .context("no `hutch run`")?;
-    world.signal(run.pid(), nix::sys::signal::Signal::SIGTERM)
+    Ok(run.pid())
+}
+
+fn told_to_end(world: &World<'_>) -> Result<()> {
+    world.signal(run_of(world)?, Signal::SIGTERM)
 }
 
 fn loses_its_vm(world: &World<'_>) -> Result<()> {
