@@ -7,12 +7,13 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::AsFd,
     io::Errno,
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
     process::{Pid, Signal, WaitOptions, set_parent_process_death_signal},
 };
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    ffi::{CStr, CString},
     fs,
     io::{PipeReader, PipeWriter, Read, pipe},
     os::unix::{fs::symlink, process::ExitStatusExt},
@@ -52,7 +53,8 @@ pub fn enter_namespaces(name: &str) -> ExitCode {
     .unwrap();
     mount(c"tmpfs", GROUND, c"tmpfs", MountFlags::empty(), None).unwrap();
     fs::create_dir(CGROUPS).unwrap();
-    mount(c"cgroup2", CGROUPS, c"cgroup2", MountFlags::empty(), None).unwrap();
+    let options = options_of_cgroups();
+    mount_cgroups(&options);
     fs::create_dir(SYSFS).unwrap();
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(c"sysfs", SYSFS, c"sysfs", flags, None).unwrap();
@@ -65,6 +67,8 @@ pub fn enter_namespaces(name: &str) -> ExitCode {
         .unwrap();
     // The first process of the namespace is gone, and with it every other.
     let left = remove_cgroups(&cgroup);
+    unmount(CGROUPS, UnmountFlags::DETACH).unwrap();
+    mount_cgroups(&options);
     if status.success() && left > 0 {
         eprintln!("{name}: {left} cgroups were left behind");
         return ExitCode::FAILURE;
@@ -77,6 +81,30 @@ pub fn enter_namespaces(name: &str) -> ExitCode {
         }
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Whoever mounts the second version outside of a cgroup namespace sets these for the whole machine, and so may a case.
+fn mount_cgroups(options: &CStr) {
+    mount(
+        c"cgroup2",
+        CGROUPS,
+        c"cgroup2",
+        MountFlags::empty(),
+        options,
+    )
+    .unwrap();
+}
+
+/// As they are; where it is not mounted yet, none.
+fn options_of_cgroups() -> CString {
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let found = mounted.lines().find_map(|line| {
+        let (_, of_file_system) = line.split_once(" - cgroup2 ")?;
+        of_file_system.split(' ').next_back()
+    });
+    let own = |option: &&str| !matches!(*option, "rw" | "ro");
+    let options: Vec<_> = found.unwrap_or_default().split(',').filter(own).collect();
+    CString::new(options.join(",")).unwrap()
 }
 
 /// Removes the root cgroup of a case, and says how many were below it.

@@ -40,6 +40,10 @@ const CONTROLLERS: [&str; 8] = [
 /// A control file that matters here is one page at most; lists of pids may be longer.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
+/// How many cgroups a container may make below its own: as many as a whole node of a cluster in a container needs, and few
+/// enough to visit each when somebody asks for its processes.
+const NESTED_MAX: &str = "4096";
+
 const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::RDONLY)
     .union(OFlags::CLOEXEC);
@@ -115,7 +119,10 @@ impl Cgroup {
             .doing(|| format!("make cgroup {path:?}"))?;
         let folder =
             openat(CWD, &path, FOLDER, Mode::empty()).doing(|| format!("open cgroup {path:?}"))?;
-        Ok(Self { path, folder })
+        let made = Self { path, folder };
+        made.write("cgroup.max.descendants", NESTED_MAX)
+            .doing(|| format!("bound what may be below {:?}", made.path))?;
+        Ok(made)
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

@@ -163,7 +163,17 @@ impl Options {
             return invalid(what(), "only a bind mount can have mapped ids");
         }
         if self.remount {
-            return Ok(MountWhat::Remount { flags, data });
+            // Of a bind mount it is the mount that changes, not what others have of its file system. So it is with
+            // cgroups: their options are the whole guest's.
+            let is_mount_alone =
+                self.bind.is_some() || matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"));
+            return Ok(match is_mount_alone {
+                true => MountWhat::Remount {
+                    flags: flags | libc::MS_BIND as u32,
+                    data: None,
+                },
+                false => MountWhat::Remount { flags, data },
+            });
         }
         if let Some(bind) = self.bind {
             return match source {
@@ -522,6 +532,26 @@ mod tests {
             (kind.as_str(), data.as_deref()),
             ("cgroup2", Some(c"nsdelegate"))
         );
+    }
+
+    #[test]
+    fn a_remount_of_a_bind_or_of_cgroups_changes_that_mount_alone() {
+        let alone = |text: &str| match lower(text).unwrap().what {
+            MountWhat::Remount { flags, .. } => flags & libc::MS_BIND as u32 != 0,
+            what => panic!("{what:?}"),
+        };
+
+        for (typ, options, expected) in [
+            ("none", r#""bind","remount","ro""#, true),
+            ("cgroup", r#""remount","rw""#, true),
+            ("cgroup2", r#""remount","ro""#, true),
+            ("tmpfs", r#""remount","size=1m""#, false),
+        ] {
+            let text = format!(
+                r#"{{"destination":"/x","type":"{typ}","source":"/y","options":[{options}]}}"#
+            );
+            assert_eq!(alone(&text), expected, "{text}");
+        }
     }
 
     #[test]

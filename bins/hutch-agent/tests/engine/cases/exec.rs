@@ -82,6 +82,11 @@ fn whoever_is_below_is_found_held_and_removed_however_deep_that_is() {
     let frozen = chain(&exec_in("x", "ice").err().unwrap());
 
     assert_eq!(frozen, "cgroup \"ice\" of the container: is frozen");
+    let most = bed
+        .engine
+        .cgroup_file("c", "cgroup.max.descendants")
+        .unwrap();
+    assert_eq!(most, "4096\n");
     let mut all = [&running, &one, &two].map(|one| one.created.pid);
     all.sort_unstable();
     assert_eq!(bed.engine.pids("c").unwrap(), all);
