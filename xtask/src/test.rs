@@ -146,7 +146,12 @@ fn counted(cargo: &mut Command, shown: &mut impl Write) -> Result<Counts> {
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("read what the tests print")?;
         let line = String::from_utf8_lossy(&line);
-        writeln!(shown, "{line}").context("show what the tests print")?;
+        if let Err(error) = writeln!(shown, "{line}") {
+            // Nobody reads what else it prints.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error).context("show what the tests print");
+        }
         counts += Counts::of_line(&line).unwrap_or_default();
         let failure = Counts::failed_test(&line).map(str::to_owned);
         counts.failures.extend(failure);

@@ -22,21 +22,21 @@ pub async fn an_exec_needs_a_container_and_an_id_of_its_own(bench: &impl Bench) 
     linked.end(number).await;
 }
 
-/// And nothing of it is left.
+/// And nothing of it is left. Its container's own is always there.
 pub async fn an_exec_where_there_is_no_cgroup_is_refused(bench: &impl Bench, offers: Offers) {
     let linked = linked(bench).await;
     let number = ContainerNumber(124);
     linked.run(number, &STAYS).await;
     let ask = linked.ask_exec(number, "x", &STAYS);
 
-    let elsewhere = Exec {
+    let placed = |cgroup: &str| Exec {
         program: Program {
-            cgroup: "none/below".to_owned(),
+            cgroup: cgroup.to_owned(),
             ..ask.program.clone()
         },
-        ..ask
+        ..ask.clone()
     };
-    let refused = linked.port.exec(elsewhere, LIMIT).await;
+    let refused = linked.port.exec(placed("none/below"), LIMIT).await;
 
     let expected = match offers {
         Offers::Hutch => Kind::Invalid,
@@ -45,6 +45,7 @@ pub async fn an_exec_where_there_is_no_cgroup_is_refused(bench: &impl Bench, off
     };
     assert_eq!(kind(refused), expected);
     assert_eq!(linked.list(number).await.len(), 1);
-    linked.exec(number, "x", &STAYS).await;
+    let own = linked.port.exec(placed("."), LIMIT).await;
+    own.expect("the container's own cgroup is there");
     linked.end(number).await;
 }

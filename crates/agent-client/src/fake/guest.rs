@@ -306,6 +306,7 @@ impl FakeGuest {
     }
 
     /// Nothing is answered, nor carried out.
+    #[cfg(feature = "contract")]
     pub(crate) fn is_hung(&self) -> bool {
         self.look(|inside| matches!(inside.power, Power::Hung { .. }))
     }

@@ -135,7 +135,7 @@ impl World {
             return refuse(Kind::Unsupported, "an exec that is the init");
         }
         // Its programs make none.
-        if !ask.program.cgroup.is_empty() {
+        if !matches!(ask.program.cgroup.as_str(), "" | ".") {
             return refuse(Kind::Invalid, "no such cgroup");
         }
         let process = self.process(program, Phase::Running { since: now });

@@ -98,7 +98,8 @@ impl HutchCalls {
             let what = "an exec that is the init";
             return Err(Error::Inexpressible { call, what });
         };
-        if !ask.program.cgroup.is_empty() && !self.places_execs {
+        // Without a word for it they are in the container's own.
+        if !self.places_execs && !matches!(ask.program.cgroup.as_str(), "" | ".") {
             let what = "an exec below its container's own cgroup";
             return Err(Error::Inexpressible { call, what });
         }
