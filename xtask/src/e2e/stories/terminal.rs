@@ -111,13 +111,13 @@ pub fn a_job_that_was_stopped_keeps_no_container_from_its_deletion(
         terminal.wait_for("up\r\n", BOOT_LIMIT)?;
         // A raw terminal makes no signal of ^Z.
         world.signal(run_of(world)?, Signal::SIGSTOP)?;
-        terminal.wait_for("stopped 147\r\n", SOON)?;
+        terminal.wait_for("stopped 147", SOON)?;
 
         let deleted = world.run(&mut world.hutch(&["delete", "--force", "job"]), SOON)?;
 
         super::lifecycle::succeeds(&deleted)?;
         terminal.enter("\n")?;
-        terminal.wait_for("went 137\r\n", SOON)?;
+        terminal.wait_for("went 137", SOON)?;
         terminal.wait_for_end(0, SOON)?;
         leave(&terminal, shell)?;
     }
