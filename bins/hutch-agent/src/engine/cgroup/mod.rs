@@ -120,9 +120,14 @@ impl Cgroup {
         let folder =
             openat(CWD, &path, FOLDER, Mode::empty()).doing(|| format!("open cgroup {path:?}"))?;
         let made = Self { path, folder };
-        made.write("cgroup.max.descendants", NESTED_MAX)
-            .doing(|| format!("bound what may be below {:?}", made.path))?;
-        Ok(made)
+        let bounded = made.write("cgroup.max.descendants", NESTED_MAX);
+        match bounded.doing(|| format!("bound what may be below {:?}", made.path)) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                let _ = made.unlink();
+                Err(error)
+            }
+        }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
