@@ -52,8 +52,10 @@ pub struct Request<'a> {
     pub created: EpochMs,
 }
 
+/// What a reader of JSON says may hold words of the text, and these a line's end.
 fn invalid(what: impl Into<String>) -> Fault {
-    Fault::new(Kind::Invalid, what)
+    let what: String = what.into();
+    Fault::new(Kind::Invalid, what.replace(char::is_control, " "))
 }
 
 /// # Errors
