@@ -84,7 +84,7 @@ pub fn now() -> EpochMs {
 }
 
 pub(crate) fn parsed<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, Fault> {
-    parsed.map_err(|why| Fault::new(Kind::Invalid, why.to_string()))
+    parsed.map_err(|why| Fault::invalid(why.to_string()))
 }
 
 pub(crate) fn asked<T>(answer: Result<T, MailboxError>) -> Result<T, Fault> {

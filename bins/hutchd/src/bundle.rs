@@ -52,32 +52,27 @@ pub struct Request<'a> {
     pub created: EpochMs,
 }
 
-/// What a reader of JSON says may hold words of the text, and these a line's end.
-fn invalid(what: impl Into<String>) -> Fault {
-    let what: String = what.into();
-    Fault::new(Kind::Invalid, what.replace(char::is_control, " "))
-}
-
 /// # Errors
 /// `Invalid`, with one line that says which field is wrong and why.
 pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
     let bundle = absolute("bundle", request.bundle)?;
     if request.config_json.len() > CONFIG_BYTES_MAX {
         let len = request.config_json.len();
-        return Err(invalid(format!(
+        return Err(Fault::invalid(format!(
             "config.json has {len} bytes; at most {CONFIG_BYTES_MAX} are possible"
         )));
     }
     let text = std::str::from_utf8(request.config_json)
-        .map_err(|why| invalid(format!("config.json is not UTF-8: {why}")))?;
-    let spec = lenient::config(text).map_err(|why| invalid(format!("config.json: {why}")))?;
+        .map_err(|why| Fault::invalid(format!("config.json is not UTF-8: {why}")))?;
+    let spec =
+        lenient::config(text).map_err(|why| Fault::invalid(format!("config.json: {why}")))?;
     check_version(spec.version())?;
     let process = spec.process().as_ref();
-    check_process(process.ok_or_else(|| invalid("config.json: process is missing"))?)?;
+    check_process(process.ok_or_else(|| Fault::invalid("config.json: process is missing"))?)?;
     let root = spec.root().as_ref();
-    let root = root.ok_or_else(|| invalid("config.json: root is missing"))?;
+    let root = root.ok_or_else(|| Fault::invalid("config.json: root is missing"))?;
     if root.path().as_os_str().is_empty() {
-        return Err(invalid("config.json: root.path is empty"));
+        return Err(Fault::invalid("config.json: root.path is empty"));
     }
     let linux = linux_of(&spec)?;
     let hooks = hooks::on_the_host(&spec)?;
@@ -132,12 +127,13 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
 /// `Invalid`: not JSON, or a field that cannot be right.
 pub fn check_process_json(json: &[u8]) -> Result<(), Fault> {
     if json.len() > CONFIG_BYTES_MAX {
-        return Err(invalid(format!(
+        return Err(Fault::invalid(format!(
             "process has {} bytes; at most {CONFIG_BYTES_MAX} are possible",
             json.len()
         )));
     }
-    let process = lenient::process(json).map_err(|why| invalid(format!("process: {why}")))?;
+    let process =
+        lenient::process(json).map_err(|why| Fault::invalid(format!("process: {why}")))?;
     check_process(&process)
 }
 
@@ -152,7 +148,7 @@ pub fn check_cgroup_below(path: &str) -> Result<(), Fault> {
     }
     if path.starts_with('/') {
         let shown = shown(path);
-        return Err(invalid(format!("cgroup {shown:?}: it is not below")));
+        return Err(Fault::invalid(format!("cgroup {shown:?}: it is not below")));
     }
     check_names("cgroup", path)
 }
@@ -162,19 +158,19 @@ pub fn check_cgroup_below(path: &str) -> Result<(), Fault> {
 pub fn check_resources_json(json: &[u8]) -> Result<(), Fault> {
     if json.len() > CONFIG_BYTES_MAX {
         let len = json.len();
-        return Err(invalid(format!(
+        return Err(Fault::invalid(format!(
             "resources have {len} bytes; at most {CONFIG_BYTES_MAX} are possible"
         )));
     }
     let resources: Result<LinuxResources, _> = serde_json::from_slice(json);
-    let resources = resources.map_err(|why| invalid(format!("resources: {why}")))?;
+    let resources = resources.map_err(|why| Fault::invalid(format!("resources: {why}")))?;
     limits::check(&resources)
 }
 
 fn linux_of(spec: &Spec) -> Result<&Linux, Fault> {
     let linux = spec.linux().as_ref();
     let linux = linux.ok_or_else(|| {
-        invalid("config.json: linux is missing; only Linux containers can be run")
+        Fault::invalid("config.json: linux is missing; only Linux containers can be run")
     })?;
     if let Some(resources) = linux.resources() {
         limits::check(resources)?;
@@ -185,7 +181,7 @@ fn linux_of(spec: &Spec) -> Result<&Linux, Fault> {
 fn check_version(version: &str) -> Result<(), Fault> {
     if version.is_empty() {
         let missing = "config.json: ociVersion is missing or empty";
-        return Err(invalid(missing));
+        return Err(Fault::invalid(missing));
     }
     let mut parts = version.split(['.', '-', '+']);
     let numbers: Vec<Option<u32>> = (0..3)
@@ -193,10 +189,10 @@ fn check_version(version: &str) -> Result<(), Fault> {
         .collect();
     match numbers[..] {
         [Some(1), Some(_), Some(_)] => Ok(()),
-        [Some(_), Some(_), Some(_)] => Err(invalid(format!(
+        [Some(_), Some(_), Some(_)] => Err(Fault::invalid(format!(
             "config.json: ociVersion {version:?} is not supported; 1.x.y is"
         ))),
-        _ => Err(invalid(format!(
+        _ => Err(Fault::invalid(format!(
             "config.json: ociVersion {version:?} is not a version"
         ))),
     }
@@ -205,24 +201,26 @@ fn check_version(version: &str) -> Result<(), Fault> {
 fn check_process(process: &Process) -> Result<(), Fault> {
     let args = process.args().as_deref().unwrap_or_default();
     match args.first() {
-        None => return Err(invalid("process.args is empty")),
+        None => return Err(Fault::invalid("process.args is empty")),
         Some(program) if program.is_empty() => {
-            return Err(invalid("process.args: the program's name is empty"));
+            return Err(Fault::invalid("process.args: the program's name is empty"));
         }
         Some(_) => {}
     }
     if args.iter().any(|arg| arg.contains('\0')) {
-        return Err(invalid("process.args holds a NUL byte"));
+        return Err(Fault::invalid("process.args holds a NUL byte"));
     }
     let env = process.env().as_deref().unwrap_or_default();
     if let Some(entry) = env.iter().find(|entry| entry.contains('\0')) {
-        return Err(invalid(format!("process.env: {entry:?} holds a NUL byte")));
+        return Err(Fault::invalid(format!(
+            "process.env: {entry:?} holds a NUL byte"
+        )));
     }
     check_user(process.user())?;
     let cwd = process.cwd();
     match cwd.is_absolute() {
         true => Ok(()),
-        false => Err(invalid(format!(
+        false => Err(Fault::invalid(format!(
             "process.cwd {:?} is not an absolute path",
             cwd.display().to_string()
         ))),
@@ -234,7 +232,7 @@ fn check_user(user: &User) -> Result<(), Fault> {
     let mut ids = [user.uid(), user.gid()].into_iter().chain(groups.copied());
     match ids.find(|id| *id > USER_ID_MAX) {
         None => Ok(()),
-        Some(id) => Err(invalid(format!(
+        Some(id) => Err(Fault::invalid(format!(
             "process.user: {id}: uids and gids must be in range 0-{USER_ID_MAX}"
         ))),
     }
@@ -242,12 +240,12 @@ fn check_user(user: &User) -> Result<(), Fault> {
 
 fn absolute(what: &str, path: &str) -> Result<PathBuf, Fault> {
     if path.len() > PATH_BYTES_MAX || path.contains('\0') {
-        return Err(invalid(format!("{what}: not a path")));
+        return Err(Fault::invalid(format!("{what}: not a path")));
     }
     let path = Path::new(path);
     match path.is_absolute() {
         true => Ok(path.to_owned()),
-        false => Err(invalid(format!(
+        false => Err(Fault::invalid(format!(
             "{what} {:?} is not an absolute path",
             path.display().to_string()
         ))),
@@ -258,7 +256,7 @@ fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
     let mut binds = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
         if !mount.destination().is_absolute() {
-            return Err(invalid(format!(
+            return Err(Fault::invalid(format!(
                 "mounts[{index}]: destination {:?} is not an absolute path",
                 mount.destination().display().to_string()
             )));
@@ -281,16 +279,17 @@ fn binds(mounts: &[Mount]) -> Result<Vec<BindSpec>, Fault> {
             } else {
                 "file system on a disk"
             };
-            invalid(format!("mounts[{index}]: a {kind} needs a source"))
+            Fault::invalid(format!("mounts[{index}]: a {kind} needs a source"))
         })?;
         if source.components().any(|part| part == Component::ParentDir) && !source.is_absolute() {
-            return Err(invalid(format!(
+            return Err(Fault::invalid(format!(
                 "mounts[{index}]: source {:?} leaves the bundle",
                 source.display().to_string()
             )));
         }
         binds.push(BindSpec {
-            index: u32::try_from(index).map_err(|_| invalid("config.json has too many mounts"))?,
+            index: u32::try_from(index)
+                .map_err(|_| Fault::invalid("config.json has too many mounts"))?,
             source,
             recursive: has("rbind"),
             read_only: has("ro") || has("rro"),
@@ -304,12 +303,12 @@ fn annotations(spec: &Spec) -> Result<BTreeMap<String, String>, Fault> {
     let all = spec.annotations().clone().unwrap_or_default();
     let bytes: usize = all.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > ANNOTATIONS_BYTES_MAX {
-        return Err(invalid(format!(
+        return Err(Fault::invalid(format!(
             "annotations have {bytes} bytes; at most {ANNOTATIONS_BYTES_MAX} are possible"
         )));
     }
     match all.contains_key("") {
-        true => Err(invalid("annotations: a key is empty")),
+        true => Err(Fault::invalid("annotations: a key is empty")),
         false => Ok(all.into_iter().collect()),
     }
 }
@@ -325,7 +324,7 @@ fn shown(text: &str) -> String {
 }
 
 fn check_names(what: &str, path: &str) -> Result<(), Fault> {
-    let wrong = |why: &str| Err(invalid(format!("{what} {:?}: {why}", shown(path))));
+    let wrong = |why: &str| Err(Fault::invalid(format!("{what} {:?}: {why}", shown(path))));
     if path.len() > PATH_BYTES_MAX {
         return wrong("too long for a path");
     }
@@ -389,7 +388,7 @@ pub fn hostname_for_guest(hostname: String, id: &str) -> Result<String, Fault> {
     }
     match hostname.len() <= BYTES_MAX && !hostname.contains('\0') {
         true => Ok(hostname),
-        false => Err(invalid(format!(
+        false => Err(Fault::invalid(format!(
             "hostname has {} bytes; at most {BYTES_MAX} are possible",
             hostname.len()
         ))),

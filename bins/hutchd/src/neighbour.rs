@@ -49,7 +49,7 @@ impl Neighbours {
             return Ok(text.to_owned());
         }
         let mut config: Value = serde_json::from_str(text)
-            .map_err(|why| Fault::new(FaultKind::Invalid, format!("config.json: {why}")))?;
+            .map_err(|why| Fault::invalid(format!("config.json: {why}")))?;
         for (index, one) in namespaces.iter().enumerate() {
             let path = one.path().as_deref().filter(|path| named(Some(path)));
             let Some(path) = path else { continue };

@@ -2,7 +2,7 @@
 //! and CRI-O say in each container's config.json whether it stands for its pod or joins one.
 
 use runtime_core::{
-    error::{Fault, Kind},
+    error::Fault,
     ids::{ContainerId, SandboxId},
 };
 use serde_json::Value;
@@ -47,10 +47,6 @@ pub enum Home {
     Join(String),
 }
 
-fn invalid(what: String) -> Fault {
-    Fault::new(Kind::Invalid, what)
-}
-
 /// What the annotations say; `asked` is the sandbox that the caller named beside them.
 ///
 /// # Errors
@@ -70,30 +66,30 @@ pub fn home(
     match (kind, asked) {
         ("sandbox", None) => {
             let sandbox = SandboxId::new(id.as_str());
-            let sandbox = sandbox.map_err(|why| invalid(why.to_string()))?;
+            let sandbox = sandbox.map_err(|why| Fault::invalid(why.to_string()))?;
             Ok(Home::New(Some(sandbox)))
         }
-        ("sandbox", Some(asked)) => Err(invalid(format!(
+        ("sandbox", Some(asked)) => Err(Fault::invalid(format!(
             "annotation {} says that the container is a sandbox; it cannot join {asked:?}",
             dialect.kind
         ))),
         (JOINS, asked) => {
             let sandbox = annotations.get(dialect.sandbox).filter(|id| !id.is_empty());
             let sandbox = sandbox.ok_or_else(|| {
-                invalid(format!(
+                Fault::invalid(format!(
                     "annotation {} says that the container joins a sandbox, and {} does not say which",
                     dialect.kind, dialect.sandbox
                 ))
             })?;
             match asked {
-                Some(asked) if asked != *sandbox => Err(invalid(format!(
+                Some(asked) if asked != *sandbox => Err(Fault::invalid(format!(
                     "annotation {} names sandbox {sandbox:?}, and the request {asked:?}",
                     dialect.sandbox
                 ))),
                 Some(_) | None => Ok(Home::Join(sandbox.clone())),
             }
         }
-        (other, _) => Err(invalid(format!(
+        (other, _) => Err(Fault::invalid(format!(
             "annotation {} is {other:?}: it must be \"sandbox\" or \"container\"",
             dialect.kind
         ))),

@@ -8,10 +8,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use protocols::annotations::GUEST_PROFILE;
-use runtime_core::{
-    error::{Fault, Kind},
-    hypervisor::StdioKind,
-};
+use runtime_core::{error::Fault, hypervisor::StdioKind};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -96,14 +93,14 @@ impl Profiles {
             Some("kata") => ProfileName::Kata,
             Some(other) => {
                 let what = format!("guest profile {other:?} is none: hutch and kata are");
-                return Err(Fault::new(Kind::Invalid, what));
+                return Err(Fault::invalid(what));
             }
         };
         match name {
             ProfileName::Hutch => Ok(&self.hutch),
             ProfileName::Kata => self.kata.as_ref().map_err(|why| {
                 let what = format!("guest profile kata is not configured: {why}");
-                Fault::new(Kind::Invalid, what)
+                Fault::invalid(what)
             }),
         }
     }

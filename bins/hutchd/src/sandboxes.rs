@@ -13,7 +13,7 @@ use protocols::asynchronous::hutch::{
 };
 use runtime_core::{
     container::Force,
-    error::{Fault, Kind},
+    error::Fault,
     host::{
         CreateSandbox, DeleteSandbox, FindSandbox, GetUnread, ListSandboxes, LocatedSandbox, Name,
         SandboxWish, Unread, ViewSandbox,
@@ -35,13 +35,12 @@ fn annotations(given: HashMap<String, String>) -> Result<BTreeMap<String, String
         .map(|(key, value)| key.len() + value.len())
         .sum();
     if given.contains_key("") {
-        return Err(Fault::new(Kind::Invalid, "annotations: a key is empty"));
+        return Err(Fault::invalid("annotations: a key is empty"));
     }
     match bytes > ANNOTATIONS_BYTES_MAX {
-        true => Err(Fault::new(
-            Kind::Invalid,
-            format!("annotations have {bytes} bytes; at most {ANNOTATIONS_BYTES_MAX} are possible"),
-        )),
+        true => Err(Fault::invalid(format!(
+            "annotations have {bytes} bytes; at most {ANNOTATIONS_BYTES_MAX} are possible"
+        ))),
         false => Ok(given.into_iter().collect()),
     }
 }
@@ -78,10 +77,9 @@ fn hostname(given: String, id: &str) -> Result<String, Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     match given.chars().all(plain) {
         true => bundle::hostname_for_guest(given, id),
-        false => Err(Fault::new(
-            Kind::Invalid,
-            format!("invalid hostname {given:?}: letters, digits, '-' and '.' are possible"),
-        )),
+        false => Err(Fault::invalid(format!(
+            "invalid hostname {given:?}: letters, digits, '-' and '.' are possible"
+        ))),
     }
 }
 
@@ -227,6 +225,7 @@ impl Api {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use runtime_core::error::Kind;
 
     #[test]
     fn a_hostname_is_one_or_made_from_the_id() {

@@ -3,7 +3,7 @@
 //! What nobody of us knows is refused by name: a size that silently is another one is found out when memory runs out.
 
 use protocols::annotations::{ALL, GUEST_PROFILE, MEMORY_MIB, OURS, VCPUS};
-use runtime_core::error::{Fault, Kind};
+use runtime_core::error::Fault;
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 /// More than a container runtime's guests were tried with is not promised.
@@ -34,10 +34,6 @@ impl Size {
     }
 }
 
-fn invalid(what: String) -> Fault {
-    Fault::new(Kind::Invalid, what)
-}
-
 fn number(
     annotations: &BTreeMap<String, String>,
     key: &str,
@@ -49,7 +45,7 @@ fn number(
     let wrong = || {
         let (least, most) = (possible.start(), possible.end());
         let shown: String = text.chars().take(32).collect();
-        invalid(format!(
+        Fault::invalid(format!(
             "annotation {key} is {shown:?}; a number from {least} to {most} is possible"
         ))
     };
@@ -77,7 +73,7 @@ pub fn check_known(annotations: &BTreeMap<String, String>) -> Result<(), Fault> 
 /// `Invalid`: one that begins as ours do.
 pub fn check_changed(annotations: &BTreeMap<String, String>) -> Result<(), Fault> {
     match ours(annotations).next() {
-        Some(key) if ALL.contains(&key) => Err(invalid(format!(
+        Some(key) if ALL.contains(&key) => Err(Fault::invalid(format!(
             "annotation {key} is for the creation of a sandbox, and changes nothing later"
         ))),
         Some(key) => Err(none_of_ours(key)),
@@ -97,7 +93,7 @@ fn ours(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
 
 fn none_of_ours(key: &str) -> Fault {
     let shown: String = key.chars().take(128).collect();
-    invalid(format!(
+    Fault::invalid(format!(
         "annotation {shown:?} is none that is known: {GUEST_PROFILE}, {VCPUS} and {MEMORY_MIB} are"
     ))
 }
@@ -105,6 +101,7 @@ fn none_of_ours(key: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use runtime_core::error::Kind;
 
     const USUAL: Size = Size {
         vcpus: 1,

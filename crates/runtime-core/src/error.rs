@@ -32,7 +32,8 @@ pub trait Classify: Error {
     fn kind(&self) -> Kind;
 }
 
-/// A failure on its way to another room: a kind, and what was being done, outermost first.
+/// A failure on its way to another room: a kind, and what was being done, outermost first. It reads as one line, whatever
+/// the words of a caller or a guest in it are: their lines are parted by "; ", and other control characters become spaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     kind: Kind,
@@ -44,14 +45,19 @@ impl Fault {
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self {
             kind,
-            chain: vec![what.into()],
+            chain: vec![line(what)],
         }
+    }
+
+    /// What was asked for makes no sense.
+    pub fn invalid(what: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, what)
     }
 
     /// The same failure, seen from one step further out: `create sandbox "web"`.
     #[must_use]
     pub fn during(mut self, step: impl Into<String>) -> Self {
-        self.chain.insert(0, step.into());
+        self.chain.insert(0, line(step));
         self
     }
 
@@ -105,16 +111,26 @@ pub fn chain(error: &dyn Error) -> String {
 
 /// Walks the sources of an error. Not a `From` impl: [`Fault`] is itself an error that classifies.
 pub fn fault(error: &impl Classify) -> Fault {
-    let mut chain = vec![error.to_string()];
+    let mut chain = vec![line(error.to_string())];
     let mut source = error.source();
     while let Some(cause) = source {
-        chain.push(cause.to_string());
+        chain.push(line(cause.to_string()));
         source = cause.source();
     }
     Fault {
         kind: error.kind(),
         chain,
     }
+}
+
+fn line(what: impl Into<String>) -> String {
+    let what = what.into();
+    if !what.contains(char::is_control) {
+        return what;
+    }
+    let lines: Vec<_> = what.split(['\n', '\r']).map(str::trim).collect();
+    let lines: Vec<_> = lines.into_iter().filter(|one| !one.is_empty()).collect();
+    lines.join("; ").replace(char::is_control, " ")
 }
 
 #[cfg(test)]
@@ -142,5 +158,26 @@ mod tests {
             fault.to_string(),
             "create sandbox \"web\": boot guest: invalid digit found in string"
         );
+    }
+    #[derive(Debug, thiserror::Error)]
+    #[error("no such capability: {0}")]
+    struct Unknown(String);
+
+    impl Classify for Unknown {
+        fn kind(&self) -> Kind {
+            Kind::Invalid
+        }
+    }
+
+    #[test]
+    fn a_fault_reads_as_one_line_whatever_the_words_in_it_are() {
+        let words = "CAP\n\tKILL\u{1b}[2J\r\n";
+
+        let made = Fault::invalid(words).during(words);
+        let walked = fault(&Unknown(words.to_owned()));
+
+        let plain = "CAP; KILL [2J";
+        assert_eq!(made.to_string(), format!("{plain}: {plain}"));
+        assert_eq!(walked.to_string(), format!("no such capability: {plain}"));
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn devices(linux: &Linux) -> Result<Vec<BindSpec>, Fault> {
         }
         let wrong = || {
             let path = device.path().display().to_string();
-            super::invalid(format!(
+            Fault::invalid(format!(
                 "linux.devices[{index}] ({path:?}): {major}:{minor} are no numbers of a device"
             ))
         };

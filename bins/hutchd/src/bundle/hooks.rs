@@ -1,7 +1,7 @@
 //! The hooks of config.json that run on the host. Those of the container's own namespaces are the
 //! guest's business, and only looked at here.
 
-use super::{PATH_BYTES_MAX, invalid};
+use super::PATH_BYTES_MAX;
 use oci_spec::runtime::{Hook, Spec};
 use runtime_core::{
     container::HostHooks,
@@ -53,7 +53,7 @@ fn all(kind: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<premises::Hook>, Fau
     let hooks = hooks.as_deref().unwrap_or_default();
     if hooks.len() > HOOKS_MAX {
         let found = hooks.len();
-        return Err(invalid(format!(
+        return Err(Fault::invalid(format!(
             "hooks.{kind}: {found} hooks; at most {HOOKS_MAX} are possible"
         )));
     }
@@ -65,7 +65,7 @@ fn all(kind: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<premises::Hook>, Fau
 
 fn one(name: String, hook: &Hook) -> Result<premises::Hook, Fault> {
     let path = hook.path();
-    let wrong = |why: &str| Err(invalid(format!("{name}: {why}")));
+    let wrong = |why: &str| Err(Fault::invalid(format!("{name}: {why}")));
     if !path.is_absolute() {
         let path = path.display().to_string();
         return wrong(&format!("path {path:?} is not an absolute path"));

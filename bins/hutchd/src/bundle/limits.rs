@@ -1,7 +1,6 @@
 //! Limits that runc, or the kernel that it writes them to, refuses: the guest's kernel counts in other units, and what
 //! they come to there may be taken all the same.
 
-use super::invalid;
 use oci_spec::runtime::LinuxResources;
 use runtime_core::error::Fault;
 
@@ -45,7 +44,7 @@ pub(super) fn check(resources: &LinuxResources) -> Result<(), Fault> {
 }
 
 fn refused(why: String) -> Result<(), Fault> {
-    Err(invalid(format!("linux.resources: {why}")))
+    Err(Fault::invalid(format!("linux.resources: {why}")))
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ impl Found {
                 let why = format!(
                     "id {id:?} is ambiguous and could refer to multiple containers: {candidates}"
                 );
-                Fault::new(Kind::Invalid, why)
+                Fault::invalid(why)
             }
             // runc's words.
             Self::One(..) | Self::Undoing(..) | Self::None => {

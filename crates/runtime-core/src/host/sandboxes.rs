@@ -83,7 +83,7 @@ impl FoundSandbox {
                 let why = format!(
                     "id {id:?} is ambiguous and could refer to multiple sandboxes: {candidates}"
                 );
-                Fault::new(Kind::Invalid, why)
+                Fault::invalid(why)
             }
             Self::Undoing => {
                 let still =

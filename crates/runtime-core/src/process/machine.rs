@@ -916,7 +916,7 @@ mod tests {
     #[test]
     fn what_its_relay_says_of_a_process_that_was_never_made_leaves_no_record() {
         let mut process = being_made(exec_id(), Some(RELAY));
-        let why = Fault::new(Kind::Invalid, "no such program");
+        let why = Fault::invalid("no such program");
         on(
             &mut process,
             Event::Made {
