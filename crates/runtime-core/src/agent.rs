@@ -340,6 +340,13 @@ pub struct Program {
     pub cgroup: String,
 }
 
+impl Program {
+    /// Whether it asks for no other place than an exec has where nothing is said of its cgroup.
+    pub fn is_where_execs_are(&self) -> bool {
+        matches!(self.cgroup.as_str(), "" | ".")
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignalTarget {
     Process(ProcessId),

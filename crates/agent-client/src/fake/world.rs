@@ -135,7 +135,7 @@ impl World {
             return refuse(Kind::Unsupported, "an exec that is the init");
         }
         // Its programs make none.
-        if !matches!(ask.program.cgroup.as_str(), "" | ".") {
+        if !ask.program.is_where_execs_are() {
             return refuse(Kind::Invalid, "no such cgroup");
         }
         let process = self.process(program, Phase::Running { since: now });

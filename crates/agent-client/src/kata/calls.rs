@@ -162,7 +162,7 @@ impl KataCalls {
             return Err(Error::Inexpressible { call: name, what });
         }
         // Its execs are in the container's own.
-        if !matches!(ask.program.cgroup.as_str(), "" | ".") {
+        if !ask.program.is_where_execs_are() {
             let what = "an exec below its container's own cgroup";
             return Err(Error::Inexpressible { call: name, what });
         }

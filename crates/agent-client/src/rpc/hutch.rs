@@ -99,7 +99,7 @@ impl HutchCalls {
             return Err(Error::Inexpressible { call, what });
         };
         // Without a word for it they are in the container's own.
-        if !self.places_execs && !matches!(ask.program.cgroup.as_str(), "" | ".") {
+        if !self.places_execs && !ask.program.is_where_execs_are() {
             let what = "an exec below its container's own cgroup";
             return Err(Error::Inexpressible { call, what });
         }
