@@ -9,6 +9,7 @@ use clap::Args;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Write},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
@@ -79,16 +80,22 @@ fn warn_of_space(workspace: &Workspace) -> Result<()> {
     fs::create_dir_all(&target).with_context(about)?;
     let disk = rustix::fs::statvfs(&target).with_context(about)?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free < SPACE_NEEDED {
-        let mib = |bytes: u64| bytes >> 20;
-        eprintln!(
+    if let Some(warning) = little_space(&target, free) {
+        eprintln!("{warning}");
+    }
+    Ok(())
+}
+
+fn little_space(target: &Path, free: u64) -> Option<String> {
+    let mib = |bytes: u64| bytes >> 20;
+    (free < SPACE_NEEDED).then(|| {
+        format!(
             "{} has {} MiB left, and a first run takes up to {}",
             target.display(),
             mib(free),
             mib(SPACE_NEEDED)
-        );
-    }
-    Ok(())
+        )
+    })
 }
 
 /// A step that cannot even be run has failed.
@@ -207,6 +214,17 @@ mod tests {
 
         let text = format!("{error:#}");
         assert!(text.starts_with("show what the tests print: "), "{text}");
+    }
+
+    #[test]
+    fn little_space_is_warned_of_with_what_is_left_and_needed() {
+        let target = Path::new("/src/target");
+
+        assert_eq!(
+            little_space(target, SPACE_NEEDED - 1).as_deref(),
+            Some("/src/target has 6143 MiB left, and a first run takes up to 6144")
+        );
+        assert_eq!(little_space(target, SPACE_NEEDED), None);
     }
 
     #[test]
