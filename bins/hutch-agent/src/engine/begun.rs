@@ -9,7 +9,7 @@ use super::{
     error::{Doing, Error, Result},
     lower,
     plan::{ExecSteps, Plan, ProcessPlan},
-    spawn::{self, Birth, Spawned, Unheard},
+    spawn::{self, Birth, Place, Spawned, Unheard},
     spec,
 };
 use rustix::{
@@ -29,7 +29,10 @@ pub struct Execing {
 
 /// An init that was let go on. Its socket is what it is waited by.
 #[derive(Debug)]
-pub struct Starting(Unheard);
+pub struct Starting {
+    container: Arc<Container>,
+    gate: Unheard,
+}
 
 impl Execing {
     /// Of a process whose name is reserved in its container.
@@ -83,14 +86,15 @@ impl AsFd for Execing {
 }
 
 impl Starting {
-    pub(super) fn open(gate: Unheard) -> Result<Self> {
+    pub(super) fn open(container: Arc<Container>) -> Result<Self> {
+        let gate = container.take_gate()?;
         gate.open_gate()?;
-        Ok(Self(gate))
+        Ok(Self { container, gate })
     }
 
     /// How long until its program runs, at most.
     pub fn limit(&self) -> Duration {
-        self.0.limit()
+        self.gate.limit()
     }
 
     /// Its program runs, or it does not come so far.
@@ -98,13 +102,14 @@ impl Starting {
     /// # Errors
     /// Why its program cannot be run.
     pub fn conclude(self) -> Result<()> {
-        self.0.conclude_start()
+        self.container.learn_home(self.gate.conclude_start()?);
+        Ok(())
     }
 }
 
 impl AsFd for Starting {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.gate.as_fd()
     }
 }
 
@@ -141,19 +146,18 @@ fn order(
     let pipes = open_pipes(io)?;
     let init = container.init.as_fd();
     let plan_fds: Vec<BorrowedFd<'_>> = pipes.iter().map(AsFd::as_fd).chain([init]).collect();
-    let asked_for = match asked.cgroup.as_os_str().is_empty() {
-        true => None,
-        false => Some(container.cgroup.below(&asked.cgroup)?),
+    let below;
+    let place = match asked.cgroup.as_os_str().is_empty() {
+        true => Place::InOrBeside(container.cgroup.fd(), container.init_pid),
+        false => {
+            below = container.cgroup.below(&asked.cgroup)?;
+            Place::In(below.as_fd())
+        }
     };
     let birth = Birth {
         namespaces: 0,
         pid_namespace_of: container.enters_pid_namespace.then_some(init),
-        cgroup: Some(
-            asked_for
-                .as_ref()
-                .map_or(container.cgroup.fd(), AsFd::as_fd),
-        ),
-        beside: asked_for.is_none().then_some(container.init_pid),
+        place,
         id_maps: None,
         time_offsets: None,
         hooks_limit: Duration::ZERO,

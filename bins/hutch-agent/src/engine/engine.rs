@@ -13,7 +13,7 @@ use super::{
     lower::{self, Lowered},
     plan::Plan,
     spare::{Kind, Spare, Spares},
-    spawn::{self, Birth, Spawned, Unheard, Waiting},
+    spawn::{self, Birth, Place, Spawned, Unheard, Waiting},
     spawner, spec, sys, sysfs,
 };
 use oci_spec::runtime::LinuxResources;
@@ -143,7 +143,7 @@ impl Engine {
     /// # Errors
     /// When it is not waiting for this.
     pub fn begin_start(&self, id: &str) -> Result<Starting> {
-        Starting::open(self.find(id)?.take_gate()?)
+        Starting::open(self.find(id)?)
     }
 
     /// Has a further process made, and waits for nothing.
@@ -362,8 +362,7 @@ impl Engine {
             namespaces: namespaces.clone,
             time_offsets: lowered.time_offsets.as_deref(),
             pid_namespace_of: pid_of.as_ref().map(|one| one.init.as_fd()),
-            cgroup: Some(cgroup.fd()),
-            beside: None,
+            place: Place::In(cgroup.fd()),
             id_maps: lowered.id_maps.as_ref(),
             hooks_limit: lowered.plan.hooks.limit(),
         };

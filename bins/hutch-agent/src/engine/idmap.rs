@@ -4,7 +4,7 @@
 use super::{
     error::{Doing, Error, Result},
     plan::{MappedIds, MountStep, MountWhat, Plan},
-    spawn::{self, Birth},
+    spawn::{self, Birth, Place},
     sys::{self, MountAttr},
 };
 use rustix::{
@@ -90,8 +90,7 @@ fn user_namespace(spawner: BorrowedFd<'_>, ids: &MappedIds) -> Result<OwnedFd> {
         namespaces: libc::CLONE_NEWUSER as u64,
         time_offsets: None,
         pid_namespace_of: None,
-        cgroup: None,
-        beside: None,
+        place: Place::Agents,
         id_maps: Some(&(ids.uids.clone(), ids.gids.clone())),
         hooks_limit: Duration::ZERO,
     };

@@ -5,7 +5,7 @@ use super::{
     home::KnownHome,
     plan::{Plan, Report},
     sys,
-    wire::{self, ForkOrder, Packed},
+    wire::{self, ForkOrder, OrderedPlace, Packed},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -19,6 +19,29 @@ use std::time::Duration;
 /// that does not answer, and a guest under emulation is fifty times slower than any other.
 const SETUP_LIMIT: Duration = Duration::from_secs(60);
 
+/// In which cgroup a process is born.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'f> {
+    /// The agent's own.
+    Agents,
+    In(BorrowedFd<'f>),
+    /// In that, or below it where this process is, once it takes none itself.
+    InOrBeside(BorrowedFd<'f>, u32),
+}
+
+impl<'f> Place<'f> {
+    fn ordered(self) -> (OrderedPlace, Option<BorrowedFd<'f>>) {
+        match self {
+            Self::Agents => (OrderedPlace::Spawners, None),
+            Self::In(cgroup) => (OrderedPlace::Cgroup { beside: None }, Some(cgroup)),
+            Self::InOrBeside(cgroup, init) => {
+                let beside = Some(init);
+                (OrderedPlace::Cgroup { beside }, Some(cgroup))
+            }
+        }
+    }
+}
+
 /// Where and how a process is born.
 #[derive(Debug)]
 pub struct Birth<'f> {
@@ -28,10 +51,7 @@ pub struct Birth<'f> {
     pub time_offsets: Option<&'f str>,
     /// A process whose pid namespace it is born into.
     pub pid_namespace_of: Option<BorrowedFd<'f>>,
-    /// None: the agent's own.
-    pub cgroup: Option<BorrowedFd<'f>>,
-    /// A process below that cgroup whose own will do, where that takes none any more.
-    pub beside: Option<u32>,
+    pub place: Place<'f>,
     /// Texts for uid_map and gid_map.
     pub id_maps: Option<&'f (String, String)>,
     /// How long its hooks may take, on top of its set-up and its start.
@@ -45,8 +65,7 @@ impl<'f> Birth<'f> {
             namespaces,
             time_offsets: None,
             pid_namespace_of: None,
-            cgroup: Some(cgroup),
-            beside: None,
+            place: Place::In(cgroup),
             id_maps: None,
             hooks_limit: Duration::ZERO,
         }
@@ -129,17 +148,17 @@ pub fn order_waiting(spawner: BorrowedFd<'_>, birth: &Birth<'_>) -> Result<Waiti
 }
 
 fn ask(spawner: BorrowedFd<'_>, birth: &Birth<'_>, theirs: OwnedFd) -> Result<()> {
+    let (place, cgroup) = birth.place.ordered();
     let order = ForkOrder {
         namespaces: birth.namespaces,
         time_offsets: birth.time_offsets.map(str::to_owned),
         enter_pid_namespace: birth.pid_namespace_of.is_some(),
-        enter_cgroup: birth.cgroup.is_some(),
-        beside: birth.beside,
+        place,
     };
     let fds: Vec<BorrowedFd<'_>> = [theirs.as_fd()]
         .into_iter()
         .chain(birth.pid_namespace_of)
-        .chain(birth.cgroup)
+        .chain(cgroup)
         .collect();
     wire::send_order(spawner, &order, &fds).doing(asking)
 }
@@ -306,17 +325,24 @@ impl Unheard {
         }
     }
 
-    /// Of an init whose gate was opened, when its end of the socket is closed.
+    /// Of an init whose gate was opened, when its end of the socket is closed. What it found out at the gate.
     ///
     /// # Errors
     /// Why it does not run its program, or that it has not come so far.
-    pub fn conclude_start(self) -> Result<()> {
+    pub fn conclude_start(self) -> Result<Option<KnownHome>> {
         ioctl_fionbio(&self.socket, true).doing(hearing)?;
-        match next_report(&self)? {
-            None => Ok(()),
-            Some((Report::Failed(failure), _)) => Err(failure.into()),
-            Some(_) => Err(Errno::BADMSG).doing(hearing),
+        let mut found = None;
+        while let Some((report, _)) = next_report(&self)? {
+            match report {
+                Report::Home(home) => found = Some(home),
+                Report::Failed(failure) => return Err(failure.into()),
+                Report::Forked { .. }
+                | Report::NotForked { .. }
+                | Report::Console
+                | Report::Ready => return Err(Errno::BADMSG).doing(hearing),
+            }
         }
+        Ok(found)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     error::{Doing, Result},
     plan::{Failure, Report},
     sys::{self, Forked},
-    wire::{self, ForkOrder},
+    wire::{self, ForkOrder, OrderedPlace},
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -113,7 +113,10 @@ fn fork_as_ordered(
     let mut fds = fds.into_iter();
     let request = fds.next().ok_or(Errno::BADMSG)?;
     let neighbour = order.enter_pid_namespace.then(|| fds.next()).flatten();
-    let cgroup = order.enter_cgroup.then(|| fds.next()).flatten();
+    let (cgroup, beside) = match order.place {
+        OrderedPlace::Spawners => (None, None),
+        OrderedPlace::Cgroup { beside } => (fds.next(), beside),
+    };
 
     let forked = leave_home(order, neighbour.as_ref()).and_then(|()| {
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
@@ -121,7 +124,7 @@ fn fork_as_ordered(
     });
     if let Ok((Forked::Child, born)) = &forked {
         if let (Born::Outside, Some(cgroup)) = (born, &cgroup) {
-            enter_cgroup(cgroup.as_fd(), order.beside, &request);
+            enter_cgroup(cgroup.as_fd(), beside, &request);
         }
         // A folder of the guest left open would be a way out of the container.
         drop((cgroup, neighbour));

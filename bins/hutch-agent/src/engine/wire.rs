@@ -43,10 +43,16 @@ pub struct ForkOrder {
     pub time_offsets: Option<String>,
     /// A pidfd follows, whose pid namespace the process is born into.
     pub enter_pid_namespace: bool,
-    /// A cgroup folder follows, which the process is born into.
-    pub enter_cgroup: bool,
-    /// If that takes no processes since they are to be below it: the process beside which it may be there.
-    pub beside: Option<u32>,
+    pub place: OrderedPlace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OrderedPlace {
+    /// The spawner's cgroup.
+    Spawners,
+    /// A cgroup folder follows, which the process is born into. If that takes no processes since they are to be below it:
+    /// the process beside which it may be there.
+    Cgroup { beside: Option<u32> },
 }
 
 /// A connected pair; neither end survives an exec.

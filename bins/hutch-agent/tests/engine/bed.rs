@@ -136,6 +136,7 @@ pub struct Outcome {
 }
 
 /// A process that was made, and the ends of its streams.
+#[derive(Debug)]
 pub struct Running {
     pub created: Created,
     pub stdin: PipeWriter,
@@ -144,6 +145,7 @@ pub struct Running {
 }
 
 /// What a stream has said so far, read by a thread of its own.
+#[derive(Debug)]
 struct Said {
     text: Arc<(Mutex<String>, Condvar)>,
     reader: thread::JoinHandle<()>,
@@ -200,8 +202,23 @@ impl Bed {
     }
 
     pub fn exec(&self, id: &str, exec_id: &str, process: &Value) -> Result<Running> {
+        self.exec_in("", id, exec_id, process)
+    }
+
+    /// In a cgroup below the container's own.
+    pub fn exec_in(
+        &self,
+        cgroup: &str,
+        id: &str,
+        exec_id: &str,
+        process: &Value,
+    ) -> Result<Running> {
         let (io, ends) = pipes();
-        Ok(ends.of(self.exec_with(id, exec_plan(exec_id, process), io)?))
+        let plan = ExecPlan {
+            cgroup: cgroup.into(),
+            ..exec_plan(exec_id, process)
+        };
+        Ok(ends.of(self.exec_with(id, plan, io)?))
     }
 
     /// Comes back when its program runs.

@@ -62,21 +62,20 @@ fn is_true(witness: &Witness) -> bool {
 /// The witness is looked at first: what changes meanwhile is then no longer as it was.
 fn look_up(etc: &CStr, passwd: &CStr, uid: u32) -> (Option<String>, Option<Witness>) {
     let folder = stat(etc).ok().and_then(|etc| Stamp::of_settled(&etc));
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    match openat(CWD, passwd, flags, Mode::empty()) {
-        Ok(file) => {
-            // What is no file may say something else without having been changed.
-            let found = fstat(&file).ok();
-            let found = found.filter(|one| FileType::from_raw_mode(one.st_mode).is_file());
-            let stamp = found.and_then(|file| Stamp::of_settled(&file));
-            (home_in(File::from(file), uid), stamp.map(Witness::Passwd))
-        }
-        // A link that leads nowhere may lead somewhere without the folder that it is in being changed.
-        Err(Errno::NOENT) if lstat(passwd).err() == Some(Errno::NOENT) => {
-            (None, folder.map(Witness::Folder))
-        }
-        Err(_) => (None, None),
+    // Before it is opened, which tells no missing file from a link that leads nowhere: that may lead somewhere without the
+    // folder that it is in being changed.
+    if lstat(passwd).err() == Some(Errno::NOENT) {
+        return (None, folder.map(Witness::Folder));
     }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let Ok(file) = openat(CWD, passwd, flags, Mode::empty()) else {
+        return (None, None);
+    };
+    // What is no file may say something else without having been changed.
+    let found = fstat(&file).ok();
+    let found = found.filter(|one| FileType::from_raw_mode(one.st_mode).is_file());
+    let stamp = found.and_then(|file| Stamp::of_settled(&file));
+    (home_in(File::from(file), uid), stamp.map(Witness::Passwd))
 }
 
 /// Name, password, uid, gid, full name, home, shell.

@@ -87,10 +87,7 @@ pub fn become_program(
     schedule(&process)?;
     join_keyring(&process)?;
     connect(&process, streams)?;
-    if let Some(found) = home::set(&mut process) {
-        // Whoever is told need not be: the next one looks for itself.
-        let _ = wire::send_report(request, &Report::Home(found), None);
-    }
+    let home = home::set(&mut process);
     if process.no_new_privileges {
         set_no_new_privs(true).doing(|| "set no_new_privs".to_owned())?;
     }
@@ -123,6 +120,12 @@ pub fn become_program(
     if let Gate::Held(_) = gate {
         sys::end_on_deadly_signals();
         wire::send_report(request, &Report::Ready, None).doing(|| "report".to_owned())?;
+    }
+    // Now that it wakes nobody. Whoever is told need not be: the next one looks for itself.
+    if let Some(found) = home {
+        let _ = wire::send_report(request, &Report::Home(found), None);
+    }
+    if let Gate::Held(_) = gate {
         ahead::read(&path);
         if !wire::receive_go(request).doing(|| "wait for start".to_owned())? {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Further processes of a container.
 
 use crate::bed::{Bed, Running, chain, config, exec_plan, pipes, process, wait_for_end, with};
-use hutch_agent::engine::{Error, ExecPlan, Kind, Target};
+use hutch_agent::engine::{Error, Kind, Target};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, io::Write, thread};
@@ -28,13 +28,8 @@ fn an_exec_can_be_below_its_containers_own_cgroup() {
     let running = up(&bed);
     fs::create_dir_all(bed.cgroup().join("part/deeper")).unwrap();
     let place = |cgroup: &str| {
-        let (io, ends) = pipes();
-        let plan = ExecPlan {
-            cgroup: cgroup.into(),
-            ..exec_plan("e", &process(&["/bin/grep", "^0:", "/proc/self/cgroup"]))
-        };
-        let made = bed.exec_with("c", plan, io);
-        let outcome = made.map(|made| ends.of(made).finish());
+        let grep = process(&["/bin/grep", "^0:", "/proc/self/cgroup"]);
+        let outcome = bed.exec_in(cgroup, "c", "e", &grep).map(Running::finish);
         if outcome.is_ok() {
             bed.engine.forget("c", "e").unwrap();
         }
@@ -68,18 +63,11 @@ fn whoever_is_below_is_found_held_and_removed_however_deep_that_is() {
     fs::create_dir_all(own.join(&deep)).unwrap();
     fs::create_dir_all(own.join("ice")).unwrap();
     fs::write(own.join("ice/cgroup.freeze"), "1").unwrap();
-    let exec_in = |exec_id: &str, cgroup: &str| {
-        let (io, ends) = pipes();
-        let plan = ExecPlan {
-            cgroup: cgroup.into(),
-            ..exec_plan(exec_id, &process(&["/bin/sleep", "1000"]))
-        };
-        bed.exec_with("c", plan, io).map(|made| ends.of(made))
-    };
+    let sleep = process(&["/bin/sleep", "1000"]);
 
-    let one = exec_in("one", &deep).unwrap();
-    let two = exec_in("two", &deep).unwrap();
-    let frozen = chain(&exec_in("x", "ice").err().unwrap());
+    let one = bed.exec_in(&deep, "c", "one", &sleep).unwrap();
+    let two = bed.exec_in(&deep, "c", "two", &sleep).unwrap();
+    let frozen = chain(&bed.exec_in("ice", "c", "x", &sleep).unwrap_err());
 
     assert_eq!(frozen, "cgroup \"ice\" of the container: is frozen");
     let most = bed
@@ -196,7 +184,7 @@ fn the_last_value_of_a_variable_is_what_a_program_gets_and_is_found_by() {
     lost["env"] = json!(["PATH=/bin", "PATH=/nowhere"]);
 
     let outcome = bed.exec("c", "e", &env).unwrap().finish();
-    let refused = bed.exec("c", "lost", &lost).err().unwrap();
+    let refused = bed.exec("c", "lost", &lost).unwrap_err();
 
     assert_eq!(outcome.out, "A=2\nPATH=/bin\nHOME=/x\n");
     assert_eq!(
@@ -242,7 +230,7 @@ fn an_exec_as_nobody_that_can_be_is_refused() {
     ] {
         let mut wanted = sh("id");
         wanted["user"] = user;
-        let refused = bed.exec("c", "e", &wanted).err().unwrap();
+        let refused = bed.exec("c", "e", &wanted).unwrap_err();
 
         assert_eq!(
             refused.to_string(),
@@ -300,7 +288,7 @@ fn an_exec_can_be_signalled_and_forgotten() {
         BTreeSet::from([running.created.pid, exec.created.pid])
     );
 
-    let twice = bed.exec("c", "e", &process(&["/bin/true"])).err().unwrap();
+    let twice = bed.exec("c", "e", &process(&["/bin/true"])).unwrap_err();
     assert!(matches!(twice, Error::ProcessExists { .. }));
     bed.engine
         .signal("c", &Target::Exec("e".to_owned()), 9)
@@ -322,7 +310,7 @@ fn an_exec_that_cannot_run_says_why() {
     let bed = Bed::make();
     let running = up(&bed);
     let refusal = |process: Value| {
-        let error = bed.exec("c", "e", &process).err().expect("it cannot run");
+        let error = bed.exec("c", "e", &process).expect_err("it cannot run");
         crate::bed::chain(&error)
     };
 
@@ -364,7 +352,7 @@ fn an_exec_after_the_end_is_refused() {
     let running = up(&bed);
     assert_eq!(running.finish().code, 0);
 
-    let refused = bed.exec("c", "e", &process(&["/bin/true"])).err().unwrap();
+    let refused = bed.exec("c", "e", &process(&["/bin/true"])).unwrap_err();
 
     assert_eq!(refused.to_string(), r#"container "c" is stopped"#);
     assert_eq!(refused.kind(), Kind::Denied);

@@ -65,6 +65,7 @@ fn home_comes_from_the_image_if_it_is_not_given() {
         "/process/user",
         json!({"uid": 1000, "gid": 1000}),
     ));
+    let root = bed.run(&config);
     let nobody = bed.run(&with(
         config,
         "/process/user",
@@ -72,6 +73,7 @@ fn home_comes_from_the_image_if_it_is_not_given() {
     ));
 
     assert_eq!(user.out, "/home/user\n");
+    assert_eq!(root.out, "/root\n");
     assert_eq!(nobody.out, "/\n");
 }
 

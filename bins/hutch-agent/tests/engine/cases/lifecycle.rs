@@ -327,7 +327,7 @@ fn a_paused_container_stands_still() {
 
     bed.engine.pause("c").unwrap();
     bed.engine.pause("c").unwrap();
-    let exec = bed.exec("c", "e", &process(&["/bin/true"])).err().unwrap();
+    let exec = bed.exec("c", "e", &process(&["/bin/true"])).unwrap_err();
     running.stdin.write_all(b"through").unwrap();
     let frozen = fs::read_to_string(bed.cgroup.join("c0/cgroup.events")).unwrap();
     bed.engine.resume("c").unwrap();

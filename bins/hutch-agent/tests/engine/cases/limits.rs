@@ -1,10 +1,10 @@
 //! Limits that need controllers: these cases run in a guest only, and say so elsewhere.
 
 use crate::{
-    bed::{Bed, Running, chain, config, disk, exec_plan, pipes, process, wait, with},
+    bed::{Bed, Running, chain, config, disk, process, wait, with},
     guest,
 };
-use hutch_agent::engine::{Error, ExecPlan};
+use hutch_agent::engine::Error;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -445,13 +445,9 @@ fn an_exec_is_where_the_init_is_once_processes_are_to_be_below() {
     // Whoever names a place gets that or none.
     fs::write(own.join("init.scope/cgroup.subtree_control"), "+pids").unwrap();
     for taken in [".", "init.scope"] {
-        let (io, _ends) = pipes();
-        let plan = ExecPlan {
-            cgroup: taken.into(),
-            ..exec_plan("e", &process(&["/bin/true"]))
-        };
+        let refused = bed.exec_in(taken, "c", "e", &process(&["/bin/true"]));
         assert_eq!(
-            chain(&bed.exec_with("c", plan, io).unwrap_err()),
+            chain(&refused.unwrap_err()),
             "enter the container's cgroup: device or resource busy"
         );
     }
@@ -497,7 +493,7 @@ fn a_limit_without_its_controller_is_named() {
     assert!(with_it.exists());
 
     let resources = json!({"unified": {"shoes.max": "2"}});
-    let refused = bed.create("c", &limited("true", resources)).err().unwrap();
+    let refused = bed.create("c", &limited("true", resources)).unwrap_err();
 
     assert!(matches!(refused, Error::Io { .. }));
     assert_eq!(refused.to_string(), r#"set shoes.max to "2""#);

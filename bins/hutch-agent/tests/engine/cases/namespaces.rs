@@ -125,7 +125,7 @@ fn a_neighbour_that_is_not_there_is_named() {
         NamespaceFrom::Container("pod".to_owned()),
     );
 
-    let refused = bed.create_as_planned(plan).err().unwrap();
+    let refused = bed.create_as_planned(plan).unwrap_err();
 
     assert_eq!(refused.to_string(), r#"container "pod" does not exist"#);
     assert_eq!(bed.cgroups(), 0);

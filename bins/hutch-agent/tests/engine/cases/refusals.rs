@@ -197,7 +197,7 @@ fn what_the_kernel_refuses_names_object_step_and_cause() {
         assert_eq!(bed.cgroups(), 0);
     }
     assert_eq!(
-        chain(&bed.create_as_planned(nowhere).err().unwrap()),
+        chain(&bed.create_as_planned(nowhere).unwrap_err()),
         r#"root file system "/mnt/no/such": bind: no such file or directory"#
     );
 }
@@ -268,7 +268,7 @@ fn what_is_no_json_is_refused() {
     let mut plan = bed.plan("c", &json!({}));
     plan.config_json = b"{\"process\": ".to_vec();
 
-    let refused = bed.create_as_planned(plan).err().unwrap();
+    let refused = bed.create_as_planned(plan).unwrap_err();
 
     assert!(matches!(
         refused,
