@@ -64,6 +64,24 @@ impl Place {
         (hutch.env("KEPT", &number).output().unwrap(), number)
     }
 
+    /// With a daemon that makes every exec.
+    fn exec(&self) -> (Output, String) {
+        fs::create_dir(self.path("r")).unwrap();
+        let socket = self.path("r").join("hutchd.sock");
+        let mut server = Server::new()
+            .bind(&format!("unix://{}", socket.display()))
+            .unwrap()
+            .register_service(create_runtime(Arc::new(Obliging)));
+        server.start().unwrap();
+        let process = self.path("process.json");
+        let text = json!({"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+        fs::write(&process, text.to_string()).unwrap();
+        let process = process.to_str().unwrap();
+        let ran = self.hutch(&["exec", "-d", "--process", process, "web"]);
+        server.shutdown();
+        ran
+    }
+
     fn has(&self, program: &str) -> Vec<String> {
         let text = fs::read_to_string(self.path(program).with_extension("has")).unwrap();
         text.lines().map(str::to_owned).collect()
@@ -101,22 +119,25 @@ fn a_daemon_that_a_command_starts_has_nothing_of_its_callers() {
 #[test]
 fn a_relay_has_the_pipes_that_it_is_told_of_and_nothing_of_its_callers() {
     let place = Place::new();
-    fs::create_dir(place.path("r")).unwrap();
-    let socket = place.path("r").join("hutchd.sock");
-    let mut server = Server::new()
-        .bind(&format!("unix://{}", socket.display()))
-        .unwrap()
-        .register_service(create_runtime(Arc::new(Obliging)));
-    server.start().unwrap();
-    let process = place.path("process.json");
-    let text = json!({"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
-    fs::write(&process, text.to_string()).unwrap();
 
-    let process = process.to_str().unwrap();
-    let (output, kept) = place.hutch(&["exec", "-d", "--process", process, "web"]);
-    server.shutdown();
+    let (output, kept) = place.exec();
 
     let has = place.has("hutch-relay");
     assert_eq!(has.len(), 2, "--ready-fd and --stream-fd: {output:?}");
     assert!(!has.contains(&kept), "{has:?} with {kept}");
+}
+
+#[test]
+fn a_relay_that_cannot_be_run_is_named_with_the_reason() {
+    let place = Place::new();
+    let relay = place.path("hutch-relay");
+    fs::set_permissions(&relay, fs::Permissions::from_mode(0o644)).unwrap();
+
+    let (output, _) = place.exec();
+
+    let said = String::from_utf8(output.stderr).unwrap();
+    let why = format!("start {}: Permission denied (os error 13)", relay.display());
+    assert!(said.contains(&why), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!output.status.success());
 }

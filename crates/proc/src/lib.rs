@@ -1,10 +1,12 @@
 //! What tells one process of the host from every other: its pid with its start time, within one boot.
 //!
-//! Reads /proc; it starts, watches and ends no process. Of other crates it has system calls alone, so that
+//! Reads /proc; it watches and ends no process. Of other crates it has system calls alone, so that
 //! the relay can afford it. [`berth`] is where a program that somebody starts
-//! finds itself, [`memory`] is about this process itself, [`dismissal`] is what a relay is told by.
+//! finds itself, [`departure`] starts one without a wait, [`memory`] is about this process itself, [`dismissal`] is what a
+//! relay is told by.
 
 pub mod berth;
+pub mod departure;
 pub mod dismissal;
 pub mod memory;
 

@@ -6,19 +6,22 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use hutch_relay::{HostProcess, Outcome, Place, Relay, Session, VM_LOST};
-use nix::fcntl::{FcntlArg, FdFlag};
+use nix::unistd::AccessFlags;
+use proc::departure::{self, Departed};
 use protocols::asynchronous::hutch::{
     AttachRequest, ExitInfo, ExitedRequest, ProcessRef, StreamAddress, WaitRequest,
 };
 use std::{
-    env, fs,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
     io::{self, IsTerminal as _, PipeReader, PipeWriter, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::FileTypeExt as _,
     },
     path::{Path, PathBuf},
-    process::{self, Child, Command},
+    process,
     time::Duration,
 };
 
@@ -40,7 +43,7 @@ pub struct Stands<'a> {
 
 /// A relay that has been started, and waits to be told where the stream is: what it stands for is made meanwhile.
 pub struct Waiting<'a> {
-    child: Child,
+    child: Departed,
     ready: PipeReader,
     tell: Option<PipeWriter>,
     pid_file: Option<&'a Path>,
@@ -210,6 +213,17 @@ fn program() -> PathBuf {
         .unwrap_or_else(|| "hutch-relay".into())
 }
 
+/// What can be known before anything is made: whoever starts the relay does not wait until it runs.
+fn check_program(program: &Path) -> Result<()> {
+    let by_path = program.components().nth(1).is_some();
+    match by_path {
+        true => nix::unistd::access(program, AccessFlags::X_OK)
+            .map_err(io::Error::from)
+            .with_context(|| format!("start {}", program.display())),
+        false => Ok(()),
+    }
+}
+
 /// Starts a relay that is to stand for the process with our standard files.
 ///
 /// # Errors
@@ -218,32 +232,34 @@ pub fn prepare<'a>(daemon: &Daemon, stands: Stands<'a>) -> Result<Waiting<'a>> {
     let about = "make pipes to relay";
     let (ready, said) = io::pipe().context(about)?;
     let (told, tell) = io::pipe().context(about)?;
+    let said = OwnedFd::from(said);
+    let tell_of_start = said.try_clone().context(about)?;
     let program = program();
-    let mut command = Command::new(&program);
-    command
-        .arg("--hutchd")
-        .arg(socket_path(daemon.root()))
-        .args(["--namespace", &stands.process.namespace])
-        .args(["--container", &stands.process.container_id]);
+    check_program(&program)?;
+    let mut words: Vec<OsString> = vec![program.into()];
+    let mut give = |flag: &str, value: &dyn AsRef<OsStr>| {
+        words.extend([flag.into(), value.as_ref().to_owned()]);
+    };
+    give("--hutchd", &socket_path(daemon.root()));
+    give("--namespace", &stands.process.namespace);
+    give("--container", &stands.process.container_id);
     if !stands.process.exec_id.is_empty() {
-        command.args(["--exec", &stands.process.exec_id]);
-    }
-    if stands.terminal {
-        command.arg("--terminal");
+        give("--exec", &stands.process.exec_id);
     }
     if let Some(socket) = stands.console_socket {
-        command.arg("--console-socket").arg(socket);
+        give("--console-socket", &socket);
     }
     if let Some(path) = &stands.oom_note {
-        command.arg("--oom-note").arg(path);
+        give("--oom-note", path);
+    }
+    give("--ready-fd", &said.as_raw_fd().to_string());
+    give("--stream-fd", &told.as_raw_fd().to_string());
+    if stands.terminal {
+        words.push("--terminal".into());
     }
     // These ends are the relay's alone: nobody else must keep the pipes open.
-    let (said, told) = (OwnedFd::from(said), OwnedFd::from(told));
-    command.args(["--ready-fd", &keep_open(&said)?.to_string()]);
-    command.args(["--stream-fd", &keep_open(&told)?.to_string()]);
-    let child = command
-        .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
+    let inherited = vec![said, told.into()];
+    let child = departure::depart(words, inherited, tell_of_start).context("start a relay")?;
     Ok(Waiting {
         child,
         ready,
@@ -258,7 +274,7 @@ impl Waiting<'_> {
     /// # Errors
     /// /proc does not show it.
     pub fn relay(&self) -> Result<HostProcess> {
-        let relay = HostProcess::of(self.child.id()).context("read start time of relay")?;
+        let relay = HostProcess::of(self.child.pid()).context("read start time of relay")?;
         relay.context("the relay is not in /proc")
     }
 
@@ -284,7 +300,7 @@ impl Waiting<'_> {
             }
         }
         match self.pid_file {
-            Some(path) => write_pid_file(path, self.child.id()),
+            Some(path) => write_pid_file(path, self.child.pid()),
             None => Ok(()),
         }
     }
@@ -298,12 +314,6 @@ impl Drop for Waiting<'_> {
             let _ = self.child.wait();
         }
     }
-}
-
-/// Lets a descriptor pass exec; its number.
-fn keep_open(fd: &OwnedFd) -> Result<i32> {
-    nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("pass pipe to relay")?;
-    Ok(fd.as_raw_fd())
 }
 
 #[cfg(test)]
