@@ -219,6 +219,9 @@ fn kernel(line: &mut Line, spec: &VmSpec) -> Result<(), InvalidSpec> {
         // The emulated TSC is steady and calibrating it costs a tenth of the boot; what the
         // mitigations guard against is done by the real processor beneath the emulator.
         params.extend(["tsc=reliable", "no_timer_check", "mitigations=off"]);
+        // To sleep for an answer and to be woken takes as long as the answer (guest/patches/0006). A kernel without that
+        // passes over it.
+        params.push("virtiofs.answer_spin_us=200");
     }
     match spec.channel {
         ChannelKind::Serial => {}

@@ -65,6 +65,7 @@ pub const ALL: &[Story] = stories![
     volumes::pain_16_a_volume_that_is_renewed_is_seen_whole_and_heard_of,
     share::a_link_that_the_host_turns_round_leads_to_the_new_place,
     share::a_container_that_is_given_the_hosts_files_holds_no_sandbox,
+    share::a_guest_that_is_told_to_looks_for_answers_before_it_sleeps,
     volumes::volumes_outlive_the_daemon_that_attached_them,
     volumes::pain_17_mounts_are_what_their_options_say,
     volumes::pain_18_files_of_the_host_are_seen_as_runc_shows_them,

@@ -255,3 +255,18 @@ pub fn a_container_that_is_given_the_hosts_files_holds_no_sandbox(world: &World<
     drop(orders);
     succeeds(&running.finish(BOOT_LIMIT)?)
 }
+
+/// An emulated guest is told to, and its kernel knows how.
+pub fn a_guest_that_is_told_to_looks_for_answers_before_it_sleeps(world: &World<'_>) -> Result<()> {
+    let show = "cat /sys/module/virtiofs/parameters/answer_spin_us /proc/cmdline";
+
+    let outcome = world.run(&mut world.hutch_run("shows", show)?, BOOT_LIMIT)?;
+
+    let (spins, told) = outcome.stdout.split_once('\n').unwrap_or_default();
+    let expected = match told.contains("virtiofs.answer_spin_us=200") {
+        true => "200",
+        false => "0",
+    };
+    ensure!(spins == expected, "not {expected:?}: {outcome:?}");
+    Ok(())
+}
