@@ -195,7 +195,15 @@ impl Cgroup {
         let value = if frozen { "1" } else { "0" };
         self.write("cgroup.freeze", value)
             .doing(|| format!("set cgroup.freeze to {value}"))?;
-        self.wait_event("frozen", value, limit)
+        let (event, until) = (("frozen", value), Instant::now() + limit);
+        let mut outcome = wait_for(self.fd(), event, until);
+        // A cgroup is frozen to the kernel when its own processes are, whoever is below (cgroup_update_frozen() in
+        // kernel/cgroup/freezer.c). What was frozen there by the container itself stays so.
+        if frozen && outcome.is_ok() {
+            let arrived = |below: BorrowedFd<'_>| wait_for(below, event, until);
+            outcome = visit_nested(self.fd(), arrived, |_, _| Ok(()));
+        }
+        self.waited(event, limit, outcome)
     }
 
     /// Kills every process, those of nested cgroups too.
@@ -210,7 +218,7 @@ impl Cgroup {
     /// # Errors
     /// When processes are left after this time.
     pub fn wait_empty(&self, limit: Duration) -> Result<()> {
-        self.wait_event("populated", "0", limit)
+        self.wait_event(("populated", "0"), limit)
     }
 
     /// Removes the folder and all that the container made below. It must have no processes.
@@ -301,31 +309,49 @@ impl Cgroup {
         openat(&self.folder, file, how | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Waits on the level: the kernel says when the file has changed, not to what.
-    fn wait_event(&self, key: &str, value: &str, limit: Duration) -> Result<()> {
+    fn wait_event(&self, event: (&str, &str), limit: Duration) -> Result<()> {
+        let outcome = wait_for(self.fd(), event, Instant::now() + limit);
+        self.waited(event, limit, outcome)
+    }
+
+    fn waited(
+        &self,
+        (key, value): (&str, &str),
+        limit: Duration,
+        outcome: Result<(), Errno>,
+    ) -> Result<()> {
         let step = || format!("wait for {key} {value} in cgroup {:?}", self.path);
-        let until = Instant::now() + limit;
-        let events = self.open("cgroup.events", OFlags::RDONLY).doing(step)?;
-        loop {
-            let text = read_all(&events).doing(step)?;
-            if value_of(&text, key) == Some(value) {
-                return Ok(());
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::Timeout {
-                    step: step(),
-                    seconds: limit.as_secs(),
-                });
-            }
-            let mut polled = [PollFd::new(&events, PollFlags::PRI)];
-            let left = Timespec::try_from(left)
-                .map_err(|_| Errno::INVAL)
-                .doing(step)?;
-            match poll(&mut polled, Some(&left)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno).doing(step),
-            }
+        match outcome {
+            Err(Errno::TIMEDOUT) => Err(Error::Timeout {
+                step: step(),
+                seconds: limit.as_secs(),
+            }),
+            outcome => outcome.doing(step),
+        }
+    }
+}
+
+/// Waits on the level: the kernel says when the file has changed, not to what. TIMEDOUT: it is not so by then.
+fn wait_for(
+    folder: BorrowedFd<'_>,
+    (key, value): (&str, &str),
+    until: Instant,
+) -> Result<(), Errno> {
+    let how = OFlags::RDONLY | OFlags::CLOEXEC;
+    let events = openat(folder, c"cgroup.events", how, Mode::empty())?;
+    loop {
+        if value_of(&read_all(&events)?, key) == Some(value) {
+            return Ok(());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::TIMEDOUT);
+        }
+        let mut polled = [PollFd::new(&events, PollFlags::PRI)];
+        let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        match poll(&mut polled, Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
 }
