@@ -132,7 +132,8 @@ mod tests {
     use std::{
         fs,
         io::{PipeReader, Read},
-        os::{fd::AsRawFd, unix::fs::PermissionsExt},
+        os::fd::AsRawFd,
+        process::Command,
     };
 
     fn words(words: &[&str]) -> Vec<OsString> {
@@ -204,8 +205,10 @@ mod tests {
         fs::write(file.path(), "no program").unwrap();
         let path = file.path().display().to_string();
         let foreign = tempfile::NamedTempFile::new().unwrap().into_temp_path();
-        fs::write(&foreign, "no program").unwrap();
-        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o755)).unwrap();
+        // By somebody else: what we write, a child of another test may have open for a moment, and it could not be run.
+        let script = format!("echo no program >{0}; chmod 755 {0}", foreign.display());
+        let written = Command::new("sh").args(["-c", &script]).status().unwrap();
+        assert!(written.success());
         let foreign = foreign.display().to_string();
         for (program, why) in [
             ("/none/such", "No such file or directory (os error 2)"),
