@@ -131,13 +131,18 @@ mod tests {
     use super::*;
     use std::{
         fs,
-        io::{PipeReader, Read},
+        io::{PipeReader, PipeWriter, Read},
         os::fd::AsRawFd,
         process::Command,
     };
 
     fn words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
+    }
+
+    /// As its child finds it. `>&10` is not for every shell.
+    fn within(given: &PipeWriter) -> String {
+        format!("/proc/self/fd/{}", given.as_raw_fd())
     }
 
     fn said(mut from: PipeReader) -> String {
@@ -150,7 +155,7 @@ mod tests {
     fn a_program_has_what_it_is_to_inherit_and_its_words() {
         let (out, given) = io::pipe().unwrap();
         let (told, tell) = io::pipe().unwrap();
-        let script = format!("echo \"$1\" >&{}; exit 7", given.as_raw_fd());
+        let script = format!("echo \"$1\" >{}; exit 7", within(&given));
 
         let child = depart(
             words(&["sh", "-c", &script, "sh", "a b"]),
@@ -171,8 +176,8 @@ mod tests {
         let (out, given) = io::pipe().unwrap();
         let (_told, tell) = io::pipe().unwrap();
         let script = format!(
-            "exec grep -E '^Sig(Blk|Ign):' /proc/self/status >&{}",
-            given.as_raw_fd()
+            "exec grep -E '^Sig(Blk|Ign):' /proc/self/status >{}",
+            within(&given)
         );
 
         let child = depart(words(&["sh", "-c", &script]), vec![given.into()], &tell).unwrap();
