@@ -128,8 +128,8 @@ fn line(what: impl Into<String>) -> String {
     if !what.contains(char::is_control) {
         return what;
     }
-    let lines: Vec<_> = what.split(['\n', '\r']).map(str::trim).collect();
-    let lines: Vec<_> = lines.into_iter().filter(|one| !one.is_empty()).collect();
+    let lines = what.split(['\n', '\r']).map(str::trim);
+    let lines: Vec<_> = lines.filter(|one| !one.is_empty()).collect();
     lines.join("; ").replace(char::is_control, " ")
 }
 
