@@ -258,6 +258,54 @@ async fn an_exec_asked_again_runs_once() {
     .await;
 }
 
+/// Its link broke, or the guest took longer than it had.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_exec_whose_answer_is_lost_is_looked_for_and_runs_once() {
+    told(async {
+        let process = ProcessId::Exec(ExecId::new("sh").unwrap());
+        let house = running().await;
+        house.world.lose_answers_of(Break::Exec);
+        // And the guest cannot be asked at first.
+        house.world.lose_answers_of(Break::List);
+        let asked = house.exec_with_key("web", "sh", "k");
+        let mend = async {
+            pass(Duration::from_secs(30)).await;
+            house.world.mend();
+        };
+
+        let (made, ()) = tokio::join!(asked, mend);
+
+        assert_eq!(house.exec_with_key("web", "sh", "k").await, made);
+        assert_eq!(house.world.starts(&process), 1);
+        let uid = house.find("web").await.unwrap().place.uid;
+        let port = made.unwrap().lease.number;
+        assert!(house.world.leased(uid).contains(&port));
+    })
+    .await;
+}
+
+/// It hears why, and its port is for others.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_exec_that_the_guest_never_heard_of_fails_as_it_failed() {
+    told(async {
+        let process = ProcessId::Exec(ExecId::new("sh").unwrap());
+        let house = running().await;
+        let uid = house.find("web").await.unwrap().place.uid;
+        let before = house.world.leased(uid);
+        house.world.lose_requests_for(Break::Exec);
+
+        let asked = house.exec_with_key("web", "sh", "k").await;
+
+        assert_eq!(asked.unwrap_err().kind(), Kind::Unavailable);
+        settle().await;
+        assert_eq!(house.world.leased(uid), before);
+        house.world.mend();
+        house.exec_with_key("web", "sh", "k").await.unwrap();
+        assert_eq!(house.world.starts(&process), 1);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_signal_asked_for_again_is_sent_once() {
     told(async {

@@ -82,7 +82,7 @@ async fn a_hypervisor_room_ends_with_its_sandbox_room_though_a_disk_is_being_unp
 async fn an_agent_room_ends_with_its_sandbox_room_though_a_process_is_looked_for_again_and_again() {
     told(async {
         let house = running().await;
-        house.world.slow_down_at(Break::Start, LONG);
+        house.world.slow_down_at(Break::Exec, LONG);
         let never = tokio::time::timeout(
             Duration::from_secs(1),
             house.exec_with_key("web", "sh", "key"),

@@ -1,6 +1,6 @@
 //! The fake guest as a story handles it: what is in it, how it lives, and what goes wrong.
 
-use super::world::{Refusal, World};
+use super::world::{RanExec, Refusal, World};
 use crate::{call::Call, port::Signs};
 use runtime_core::{
     agent::{CreateSandbox, ExitReason, ExitStatus, GuestNews},
@@ -205,6 +205,15 @@ impl FakeGuest {
     /// Whether there is such a container.
     pub fn knows(&self, container: ContainerNumber) -> bool {
         self.look(|inside| inside.world.knows(container))
+    }
+
+    /// Every exec that was ever begun.
+    pub fn execs(&self) -> Vec<RanExec> {
+        let now = Instant::now();
+        self.change(|inside| {
+            inside.world.settle(now);
+            inside.world.execs()
+        })
     }
 
     /// How a process ended, if it did.

@@ -14,6 +14,6 @@ mod world;
 
 pub use guest::{FakeGuest, Trouble};
 pub use port::FakeAgent;
-pub use world::Refusal;
 #[cfg(feature = "contract")]
 pub(crate) use world::World;
+pub use world::{RanExec, Refusal};

@@ -36,6 +36,16 @@ fn lacking(json: &[u8], pointer: &str) -> Warnings {
     named.into_iter().collect()
 }
 
+/// What became of an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RanExec {
+    pub container: ContainerNumber,
+    pub process: ProcessId,
+    /// How often it was begun.
+    pub times: u32,
+    pub runs: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct World {
     /// What the guest was prepared with.
@@ -52,6 +62,8 @@ pub(crate) struct World {
     news_issued: u64,
     /// Whatever was acknowledged or removed since.
     ends: BTreeMap<(ContainerNumber, ProcessId), ExitStatus>,
+    /// How often each exec was begun, also of what was removed since.
+    begun: BTreeMap<(ContainerNumber, ProcessId), u32>,
     pids_issued: u32,
     /// The guest's clock said this then.
     clock: (EpochMs, Instant),
@@ -83,6 +95,7 @@ impl World {
             delivered: BTreeSet::new(),
             news_issued: 0,
             ends: BTreeMap::new(),
+            begun: BTreeMap::new(),
             pids_issued: 1,
             clock: (EpochMs(0), now),
         }
@@ -144,6 +157,8 @@ impl World {
             return refuse(Kind::AlreadyExists, "exec exists already");
         }
         processes.insert(ask.process.clone(), process);
+        let key = (ask.container, ask.process.clone());
+        *self.begun.entry(key).or_default() += 1;
         Ok(lacking(&ask.program.process_json, "/apparmorProfile"))
     }
 
@@ -246,6 +261,23 @@ impl World {
         let processes = self.containers.get(&container);
         let found = processes.and_then(|processes| processes.get(process));
         found.is_some_and(|found| !matches!(found.phase, Phase::Created))
+    }
+
+    /// Every exec that was ever begun, how often, and whether it runs.
+    pub fn execs(&self) -> Vec<RanExec> {
+        let runs = |container: &ContainerNumber, process: &ProcessId| {
+            let found = self.containers.get(container)?.get(process)?;
+            Some(matches!(found.phase, Phase::Running { .. }))
+        };
+        let begun = self.begun.iter();
+        begun
+            .map(|((container, process), times)| RanExec {
+                container: *container,
+                process: process.clone(),
+                times: *times,
+                runs: runs(container, process).unwrap_or(false),
+            })
+            .collect()
     }
 
     pub fn end_of(&self, container: ContainerNumber, process: &ProcessId) -> Option<ExitStatus> {

@@ -10,6 +10,7 @@ use super::{
         AgentRebuilt, ContainerNotice, Create, GuestExited, GuestGone, GuestOomKilled, GuestReady,
         LeaveGuest,
     },
+    ooms::OOM_REST,
     record::{ContainerRecord, ContainerSpec},
     removal,
 };
@@ -254,6 +255,10 @@ impl Room for ContainerActor {
                 let plant = self.around.plant.clone();
                 kit::complete(ctx, removal::kill_left(plant, self.number, after));
             }
+            World::RestOoms => kit::complete(ctx, async {
+                tokio::time::sleep(OOM_REST).await;
+                Event::OomRested
+            }),
             World::Forget { process } => {
                 self.processes.remove(&process);
             }

@@ -89,6 +89,7 @@ impl Container {
         self.state = State::Closing { waiters, guest };
         self.stop_hooks(batch);
         self.freezer_over(batch);
+        self.drop_ooms(batch);
         self.tell_ooms(batch);
         let status = killed(at);
         if matches!(self.told, ContainerState::Created | ContainerState::Running) {

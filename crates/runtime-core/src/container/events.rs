@@ -85,6 +85,8 @@ pub enum Event {
         waiter: Waiter,
         after: u64,
     },
+    /// Kills for want of memory may be put on record again.
+    OomRested,
     OomWaitOver {
         waiter: Waiter,
     },
@@ -141,6 +143,8 @@ pub enum World {
     CloseProcess {
         process: ProcessId,
     },
+    /// Come back after a while.
+    RestOoms,
     /// After a while, kill what lives in the guest of a container that has stopped.
     KillLeft {
         after: Duration,

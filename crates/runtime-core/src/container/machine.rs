@@ -23,7 +23,7 @@ use super::{
     freezer::{FreezeRequest, Freezer},
     hooks::{HookProgress, Poststart},
     leave::Belongings,
-    ooms::{Kept, OomWaiter},
+    ooms::{FreshOom, Kept, OomWaiter},
     record::{ContainerRecord, ContainerState, SharedSpec},
 };
 use crate::{
@@ -105,6 +105,10 @@ pub struct Container {
     pub(super) freezer: Freezer,
     pub(super) asked_to_freeze: Option<FreezeRequest>,
     pub(super) ooms: Kept,
+    /// At most as many as a link tells before they are on record.
+    pub(super) fresh_ooms: Vec<FreshOom>,
+    /// Some were put on record a moment ago.
+    pub(super) oom_rests: bool,
     pub(super) oom_waiters: Vec<OomWaiter>,
     pub(super) hooks: HookProgress,
     pub(super) poststart: Poststart,
@@ -131,6 +135,8 @@ impl Container {
             freezer: Freezer::Thawed,
             asked_to_freeze: None,
             ooms: Kept::new(),
+            fresh_ooms: Vec::new(),
+            oom_rests: false,
             oom_waiters: Vec::new(),
             hooks: HookProgress::Untouched,
             poststart: Poststart::default(),
@@ -266,6 +272,7 @@ impl Container {
 
     pub(super) fn fail(&mut self, why: Fault, batch: &mut Batch<Self>) {
         self.state = State::Failed;
+        self.drop_ooms(batch);
         batch.announce.push(Notice::Failed { why });
     }
 
@@ -310,6 +317,9 @@ impl Container {
                     batch.announce.push(Notice::ExitRecorded { seq });
                 }
             }
+            (_, process::Notice::Disbelieved { seq }) => {
+                batch.announce.push(Notice::ExitRecorded { seq });
+            }
             (ProcessId::Init, process::Notice::Drained) => {
                 if matches!(self.state, State::Stopped(_)) {
                     batch.announce.push(Notice::Drained);
@@ -346,6 +356,7 @@ impl Container {
         self.told = ContainerState::Stopped(status.clone());
         self.state = State::Stopped(status.clone());
         self.freezer_over(batch);
+        self.number_ooms(batch);
         batch.records.push(self.record());
         batch.announce.push(Notice::Stopped { status });
         self.tell_ooms(batch);
@@ -410,6 +421,7 @@ impl Machine for Container {
                 }
             }
             (_, Event::GuestOomKilled { seq, at }) => self.oom(seq, at, batch),
+            (_, Event::OomRested) => self.oom_rested(batch),
             (_, Event::GuestGone { status }) => self.guest_gone(status, batch),
             (_, Event::Freeze { waiter, key, wish }) => {
                 let frozen = self.freeze(waiter, key, wish, batch);

@@ -2,7 +2,7 @@
 //! whoever asks until the container is deleted.
 
 use super::{
-    events::{Answer, Notice, Reason},
+    events::{Answer, Notice, Reason, World},
     machine::{Container, State},
 };
 use crate::{
@@ -11,10 +11,13 @@ use crate::{
     kit::{Batch, Waiter},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 /// Older ones are forgotten; the numbers go on.
 const OOMS_KEPT_MAX: usize = 256;
+/// A container that is killed in again and again, and a guest that only says so, write no more often than this: each
+/// record carries the whole container.
+pub(super) const OOM_REST: Duration = Duration::from_millis(100);
 /// Callers that wait for the next one; each holds a connection to the daemon, far below this.
 pub(super) const OOM_WAITERS_MAX: usize = 1024;
 
@@ -27,6 +30,13 @@ pub struct Oom {
     pub seq: u64,
     /// Guest clock.
     pub at: EpochMs,
+}
+
+/// One that is not on record yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FreshOom {
+    seq: u64,
+    at: EpochMs,
 }
 
 /// What a caller is told.
@@ -49,19 +59,53 @@ pub(super) type Kept = VecDeque<Oom>;
 
 impl Container {
     pub(super) fn oom(&mut self, seq: u64, at: EpochMs, batch: &mut Batch<Self>) {
-        batch.announce.push(Notice::ExitRecorded { seq });
-        let last = self.ooms.back();
-        let known = last.is_some_and(|last| last.seq >= seq);
+        let known = self.ooms.back().is_some_and(|last| last.seq >= seq);
         if known || self.is_over() {
+            return batch.announce.push(Notice::ExitRecorded { seq });
+        }
+        // Told again after a redial: it is confirmed once it is on record.
+        if self.fresh_ooms.last().is_some_and(|last| last.seq >= seq) {
             return;
         }
-        let number = last.map_or(1, |last| last.number + 1);
-        if self.ooms.len() == OOMS_KEPT_MAX {
-            self.ooms.pop_front();
+        self.fresh_ooms.push(FreshOom { seq, at });
+        if !self.oom_rests {
+            self.record_ooms(batch);
         }
-        self.ooms.push_back(Oom { number, seq, at });
+    }
+
+    /// What came meanwhile is put on record together.
+    pub(super) fn oom_rested(&mut self, batch: &mut Batch<Self>) {
+        self.oom_rests = false;
+        if !self.fresh_ooms.is_empty() {
+            self.record_ooms(batch);
+        }
+    }
+
+    fn record_ooms(&mut self, batch: &mut Batch<Self>) {
+        self.number_ooms(batch);
         batch.records.push(self.record());
         self.tell_ooms(batch);
+        self.oom_rests = true;
+        batch.world.push(World::RestOoms);
+    }
+
+    /// Whoever calls this puts them on record, in the same batch.
+    pub(super) fn number_ooms(&mut self, batch: &mut Batch<Self>) {
+        for FreshOom { seq, at } in std::mem::take(&mut self.fresh_ooms) {
+            let number = self.ooms.back().map_or(1, |last| last.number + 1);
+            if self.ooms.len() == OOMS_KEPT_MAX {
+                self.ooms.pop_front();
+            }
+            self.ooms.push_back(Oom { number, seq, at });
+            batch.announce.push(Notice::ExitRecorded { seq });
+        }
+    }
+
+    /// It is over: nobody is told of them any more.
+    pub(super) fn drop_ooms(&mut self, batch: &mut Batch<Self>) {
+        for FreshOom { seq, .. } in std::mem::take(&mut self.fresh_ooms) {
+            batch.announce.push(Notice::ExitRecorded { seq });
+        }
     }
 
     /// # Errors

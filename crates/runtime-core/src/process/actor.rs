@@ -23,7 +23,7 @@ use actix::{WeakRecipient, prelude::*};
 use futures::FutureExt;
 use std::{rc::Rc, time::Duration};
 
-/// A process that was killed is gone within milliseconds; one that could not be is tried again.
+/// A process that was killed is gone within milliseconds; one that could not be, or not be looked for, is tried again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What every process of a sandbox is built with.
@@ -83,6 +83,16 @@ impl ProcessActor {
         kit::complete(ctx, async move {
             let outcome = work.await;
             Event::Made { op, outcome }
+        });
+    }
+
+    fn look(&self, op: OpId, after: Duration, ctx: &mut Context<Self>) {
+        let (plant, id) = (self.around.plant.clone(), self.id.clone());
+        let container = self.around.container;
+        kit::complete(ctx, async move {
+            tokio::time::sleep(after).await;
+            let outcome = plant.look(container, id).await;
+            Event::Looked { op, outcome }
         });
     }
 
@@ -194,10 +204,8 @@ impl Room for ProcessActor {
                 kit::complete(ctx, plant.start(container).map(begun));
             }
             World::Adopt { state, stream } => self.adopt(state, stream),
-            World::Look { op } => {
-                let looked = move |outcome| Event::Looked { op, outcome };
-                kit::complete(ctx, plant.look(container, self.id.clone()).map(looked));
-            }
+            World::Look { op } => self.look(op, Duration::ZERO, ctx),
+            World::LookAgain { op } => self.look(op, LOOK_AGAIN, ctx),
             World::Signal {
                 waiter,
                 target,

@@ -1,5 +1,5 @@
 //! The part of [`Process`] that hears requests again: a start and a signal under their keys, and what
-//! a rebuilt process does not know of itself.
+//! a process does not know of itself, after a rebuild or when the guest's answer was lost.
 
 use super::{
     events::{Answer, Notice, Reason, World},
@@ -9,13 +9,18 @@ use super::{
 use crate::{
     agent::{Attempt, GuestProcessState, Once, SIGKILL, SignalTarget},
     error::{Fault, Kind},
-    ids::RequestKey,
+    ids::{ProcessId, RequestKey},
     kit::{Batch, Machine, Waiter},
 };
 
 /// A caller asks again within the seconds that a restart of the daemon takes; so many others may
 /// signal the same process meanwhile.
 const SIGNALS_KEPT: usize = 32;
+
+/// Whether the guest can be asked once more.
+fn is_passing(why: &Fault) -> bool {
+    matches!(why.kind(), Kind::Unavailable | Kind::Aborted)
+}
 
 impl Process {
     pub(super) fn begin(
@@ -88,7 +93,28 @@ impl Process {
         }
     }
 
-    /// After a rebuild: how far it came is what the guest says.
+    /// Whether the guest may have made it all the same. An init is taken away with its container in any case.
+    pub(super) fn may_live_after(&self, why: &Fault) -> bool {
+        let is_unsure = matches!(
+            why.kind(),
+            Kind::Unavailable | Kind::Timeout | Kind::Aborted
+        );
+        is_unsure && matches!(self.id, ProcessId::Exec(_))
+    }
+
+    /// The guest's answer is lost, but not what it does: it is asked how far it came.
+    pub(super) fn doubt(&mut self, why: Fault, batch: &mut Batch<Self>) {
+        let op = self.next_op();
+        self.state = State::Making {
+            op,
+            early: None,
+            doubt: Some(why),
+        };
+        self.adopt(batch);
+        batch.world.push(World::Look { op });
+    }
+
+    /// How far it came is what the guest says.
     pub(super) fn looked(
         &mut self,
         found: Result<Option<GuestProcessState>, Fault>,
@@ -104,9 +130,18 @@ impl Process {
             // One that the guest does not know has exited, which is told.
             (State::Starting { .. }, _) => self.begun(Ok(()), batch),
             (State::Making { .. }, Ok(Some(_))) => self.made(batch),
-            (State::Making { .. }, Ok(None)) => {
-                let unheard = "the daemon ended before the guest heard of it; ask again";
-                self.failed(Fault::new(Kind::Unavailable, unheard), batch);
+            (
+                State::Making {
+                    doubt: Some(why), ..
+                },
+                Ok(None),
+            ) => {
+                let why = why.clone();
+                self.failed(why, batch);
+            }
+            // The link is being opened again, or the sandbox is paused; if its guest goes, that is told.
+            (&State::Making { op, .. }, Err(why)) if is_passing(&why) => {
+                batch.world.push(World::LookAgain { op });
             }
             (State::Making { .. }, Err(why)) => {
                 self.kill_unknown(batch);
@@ -117,6 +152,7 @@ impl Process {
             (
                 State::New
                 | State::Leasing { .. }
+                | State::Making { doubt: None, .. }
                 | State::Created
                 | State::Running
                 | State::Exited(_)

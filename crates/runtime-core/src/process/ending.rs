@@ -32,8 +32,12 @@ impl Process {
                 self.running(batch);
                 self.ended(status, seq, batch);
             }
-            State::New | State::Leasing { .. } | State::Created | State::Running => {
-                self.ended(status, seq, batch);
+            State::Created | State::Running => self.ended(status, seq, batch),
+            // No guest was asked for it yet.
+            State::New | State::Leasing { .. } => {
+                if let Some(seq) = seq {
+                    batch.announce.push(Notice::Disbelieved { seq });
+                }
             }
         }
     }

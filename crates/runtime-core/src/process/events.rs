@@ -101,13 +101,17 @@ pub enum World {
     Start {
         op: OpId,
     },
-    /// After a rebuild: a guest that keeps nothing of it is told of it.
+    /// A guest that keeps nothing of it is told of it: after a rebuild, or when its answer was lost.
     Adopt {
         state: GuestProcessState,
         stream: GuestEndpoint,
     },
-    /// After a rebuild: ask the guest how far it came.
+    /// Ask the guest how far it came.
     Look {
+        op: OpId,
+    },
+    /// The same, after a while.
+    LookAgain {
         op: OpId,
     },
     /// `waiter`: whose command this is; none when the relay is gone.
@@ -154,6 +158,10 @@ pub enum Notice {
     Exited {
         status: ExitStatus,
         seq: Option<u64>,
+    },
+    /// The guest told an exit that cannot be: it need not tell it again.
+    Disbelieved {
+        seq: u64,
     },
     /// Its output is drained and its relay is done.
     Drained,

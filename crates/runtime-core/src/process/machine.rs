@@ -14,7 +14,8 @@
 //! - An exit is on record before anyone is told: waiters, the container, the guest.
 //! - A request that is asked again under its key is answered as the first one was; its signal is
 //!   on record before it is sent, so that the guest can tell a repetition.
-//! - A rebuilt process whose last step is not known asks the guest how far it came.
+//! - A process whose last step is not known, since the daemon was restarted or the guest's answer was lost, asks the
+//!   guest how far it came, and keeps its stream until that is known.
 //! - The first exit stands; a second one, or a start that answers late, changes nothing.
 //! - A closed process writes no record. What is on record of it goes with its container's.
 //! - Whoever waits for a process to be made is told before that is on record, where a next daemon finds it out.
@@ -47,6 +48,8 @@ pub enum State {
         op: OpId,
         /// How it ended and the number of that, where the guest was faster than its own answer.
         early: Option<(ExitStatus, Option<u64>)>,
+        /// The guest is being asked whether it heard of it: why its answer is not known.
+        doubt: Option<Fault>,
     },
     Created,
     Starting {
@@ -111,6 +114,10 @@ impl Process {
             ProcessState::Making if asked_again => State::Making {
                 op: process.next_op(),
                 early: None,
+                doubt: Some(Fault::new(
+                    Kind::Unavailable,
+                    "the daemon ended before the guest heard of it; ask again",
+                )),
             },
             ProcessState::Making => State::Failed(Fault::new(
                 Kind::Aborted,
@@ -191,7 +198,11 @@ impl Process {
         let op = self.next_op();
         let stream = lease.guest.clone();
         self.lease = Some(lease);
-        self.state = State::Making { op, early: None };
+        self.state = State::Making {
+            op,
+            early: None,
+            doubt: None,
+        };
         batch.records.push(self.record());
         batch.world.push(match program {
             None => World::Create { op, stream },
@@ -212,6 +223,7 @@ impl Process {
         }
         match outcome {
             Ok(_) => self.made(batch),
+            Err(why) if self.may_live_after(&why) => self.doubt(why, batch),
             Err(why) => self.failed(why, batch),
         }
     }
@@ -297,7 +309,7 @@ impl Process {
     }
 
     /// Its stdio is carried by this daemon, and its exit told once: both need a daemon that knows it.
-    fn adopt(&self, batch: &mut Batch<Self>) {
+    pub(super) fn adopt(&self, batch: &mut Batch<Self>) {
         let state = match self.state {
             State::Created | State::Starting { .. } => GuestProcessState::Created,
             State::Running => GuestProcessState::Running,
@@ -464,10 +476,14 @@ impl Machine for Process {
             (State::Exited(_) | State::Failed(_) | State::New, Event::GuestGone { .. }) => {}
             (_, Event::GuestGone { status }) => self.exited(status, None, batch),
             (_, Event::Resume) => self.resume(batch),
-            // One that is being made is made by the new room, or fails with the old one.
-            (State::Created | State::Starting { .. } | State::Running, Event::AgentRebuilt) => {
-                self.adopt(batch)
-            }
+            // One that is being made is made by the new room, or is looked for after the old one failed.
+            (
+                State::Created
+                | State::Starting { .. }
+                | State::Running
+                | State::Making { doubt: Some(_), .. },
+                Event::AgentRebuilt,
+            ) => self.adopt(batch),
             // Stale completions, a relay that was replaced, a second Make.
             (
                 _,
@@ -860,6 +876,91 @@ mod tests {
             batch.announce
         );
         assert_eq!(batch.records.len(), 1, "one record has both");
+    }
+
+    fn unanswered(kind: Kind) -> Event {
+        let (op, outcome) = (OpId(2), Err(Fault::new(kind, "why")));
+        Event::Made { op, outcome }
+    }
+
+    #[test]
+    fn an_exec_whose_answer_is_lost_keeps_its_stream_until_the_guest_says_how_far_it_came() {
+        for kind in [Kind::Unavailable, Kind::Timeout, Kind::Aborted] {
+            let mut process = being_made(exec_id(), None);
+            let doubted = on(&mut process, unanswered(kind));
+            let [World::Look { op }] = doubted.world[..] else {
+                panic!("{:?}", doubted.world);
+            };
+            assert!(doubted.announce.is_empty() && doubted.records.is_empty());
+
+            let (mut lives, mut unheard) = (process.clone(), process);
+            let outcome = Ok(Some(GuestProcessState::Running));
+            let found = on(&mut lives, Event::Looked { op, outcome });
+            let outcome = Ok(None);
+            let missed = on(&mut unheard, Event::Looked { op, outcome });
+
+            assert_eq!(lives.state(), &State::Running);
+            assert!(matches!(&found.announce[..], [Notice::Made(_)]));
+            let why = Fault::new(kind, "why");
+            assert_eq!(missed.announce, [Notice::Failed { why }]);
+            assert_eq!(missed.world, [World::GiveBack { number: PORT }]);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_cannot_be_asked_now_is_asked_again_and_one_that_hangs_is_not() {
+        let mut process = being_made(exec_id(), None);
+        let doubted = on(&mut process, unanswered(Kind::Unavailable));
+        let [World::Look { op }] = doubted.world[..] else {
+            panic!("{:?}", doubted.world);
+        };
+
+        let outcome = Err(Fault::new(Kind::Unavailable, "the link is down"));
+        let again = on(&mut process, Event::Looked { op, outcome });
+        let outcome = Err(Fault::new(Kind::Timeout, "it hangs"));
+        let hung = on(&mut process, Event::Looked { op, outcome });
+
+        assert_eq!(again.world, [World::LookAgain { op }]);
+        assert!(again.announce.is_empty());
+        assert!(matches!(hung.world[..], [World::Signal { signal: 9, .. }]));
+        assert!(matches!(&hung.announce[..], [Notice::Failed { .. }]));
+        assert_eq!(process.lease(), None, "and its port is nobody else's");
+    }
+
+    #[test]
+    fn what_a_guest_refuses_and_an_init_are_not_looked_for() {
+        let mut refused = being_made(exec_id(), None);
+        let mut init = being_made(ProcessId::Init, None);
+
+        let of_refused = on(&mut refused, unanswered(Kind::Invalid));
+        let of_init = on(&mut init, unanswered(Kind::Timeout));
+
+        for batch in [of_refused, of_init] {
+            assert!(matches!(&batch.announce[..], [Notice::Failed { .. }]));
+        }
+    }
+
+    /// A hostile guest guesses the number of its next container: a creation would wait for ever.
+    #[test]
+    fn an_exit_of_what_no_guest_was_asked_for_changes_nothing() {
+        let uid = SandboxUid::from_random(1);
+        let mut process = Process::new(uid, ContainerNumber(0), ProcessId::Init);
+        let make = Make {
+            program: None,
+            key: None,
+            relay: None,
+        };
+        let early = on(&mut process, exited());
+        on(&mut process, Event::Make(make));
+        let leasing = process.clone();
+
+        let told = on(&mut process, exited());
+
+        for batch in [early, told] {
+            assert_eq!(batch.announce, [Notice::Disbelieved { seq: 1 }]);
+            assert!(batch.records.is_empty());
+        }
+        assert_eq!(process, leasing);
     }
 
     /// Its link broke, or its guest went, between what it said and its answer.

@@ -20,9 +20,11 @@ impl Exits {
     pub fn recorded(&mut self, seq: u64) -> Option<u64> {
         self.told.remove(&seq);
         self.recorded.insert(seq);
-        let first_open = self.told.first().copied().unwrap_or(u64::MAX);
-        let up_to = *self.recorded.range(..first_open).next_back()?;
-        self.recorded = self.recorded.split_off(&(up_to + 1));
+        let up_to = match self.told.first() {
+            Some(first_open) => *self.recorded.range(..first_open).next_back()?,
+            None => *self.recorded.last()?,
+        };
+        self.recorded.retain(|seq| *seq > up_to);
         Some(up_to)
     }
 }
@@ -41,6 +43,14 @@ mod tests {
         assert_eq!(exits.recorded(2), None);
         assert_eq!(exits.recorded(1), Some(2));
         assert_eq!(exits.recorded(3), Some(3));
+    }
+
+    #[test]
+    fn the_last_number_that_there_is_counts_too() {
+        let mut exits = Exits::default();
+        exits.told(u64::MAX);
+
+        assert_eq!(exits.recorded(u64::MAX), Some(u64::MAX));
     }
 
     #[test]

@@ -264,6 +264,7 @@ impl Story {
             | World::Thaw { .. }
             | World::Update { .. }
             | World::KillLeft { .. }
+            | World::RestOoms
             | World::Remove { .. }
             | World::Leave { .. }) => self.under_way.push((effect, self.model.turns)),
         }
@@ -384,6 +385,10 @@ impl Story {
                 };
                 Event::Departed { op, outcome }
             }
+            World::RestOoms => {
+                self.model.oom_rested();
+                Event::OomRested
+            }
             World::KillLeft { .. } => {
                 self.model.left_killed(came);
                 let outcome = done(came);
@@ -411,6 +416,7 @@ impl Story {
             process::Notice::Exited { status, seq } => {
                 self.model.exited(&name, status.code, *seq);
             }
+            process::Notice::Disbelieved { seq } => self.model.disbelieved(*seq),
             process::Notice::Drained => self.model.drained(&name),
             process::Notice::Closed => {
                 if self.container.state_name() == "deleting" {

@@ -165,6 +165,9 @@ pub struct Model {
     pub belongings: Belongings,
     pub still: Still,
     pub ooms: Vec<(u64, u64)>,
+    /// Told by the guest while others had just been put on record.
+    pub(super) fresh_ooms: Vec<u64>,
+    pub(super) oom_rests: bool,
     pub due: Due,
     pub turns: Turns,
     deleters: Vec<u64>,
@@ -196,6 +199,8 @@ impl Model {
             belongings: Belongings::There,
             still: Still::No,
             ooms: Vec::new(),
+            fresh_ooms: Vec::new(),
+            oom_rests: false,
             due: Due::default(),
             turns: Turns::default(),
             deleters: Vec::new(),
@@ -280,6 +285,7 @@ impl Model {
         self.broken = true;
         self.awaits = Awaits::Nothing;
         self.turns.creation += 1;
+        self.drop_ooms();
         self.say(format!("Failed {why}"));
     }
 
@@ -395,12 +401,17 @@ impl Model {
         if name == "init" && self.lives() {
             self.told = Told::Stopped(code);
             self.thaw_for_good();
+            self.number_ooms();
             self.say(format!("Stopped {code}"));
             self.tell_ooms();
         }
         if let Some(seq) = seq {
             self.say(format!("ExitRecorded {seq}"));
         }
+    }
+
+    pub fn disbelieved(&mut self, seq: u64) {
+        self.say(format!("ExitRecorded {seq}"));
     }
 
     pub fn drained(&mut self, name: &str) {
@@ -487,14 +498,44 @@ impl Model {
     }
 
     pub fn oom(&mut self, seq: u64) {
-        self.say(format!("ExitRecorded {seq}"));
-        let last = self.ooms.last().copied();
-        if self.over() || last.is_some_and(|(_, known)| known >= seq) {
-            return;
+        let known = self.ooms.last().is_some_and(|(_, known)| *known >= seq);
+        if known || self.over() {
+            return self.say(format!("ExitRecorded {seq}"));
         }
-        self.ooms
-            .push((last.map_or(0, |(number, _)| number) + 1, seq));
+        if self.fresh_ooms.last().is_none_or(|last| *last < seq) {
+            self.fresh_ooms.push(seq);
+        }
+        if !self.oom_rests {
+            self.put_down_ooms();
+        }
+    }
+
+    pub fn oom_rested(&mut self) {
+        self.oom_rests = false;
+        if !self.fresh_ooms.is_empty() {
+            self.put_down_ooms();
+        }
+    }
+
+    fn put_down_ooms(&mut self) {
+        self.number_ooms();
         self.tell_ooms();
+        self.oom_rests = true;
+        self.ask_world("RestOoms");
+    }
+
+    fn number_ooms(&mut self) {
+        for seq in std::mem::take(&mut self.fresh_ooms) {
+            let number = self.ooms.last().map_or(1, |(number, _)| number + 1);
+            self.ooms.push((number, seq));
+            self.say(format!("ExitRecorded {seq}"));
+        }
+    }
+
+    fn drop_ooms(&mut self) {
+        for seq in std::mem::take(&mut self.fresh_ooms) {
+            self.say(format!("ExitRecorded {seq}"));
+        }
     }
 
     pub fn next_ooms(&mut self, waiter: u64, after: u64) {

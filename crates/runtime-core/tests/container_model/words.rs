@@ -164,6 +164,7 @@ pub fn asked(effect: &World) -> String {
         World::KillLeft { .. } => "KillLeft later".to_owned(),
         World::RunHooks { stage, .. } => format!("RunHooks {stage:?}"),
         World::StopHooks => "StopHooks".to_owned(),
+        World::RestOoms => "RestOoms".to_owned(),
         World::Freeze { .. } => "Freeze".to_owned(),
         World::Thaw { after, .. } if after.is_zero() => "Thaw".to_owned(),
         World::Thaw { .. } => "Thaw later".to_owned(),

@@ -3,7 +3,7 @@
 use super::pass;
 use actix::prelude::*;
 use runtime_core::{
-    agent::{self, ExitReason, ExitStatus, GuestExit, GuestNews},
+    agent::{self, ExitReason, ExitStatus, GuestExit, GuestNews, GuestOom},
     devices,
     error::{Fault as CoreFault, Kind},
     hypervisor::{self, GuestEndpoint, HostEndpoint, StdioKind, StreamLease, VmExit, VmStatus},
@@ -36,6 +36,8 @@ pub enum Fault {
     Lease,
     Create,
     Start,
+    Exec,
+    List,
     Freeze,
     Thaw,
     Update,
@@ -65,6 +67,8 @@ struct State {
     /// What happens right before the next of these panics.
     before_panic: Option<Box<dyn FnOnce()>>,
     faults: BTreeSet<Fault>,
+    unanswered: BTreeSet<Fault>,
+    unheard: BTreeSet<Fault>,
     /// Where effects were carried out, in their order.
     carried_out: Vec<Fault>,
     premises: BTreeSet<SandboxUid>,
@@ -166,6 +170,16 @@ impl World {
         self.state.borrow().doubles.clone()
     }
 
+    /// From now on answers to this get lost: it is carried out, and whoever asked for it does not hear so.
+    pub fn lose_answers_of(&self, fault: Fault) {
+        self.state.borrow_mut().unanswered.insert(fault);
+    }
+
+    /// From now on requests for this get lost: nobody hears of them.
+    pub fn lose_requests_for(&self, fault: Fault) {
+        self.state.borrow_mut().unheard.insert(fault);
+    }
+
     /// What was carried out since this was asked last.
     pub fn take_carried_out(&self) -> Vec<Fault> {
         std::mem::take(&mut self.state.borrow_mut().carried_out)
@@ -177,6 +191,8 @@ impl World {
     }
 
     pub fn mend(&self) {
+        self.state.borrow_mut().unanswered.clear();
+        self.state.borrow_mut().unheard.clear();
         self.state.borrow_mut().faults.clear();
     }
 
@@ -290,6 +306,21 @@ impl World {
         assert!(state.premises.is_empty(), "premises are left");
         assert!(state.networks.is_empty(), "a network is left");
         assert!(state.shares.is_empty(), "a share is left");
+    }
+
+    /// The guest tells so many kills for want of memory in container 0, numbered from 1.
+    pub fn kill_for_want_of_memory(&self, uid: SandboxUid, times: u64) {
+        let parent = self.state.borrow().agents.get(&uid).cloned();
+        let parent = parent.and_then(|parent| parent.notices.upgrade());
+        let parent = parent.expect("the sandbox lives");
+        for seq in 1..=times {
+            let oom = GuestOom {
+                seq,
+                container: ContainerNumber(0),
+                at: EpochMs(9),
+            };
+            parent.do_send(agent::Notice::News(GuestNews::OomKilled(oom)));
+        }
     }
 
     /// A process of container 0 exits; the guest tells it.
@@ -415,8 +446,15 @@ impl World {
             pass(STEP + slower + slow.unwrap_or_default()).await;
             world.lives().await;
             world.check(fault)?;
+            if world.state.borrow().unheard.contains(&fault) {
+                return Err(broken_link());
+            }
             world.state.borrow_mut().carried_out.push(fault);
-            happen(&mut world.state.borrow_mut())
+            let done = happen(&mut world.state.borrow_mut());
+            if world.state.borrow().unanswered.contains(&fault) {
+                return Err(broken_link());
+            }
+            done
         })
     }
 }
@@ -639,6 +677,10 @@ pub fn warned(call: &str) -> agent::Warnings {
     vec![format!("{call}: not everything is honoured")]
 }
 
+fn broken_link() -> CoreFault {
+    CoreFault::new(Kind::Unavailable, "the link broke")
+}
+
 fn lost() -> CoreFault {
     CoreFault::new(Kind::Unavailable, "the vm is gone")
 }
@@ -824,7 +866,7 @@ scripted!(
 scripted!(
     agent::Exec,
     agent::Warnings,
-    Fault::Start,
+    Fault::Exec,
     |uid, command, state| {
         let vm = state.vms.get_mut(&uid).ok_or_else(lost)?;
         vm.processes
@@ -863,7 +905,7 @@ scripted!(
 scripted!(
     agent::ListProcesses,
     Vec<agent::GuestProcess>,
-    Fault::Create,
+    Fault::List,
     |uid, command, state| {
         let vm = state.vms.get(&uid).ok_or_else(lost)?;
         let list = vm

@@ -349,11 +349,22 @@ impl World {
         };
         binds::check_at_rest(self, record);
         disks::check_at_rest(self, record);
+        self.check_execs(uid);
         if !lives {
             let phase = &record.phase;
             self.violated(format_args!(
                 "at rest {uid} is {phase:?} on record, with vmms {vmms:?}, mounted: {has_mounts}, carried: {carried}, paused: {stands}"
             ));
+        }
+    }
+
+    /// Each was asked for once, whatever was lost on the way, and what runs is on record.
+    fn check_execs(&self, uid: SandboxUid) {
+        for exec in self.guest(uid).execs() {
+            let key = ProcessRecord::key(uid, exec.container, &exec.process);
+            if exec.times > 1 || exec.runs && !self.has_on_disk(&key) {
+                self.violated(format_args!("at rest {uid}: {exec:?}, asked for once"));
+            }
         }
     }
 

@@ -44,6 +44,7 @@ impl Model {
         self.tell_starters();
         self.ask_world("StopHooks");
         self.thaw_for_good();
+        self.drop_ooms();
         self.tell_ooms();
         if matches!(self.told, Told::Created | Told::Running) {
             self.told = Told::Stopped(KILLED);
@@ -165,6 +166,8 @@ impl Model {
         self.starters.clear();
         self.poststart_failed.clear();
         self.oom_waiters.clear();
+        self.fresh_ooms.clear();
+        self.oom_rests = false;
         self.turns.creation += 1;
         self.turns.freezer += 1;
         self.turns.poststart += 1;
