@@ -29,6 +29,9 @@ use runtime_core::{
 };
 use std::{collections::BTreeMap, time::Duration};
 
+/// What is on record of one sandbox, in bytes: some thousand volumes with the longest paths, far beyond any pod.
+const RECORD_BYTES_MAX: usize = 8 << 20;
+
 /// What could not be copied is looked at again after this: as long as a guest believes what it
 /// knows of a directory, so that nobody notices the difference.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
@@ -240,7 +243,13 @@ impl Devices {
                 let binds = plan.binds.clone();
                 self.containers
                     .insert(number, Container::Binding { op, waiter, plan });
-                batch.records.push(self.record());
+                let record = self.record();
+                if is_too_large(&record) {
+                    self.containers.remove(&number);
+                    let answer = Answer::Attached(Err(too_large(number)));
+                    return batch.replies.push((waiter, answer));
+                }
+                batch.records.push(record);
                 batch.world.push(World::Bind {
                     container,
                     op,
@@ -439,6 +448,19 @@ fn share_of(spec: &ShareSpec) -> Share {
     }
 }
 
+/// A store takes twice as much, and ends the daemon over what it does not take.
+fn is_too_large(record: &Change) -> bool {
+    matches!(record, Change::Put { value, .. } if value.len() > RECORD_BYTES_MAX)
+}
+
+fn too_large(number: ContainerNumber) -> Fault {
+    let most = RECORD_BYTES_MAX >> 20;
+    let what = format!(
+        "volumes of container {number}: with them the paths of this sandbox's volumes take more than {most} MiB on record"
+    );
+    Fault::new(Kind::Exhausted, what)
+}
+
 impl Machine for Devices {
     type Event = Event;
     type World = World;
@@ -582,6 +604,7 @@ impl Machine for Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steps::{Access, Depth, Shape};
     use runtime_core::{agent::GuestRootfs, devices::Attached, premises::Cgroup};
 
     fn record() -> DevicesRecord {
@@ -608,6 +631,76 @@ mod tests {
             virtiofsd: None,
             containers: BTreeMap::from([(ContainerNumber(3), plan)]),
         }
+    }
+
+    /// The store would refuse the record, and end the daemon over it.
+    #[test]
+    fn a_container_is_refused_whose_volumes_are_too_many_for_one_record() {
+        let mut full = record();
+        let bind = Bind {
+            folder: "/f".into(),
+            place: "3/m0".to_owned(),
+            source: format!("/{}", "x".repeat(4094)).into(),
+            shape: Shape::Directory,
+            depth: Depth::Top,
+            access: Access::ReadOnly,
+        };
+        let attached = full.containers[&ContainerNumber(3)].attached.clone();
+        let binds = vec![bind; RECORD_BYTES_MAX / 4096];
+        let plan = SharedPlan::new(Plan { binds, attached });
+        full.containers.insert(ContainerNumber(3), plan);
+        let mut devices = Devices::rebuilt(full);
+        let container = ContainerNumber(4);
+        let asked = ContainerDevices {
+            container,
+            bundle: "/b".into(),
+            root: "rootfs".into(),
+            root_read_only: false,
+            binds: Vec::new(),
+        };
+        let mut batch = Batch::default();
+        let attach = Event::Attach {
+            waiter: Waiter(1),
+            devices: Box::new(asked),
+        };
+        devices.on(attach, &mut batch).unwrap();
+        let [World::Survey { op, .. }] = batch.world[..] else {
+            panic!("{:?}", batch.world);
+        };
+        let outcome = Ok(Survey {
+            bundle: "/b".into(),
+            root: plan::Source {
+                path: "/b/rootfs".into(),
+                nature: plan::Nature::Directory,
+                habit: plan::Habit::Unknown,
+            },
+            binds: Vec::new(),
+        });
+
+        let mut batch = Batch::default();
+        let surveyed = Event::Surveyed {
+            container,
+            op,
+            outcome,
+        };
+        devices.on(surveyed, &mut batch).unwrap();
+
+        assert!(batch.records.is_empty() && batch.world.is_empty());
+        let [(Waiter(1), Answer::Attached(Err(why)))] = &batch.replies[..] else {
+            panic!("{:?}", batch.replies);
+        };
+        assert_eq!(why.kind(), Kind::Exhausted);
+        let detach = Event::Detach {
+            waiter: Waiter(2),
+            container,
+        };
+        let mut batch = Batch::default();
+        devices.on(detach, &mut batch).unwrap();
+        let is_done = |answer: &Answer| matches!(answer, Answer::Done(Ok(())));
+        assert!(
+            batch.replies.iter().all(|(_, answer)| is_done(answer)),
+            "nothing is left of it"
+        );
     }
 
     /// Seed 130 of the simulation: whatever was bound was on no record any more.

@@ -10,10 +10,11 @@ use runtime_core::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Longest key. Keys are a kind, a uid and a number; a kilobyte is far beyond any of them.
-pub const KEY_BYTES_MAX: usize = 1024;
-/// Longest value. A record may carry a config.json, and no API message exceeds 4 MiB.
-pub const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest key: a kind, a uid and a number, of an exec with its id, which has at most a kilobyte.
+pub const KEY_BYTES_MAX: usize = 2048;
+/// Longest value. The record of a container carries its config.json, of at most 2 MiB and twice that with every quote
+/// escaped, and what was made of it; that of a sandbox's devices has a bound of 8 MiB of its own.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most changes of one write: a write is one atomic batch, held in memory.
 pub const CHANGES_MAX: usize = 4096;
 /// How much of a refused key its error shows.
@@ -106,6 +107,10 @@ pub(crate) fn check_change(change: &Change) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use runtime_core::{
+        ids::{ContainerNumber, ExecId, ProcessId, SandboxUid},
+        process::ProcessRecord,
+    };
 
     fn put(key: impl Into<String>, bytes: usize) -> Change {
         Change::Put {
@@ -116,6 +121,16 @@ mod tests {
 
     fn delete(key: impl Into<String>) -> Change {
         Change::Delete { key: key.into() }
+    }
+
+    /// A change that is refused ends the daemon: no caller may ask for one.
+    #[test]
+    fn the_longest_id_that_is_taken_makes_a_key_that_is() {
+        let longest = ExecId::new("x".repeat(1024)).unwrap();
+        let (uid, container) = (SandboxUid::from_random(u64::MAX), ContainerNumber(u32::MAX));
+        let key = ProcessRecord::key(uid, container, &ProcessId::Exec(longest));
+
+        assert!(check(&[put(key, 1)]).is_ok());
     }
 
     #[test]
