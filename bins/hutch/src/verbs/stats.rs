@@ -6,13 +6,17 @@ use anyhow::Result;
 use protocols::asynchronous::hutch::{IoStats, StatsRequest, StatsResponse};
 use serde_json::{Map, Value, json};
 
-pub fn asked(at: &Place, daemon: &mut Daemon, id: &str) -> Result<StatsResponse> {
-    let request = StatsRequest {
-        namespace: at.namespace.clone(),
+fn asked(at: &Place, daemon: &mut Daemon, id: &str) -> Result<StatsResponse> {
+    let request = request(&at.namespace, id);
+    daemon.ask(async |client| client.stats(soon(), &request).await)
+}
+
+pub fn request(namespace: &str, id: &str) -> StatsRequest {
+    StatsRequest {
+        namespace: namespace.to_owned(),
         container_id: id.to_owned(),
         ..Default::default()
-    };
-    daemon.ask(async |client| client.stats(soon(), &request).await)
+    }
 }
 
 pub fn of(at: &Place, daemon: &mut Daemon, id: &str) -> Result<Value> {

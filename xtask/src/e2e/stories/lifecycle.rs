@@ -211,6 +211,13 @@ pub(super) fn succeeds(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
+/// What a verb prints that prints JSON.
+pub(super) fn json_of(world: &World<'_>, words: &[&str]) -> Result<Value> {
+    let outcome = world.verb(words)?;
+    succeeds(&outcome)?;
+    serde_json::from_str(&outcome.stdout).with_context(|| format!("{words:?} said {outcome:?}"))
+}
+
 /// Also while the daemon that was asked is killed: the next one asks nobody a second time.
 pub fn a_container_that_is_stopped_has_its_time_and_no_more(world: &World<'_>) -> Result<()> {
     let code_of = |id: &str| -> Result<String> {

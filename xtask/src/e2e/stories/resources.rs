@@ -1,6 +1,6 @@
 //! Stories of a container that runs: held and let go, given less, counted, killed for want of memory, told to end.
 
-use super::lifecycle::{state, status, succeeds};
+use super::lifecycle::{json_of, state, status, succeeds};
 use crate::{
     bundle,
     e2e::{
@@ -45,12 +45,6 @@ fn run_detached(world: &World<'_>, bundle: &Path, id: &str) -> Result<()> {
 /// What the container wrote; nothing where it did not yet.
 fn written(bundle: &Path, name: &str) -> String {
     fs::read_to_string(bundle.join("rootfs").join(name)).unwrap_or_default()
-}
-
-fn json_of(world: &World<'_>, words: &[&str]) -> Result<Value> {
-    let outcome = world.verb(words)?;
-    succeeds(&outcome)?;
-    serde_json::from_str(&outcome.stdout).with_context(|| format!("{words:?} said {outcome:?}"))
 }
 
 pub fn a_running_container_is_held_and_counted_and_given_less(world: &World<'_>) -> Result<()> {

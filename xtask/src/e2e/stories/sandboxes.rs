@@ -1,7 +1,7 @@
 //! Stories of sandboxes of their own, and of many containers in one.
 
 use super::{
-    lifecycle::{state, status, succeeds},
+    lifecycle::{json_of, state, status, succeeds},
     spending::{is_what_its_host_spends, pids},
 };
 use crate::{
@@ -186,6 +186,14 @@ fn is_held_as_a_whole(world: &World<'_>) -> Result<()> {
     ensure!(
         exec.code() == Some(VM_LOST) && exec.stderr.contains("paused"),
         "{exec:?}"
+    );
+    // What no guest tells of now is shown without figures, and nothing waits for it.
+    let top = json_of(world, &["top", "--once", "--format", "json"])?;
+    let lines = top.as_array().context("a list")?;
+    let c0 = lines.iter().find(|line| line["id"] == "c0");
+    ensure!(
+        c0.is_some_and(|line| line["memoryBytes"].is_null() && line["pids"].is_null()),
+        "{top}"
     );
     asked(world, &["resume", POD])?;
     let exec = world.verb(&["exec", "c0", "true"])?;
