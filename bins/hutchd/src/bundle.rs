@@ -113,6 +113,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
             oci_version: spec.version().clone(),
             annotations,
             devices,
+            guest_hooks_s: hooks::limit_in_the_guest(&spec),
             hooks,
             created: request.created,
             owner_uid: 0,

@@ -246,14 +246,21 @@ impl Handler<agent::Adopt> for AgentActor {
     }
 }
 
-/// A command that is one call of the port.
+/// A command that is one call of the port; hooks in the guest may have time of their own.
 macro_rules! call {
     ($message:ty, $call:expr, $method:ident, $yields:ty) => {
+        call!($message, $call, $method, $yields, |_| Duration::ZERO);
+    };
+    ($message:ty, $call:expr, $method:ident, $yields:ty, $hooks_limit:expr) => {
         impl Handler<$message> for AgentActor {
             type Result = ResponseFuture<Result<$yields, Fault>>;
 
             fn handle(&mut self, ask: $message, ctx: &mut Context<Self>) -> Self::Result {
-                self.call($call, |port, deadline| port.$method(ask, deadline), ctx)
+                let hooks_limit: fn(&$message) -> Duration = $hooks_limit;
+                let hooks_limit = hooks_limit(&ask);
+                let perform =
+                    move |port: &dyn AgentPort, deadline| port.$method(ask, deadline + hooks_limit);
+                self.call($call, perform, ctx)
             }
         }
     };
@@ -270,13 +277,15 @@ call!(
     agent::CreateContainer,
     Call::CreateContainer,
     create_container,
-    agent::Warnings
+    agent::Warnings,
+    |ask| ask.hooks_limit
 );
 call!(
     agent::StartContainer,
     Call::StartContainer,
     start_container,
-    ()
+    (),
+    |ask| ask.hooks_limit
 );
 call!(agent::Exec, Call::Exec, exec, agent::Warnings);
 call!(agent::Signal, Call::Signal, signal, ());

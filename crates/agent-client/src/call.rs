@@ -3,6 +3,9 @@
 use runtime_core::hypervisor::Accelerator;
 use std::{fmt, time::Duration};
 
+/// hutch-agent's, for a process to come to be (`engine/spawn.rs`).
+const SETUP_LIMIT: Duration = Duration::from_secs(60);
+
 /// A call, without what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
@@ -47,9 +50,28 @@ impl Call {
         })
     }
 
-    /// When the caller hears `Timeout`, scaled by how slow the guest's processor is.
+    /// When our agent ends it itself, where a file system does not answer for example, and says how far it came.
+    fn guests_own(self) -> Duration {
+        match self {
+            Self::CreateContainer | Self::StartContainer | Self::Exec => SETUP_LIMIT,
+            Self::CreateSandbox
+            | Self::SetClock
+            | Self::Signal
+            | Self::RemoveContainer
+            | Self::RemoveEmpty
+            | Self::PauseContainer
+            | Self::ResumeContainer
+            | Self::UpdateContainer
+            | Self::Stats
+            | Self::List
+            | Self::Pids => Duration::ZERO,
+        }
+    }
+
+    /// When the caller hears `Timeout`: behind what the guest ends itself, and scaled by how slow its processor is. A
+    /// guest that hangs is noticed sooner, by what it is asked all the time. Hooks come on top of it.
     pub fn deadline(self, accelerator: Accelerator) -> Duration {
-        self.base() * accelerator.patience()
+        self.guests_own() + self.base() * accelerator.patience()
     }
 
     /// For errors: what was being done.

@@ -123,6 +123,7 @@ impl House {
             disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
+            hooks_limit: Duration::ZERO,
         };
         let created = self
             .room
@@ -135,7 +136,10 @@ impl House {
     }
 
     async fn start(&self) -> Result<(), Fault> {
-        let start = StartContainer { container: ONE };
+        let start = StartContainer {
+            container: ONE,
+            hooks_limit: Duration::ZERO,
+        };
         self.room
             .start_container
             .send(start)
@@ -297,6 +301,23 @@ story! {
         assert_eq!(begun.elapsed().as_secs(), 5);
         assert_eq!(house.guest.links(), 1);
         house.room.list.send(ListProcesses).await.unwrap().unwrap();
+    }
+
+    fn hooks_in_the_guest_have_their_time_beside_what_the_call_has() {
+        let house = house(FakeGuest::new());
+        house.open().await;
+        let mut waited = Vec::new();
+        for hooks_limit in [Duration::ZERO, Duration::from_secs(3600)] {
+            house.guest.trouble(Call::StartContainer, Trouble::Lost);
+            let begun = Instant::now();
+            let container = ONE;
+            let start = StartContainer { container, hooks_limit };
+            let late = house.room.start_container.send(start).await.unwrap().unwrap_err();
+            assert_eq!(late.kind(), Kind::Timeout);
+            waited.push(begun.elapsed().as_secs());
+        }
+
+        assert_eq!(waited, [70, 3670]);
     }
 
     fn a_guest_that_hangs_is_noticed_and_given_up_and_the_sandbox_hears_it() {

@@ -53,6 +53,7 @@ fn container(number: ContainerNumber, args: &[&str], rootfs: GuestRootfs) -> Cre
         disks: Vec::new(),
         bundle: "/bundle".into(),
         stream: None,
+        hooks_limit: Duration::ZERO,
     }
 }
 
@@ -364,9 +365,15 @@ async fn an_agent_that_answers_with_more_than_was_asked_for_is_not_believed() {
             ..Bench::container(&bench.0, container, &["/bin/liar"])
         };
         port.create_container(ask, LIMIT).await.unwrap();
-        port.start_container(StartContainer { container }, LIMIT)
-            .await
-            .unwrap();
+        port.start_container(
+            StartContainer {
+                container,
+                hooks_limit: Duration::ZERO,
+            },
+            LIMIT,
+        )
+        .await
+        .unwrap();
 
         let kill = Signal {
             container,
@@ -419,7 +426,10 @@ async fn an_answer_that_comes_too_late_is_a_timeout_and_the_link_goes_on() {
             bench.port.create_container(ask, LIMIT).await.unwrap();
             bench.guest.trouble(Call::StartContainer, Trouble::Lost);
             let container = ContainerNumber(1);
-            let start = || StartContainer { container };
+            let start = || StartContainer {
+                container,
+                hooks_limit: Duration::ZERO,
+            };
 
             let short = Duration::from_millis(200);
             let late = bench.port.start_container(start(), short).await;

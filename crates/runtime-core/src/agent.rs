@@ -8,7 +8,7 @@ use crate::{
 };
 use actix::{WeakRecipient, prelude::*};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Where the agent is, and how patient to be with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,12 +312,16 @@ pub struct CreateContainer {
     /// Where the bundle is on the host: hooks are told.
     pub bundle: PathBuf,
     pub stream: Option<GuestEndpoint>,
+    /// How long its hooks in the guest may take, beside the call itself.
+    pub hooks_limit: Duration,
 }
 
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "Result<(), Fault>")]
 pub struct StartContainer {
     pub container: ContainerNumber,
+    /// How long its hooks in the guest may take, beside the call itself.
+    pub hooks_limit: Duration,
 }
 
 /// Command: a further process. Answered when its program runs.

@@ -10,6 +10,10 @@ use runtime_core::{
     premises,
 };
 
+/// hutch-agent's, of a hook that names no timeout, and of any (`engine/lower/hooks.rs`).
+const GUEST_LIMIT_S: u32 = 60;
+const GUEST_LIMIT_MAX_S: u32 = 3600;
+
 /// Of each kind; more are a mistake, and each is a process of the host.
 const HOOKS_MAX: usize = 64;
 
@@ -47,6 +51,19 @@ pub(super) fn programs(spec: &Spec) -> Vec<BindSpec> {
             purpose: Purpose::HookProgram,
         })
         .collect()
+}
+
+/// How long the hooks that run in the guest may take in all, in seconds, as its agent counts: 60 s for one that names
+/// no timeout, an hour at most for each.
+pub(super) fn limit_in_the_guest(spec: &Spec) -> u32 {
+    let Some(hooks) = spec.hooks() else { return 0 };
+    let kinds = [hooks.create_container(), hooks.start_container()];
+    let timeouts = kinds.into_iter().flatten().flatten().map(Hook::timeout);
+    let limit = |timeout: Option<i64>| match timeout.map(u32::try_from) {
+        None => GUEST_LIMIT_S,
+        Some(seconds) => seconds.map_or(GUEST_LIMIT_MAX_S, |s| s.min(GUEST_LIMIT_MAX_S)),
+    };
+    timeouts.map(limit).fold(0, u32::saturating_add)
 }
 
 fn all(kind: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<premises::Hook>, Fault> {
@@ -105,6 +122,22 @@ mod tests {
     fn hooks(hooks: Value) -> Result<HostHooks, Fault> {
         let spec = json!({ "ociVersion": "1.0.2", "hooks": hooks });
         on_the_host(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn hooks_in_the_guest_have_their_time_in_all_and_those_of_the_host_none_of_it() {
+        let limit = |hooks: Value| {
+            let spec = json!({ "ociVersion": "1.0.2", "hooks": hooks });
+            limit_in_the_guest(&serde_json::from_value(spec).unwrap())
+        };
+
+        let both = json!({
+            "createRuntime": [{ "path": "/c", "timeout": 3 }],
+            "createContainer": [{ "path": "/a", "timeout": 5 }, { "path": "/b" }],
+            "startContainer": [{ "path": "/d", "timeout": 4_294_967_296_i64 }],
+        });
+        assert_eq!(limit(both), 5 + 60 + 3600);
+        assert_eq!(limit(json!({ "poststop": [{ "path": "/d" }] })), 0);
     }
 
     #[test]

@@ -89,9 +89,13 @@ impl<B: Bench> Linked<'_, B> {
     }
 
     pub(super) async fn start(&self, container: ContainerNumber) {
-        let started = self
-            .port
-            .start_container(StartContainer { container }, LIMIT);
+        let started = self.port.start_container(
+            StartContainer {
+                container,
+                hooks_limit: Duration::ZERO,
+            },
+            LIMIT,
+        );
         started.await.expect("the container can be started");
     }
 

@@ -6,6 +6,7 @@ use runtime_core::{
     error::Kind,
     ids::{ContainerNumber, ProcessId},
 };
+use std::time::Duration;
 
 pub async fn only_what_nothing_lives_in_is_removed_as_empty(bench: &impl Bench) {
     let linked = linked(bench).await;
@@ -42,7 +43,10 @@ pub async fn a_stock_agent_removes_nothing_as_empty(bench: &impl Bench) {
 pub async fn what_is_not_there_is_not_found_and_removing_it_is_already_so(bench: &impl Bench) {
     let linked = linked(bench).await;
     let container = ContainerNumber(107);
-    let start = StartContainer { container };
+    let start = StartContainer {
+        container,
+        hooks_limit: Duration::ZERO,
+    };
     let exec = linked.ask_exec(container, "x", &STAYS);
 
     let started = linked.port.start_container(start, LIMIT).await;

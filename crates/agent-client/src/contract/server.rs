@@ -176,6 +176,7 @@ impl Agent for HutchAgent {
             disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
+            hooks_limit: Duration::ZERO,
         };
         let created = self.act(Call::CreateContainer, |world, _| world.create(&ask));
         made(created.await)

@@ -14,6 +14,7 @@ use runtime_core::{
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
+    time::Duration,
 };
 use stream::{Channel, Nonce, Padding, Reader, Resume, StdinFrom};
 use tokio::{
@@ -57,7 +58,13 @@ async fn run(port: &Rc<dyn AgentPort>, bench: &impl Bench, number: u32, args: &[
     };
     let created = port.create_container(ask, LIMIT).await;
     created.expect("the container can be created");
-    let started = port.start_container(StartContainer { container }, LIMIT);
+    let started = port.start_container(
+        StartContainer {
+            container,
+            hooks_limit: Duration::ZERO,
+        },
+        LIMIT,
+    );
     started.await.expect("the container can be started");
 }
 
@@ -325,7 +332,13 @@ pub async fn a_later_daemon_takes_over_what_an_earlier_one_made(bench: &impl Ben
     let dialed = second.dial(bench.link(), LIMIT).await;
     dialed.expect("the agent answers");
     let container = ContainerNumber(307);
-    let again = second.start_container(StartContainer { container }, LIMIT);
+    let again = second.start_container(
+        StartContainer {
+            container,
+            hooks_limit: Duration::ZERO,
+        },
+        LIMIT,
+    );
     again
         .await
         .expect("what was started by another is already so");

@@ -208,6 +208,7 @@ impl AgentService for StockAgent {
             disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
+            hooks_limit: Duration::ZERO,
         };
         self.turn().await;
         act_on(&self.guest, Call::CreateContainer, |world, _| {

@@ -351,6 +351,7 @@ mod tests {
     use super::*;
     use runtime_core::error::{Classify, Kind};
     use serde_json::{Value, json};
+    use std::time::Duration;
 
     fn bundle() -> Value {
         json!({
@@ -388,6 +389,7 @@ mod tests {
             disks: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
+            hooks_limit: Duration::ZERO,
         }
     }
 

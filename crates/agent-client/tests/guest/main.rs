@@ -31,7 +31,7 @@ use runtime_core::{
     ids::{ContainerNumber, EpochMs},
 };
 use serde_json::json;
-use std::{path::PathBuf, rc::Rc};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -141,6 +141,7 @@ fn container(number: ContainerNumber, args: &[&str]) -> CreateContainer {
         disks: Vec::new(),
         bundle: "/bundle".into(),
         stream: None,
+        hooks_limit: Duration::ZERO,
     }
 }
 
@@ -332,7 +333,10 @@ async fn the_room_opens_while_the_guest_boots_and_tells_exits_and_the_end() {
         let number = ContainerNumber(1);
         let create = container(number, &["/bin/sh", "-c", "exit 7"]);
         room.create_container.send(create).await.unwrap().unwrap();
-        let start = StartContainer { container: number };
+        let start = StartContainer {
+            container: number,
+            hooks_limit: Duration::ZERO,
+        };
         room.start_container.send(start).await.unwrap().unwrap();
 
         let exited = timeout(LIMIT, hear.recv()).await.unwrap();

@@ -95,6 +95,7 @@ impl ContainerActor {
             premises: self.around.premises.clone(),
             records: self.around.records.clone(),
             parent: ctx.address().recipient().downgrade(),
+            hooks_limit: self.shell.confirmed().spec().guest_hooks(),
         }
     }
 

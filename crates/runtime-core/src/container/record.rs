@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 /// A container to create: every wish resolved.
@@ -34,6 +35,9 @@ pub struct ContainerSpec {
     pub devices: ContainerDevices,
     #[serde(default)]
     pub hooks: HostHooks,
+    /// How long those that run in the guest may take in all, in seconds.
+    #[serde(default)]
+    pub guest_hooks_s: u32,
     pub created: EpochMs,
     pub owner_uid: u32,
     /// The caller's own for it, where one is named.
@@ -49,6 +53,13 @@ pub struct ContainerSpec {
 
 /// One for a machine, its confirmed copy, its record and every view.
 pub type SharedSpec = Arc<ContainerSpec>;
+
+impl ContainerSpec {
+    /// How much longer than others its creation and its start may take in the guest.
+    pub fn guest_hooks(&self) -> Duration {
+        Duration::from_secs(self.guest_hooks_s.into())
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {

@@ -35,6 +35,8 @@ pub struct Surroundings {
     pub premises: Rc<dyn Premises>,
     pub records: Rc<dyn Records>,
     pub parent: WeakRecipient<ProcessNotice>,
+    /// Of its container, in the guest.
+    pub hooks_limit: Duration,
 }
 
 pub struct ProcessActor {
@@ -201,7 +203,8 @@ impl Room for ProcessActor {
             World::Note => kit::complete(ctx, async { Event::Note }),
             World::Start { op } => {
                 let begun = move |outcome| Event::Begun { op, outcome };
-                kit::complete(ctx, plant.start(container).map(begun));
+                let start = plant.start(container, self.around.hooks_limit);
+                kit::complete(ctx, start.map(begun));
             }
             World::Adopt { state, stream } => self.adopt(state, stream),
             World::Look { op } => self.look(op, Duration::ZERO, ctx),

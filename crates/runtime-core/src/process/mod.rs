@@ -24,6 +24,7 @@ use crate::{
     ids::{ContainerNumber, ProcessId},
     kit::Work,
 };
+use std::time::Duration;
 
 /// What a process needs of its sandbox. A port: the sandbox lends it, simulation too.
 pub trait Plant {
@@ -41,7 +42,8 @@ pub trait Plant {
         container: ContainerNumber,
         stream: GuestEndpoint,
     ) -> Work<Result<Warnings, Fault>>;
-    fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>>;
+    /// Hooks in the guest may take so long, beside the start itself.
+    fn start(&self, container: ContainerNumber, hooks_limit: Duration) -> Work<Result<(), Fault>>;
     /// Of an earlier daemon's process, in a guest that has no streams.
     fn adopt(&self, adopt: Adopt);
     /// What the guest knows of a process; `None`: nothing.

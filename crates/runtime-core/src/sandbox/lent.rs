@@ -64,6 +64,7 @@ struct Description {
     config_json: Vec<u8>,
     bundle: PathBuf,
     attached: Attached,
+    hooks_limit: Duration,
 }
 
 /// Whoever waits is woken in the order in which they came, which a watch channel does not do.
@@ -341,18 +342,23 @@ impl process::Plant for Lent {
                 disks: described.attached.disks,
                 bundle: described.bundle,
                 stream: Some(stream),
+                hooks_limit: described.hooks_limit,
             };
             let room = room.await?.create_container;
-            ask(room, command, "create in guest", ASK_MAX).await
+            let limit = ASK_MAX + described.hooks_limit;
+            ask(room, command, "create in guest", limit).await
         })
     }
 
-    fn start(&self, container: ContainerNumber) -> Work<Result<(), Fault>> {
+    fn start(&self, container: ContainerNumber, hooks_limit: Duration) -> Work<Result<(), Fault>> {
         let room = self.linked();
         Box::pin(async move {
-            let command = agent::StartContainer { container };
+            let command = agent::StartContainer {
+                container,
+                hooks_limit,
+            };
             let room = room.await?.start_container;
-            ask(room, command, "start in guest", ASK_MAX).await
+            ask(room, command, "start in guest", ASK_MAX + hooks_limit).await
         })
     }
 
@@ -492,6 +498,7 @@ impl container::Plant for Lent {
             config_json: spec.config_json.clone().into_bytes(),
             bundle: spec.bundle.clone(),
             attached: attached.clone(),
+            hooks_limit: spec.guest_hooks(),
         };
         let description = Box::new(description);
         self.described.borrow_mut().insert(spec.number, description);

@@ -44,6 +44,7 @@ pub fn spec(hooks: Hooks) -> ContainerSpec {
             root_read_only: false,
             binds: Vec::new(),
         },
+        guest_hooks_s: 0,
         hooks: HostHooks {
             create: some(hooks.create),
             poststart: some(hooks.poststart),

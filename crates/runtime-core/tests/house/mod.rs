@@ -186,6 +186,7 @@ pub fn wish(id: &str, random: u64) -> Wish {
             created: EpochMs(1),
             owner_uid: 0,
             hooks: Default::default(),
+            guest_hooks_s: 0,
             cgroup: None,
             created_by: None,
             relay: None,

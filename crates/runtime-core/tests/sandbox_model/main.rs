@@ -155,6 +155,7 @@ fn container(number: ContainerNumber) -> ContainerSpec {
             binds: Vec::new(),
         },
         hooks: Default::default(),
+        guest_hooks_s: 0,
         created: EpochMs(1),
         owner_uid: 0,
         cgroup: None,
