@@ -9,7 +9,7 @@ use protocols::{
     },
     revision::REVISION,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs,
     process::{Command, Output},
@@ -114,4 +114,28 @@ fn a_warning_goes_into_the_log_that_was_asked_for_and_nowhere_else() {
     assert_eq!(entry["level"], "warning");
     assert_eq!(entry["msg"], "in the guest: network: ignored");
     assert!(entry["time"].as_str().unwrap().ends_with('Z'), "{entry}");
+}
+
+/// Its caller's daemon takes no creation here: the warning comes before anything is asked for.
+#[test]
+fn a_cgroup_that_is_named_as_systemd_does_is_warned_of() {
+    let house = House::open();
+    let bundle = tempfile::tempdir().unwrap();
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": { "args": ["true"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
+        "root": { "path": "rootfs" },
+        "linux": { "cgroupsPath": "system.slice:hutch:web" },
+    });
+    fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
+
+    let mut hutch = Command::new(env!("CARGO_BIN_EXE_hutch"));
+    hutch.arg("--root").arg(house.root.path());
+    hutch.args(["create", "--bundle"]).arg(bundle.path());
+    let output = hutch.arg("web").output().unwrap();
+    let _root = house.close();
+
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = "hutch: warning: linux.cgroupsPath \"system.slice:hutch:web\": cgroups are made without systemd";
+    assert!(said.starts_with(expected), "{said}");
 }
