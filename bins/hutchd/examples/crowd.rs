@@ -20,6 +20,7 @@ use hutchd::{
     architect::{Grounds, plan},
     bundle,
     config::{ChannelChoice, Config},
+    lookout::Lookout,
     profile::Profiles,
     serve,
     wiring::{self, Ports},
@@ -154,6 +155,7 @@ async fn gather(count: u64, root: &Path, bundle: &Path) -> Result<()> {
         store: Arc::new(store::Figures::default),
         lodging: Arc::new(|_| Vec::new()),
         profiles: Arc::new(Profiles::of(&settings())?),
+        lookout: Lookout::default(),
     };
     let (root, socket) = (root.to_owned(), serve::socket_path(root));
     let mut served = tokio::task::spawn_local(async move { serve::serve(&root, api).await });

@@ -8,6 +8,7 @@ use crate::{
         container_info, exit_info, listed_info, ps_entry, sandbox_info, store_figures,
         stream_address,
     },
+    lookout::Lookout,
     pods,
     profile::Profiles,
     size,
@@ -73,6 +74,7 @@ pub struct Api {
     pub store: StoreGauge,
     pub lodging: Lodging,
     pub profiles: Arc<Profiles>,
+    pub lookout: Lookout,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -150,7 +152,7 @@ impl Api {
             Some(id) => self.neighbours(&request, id).await?,
             None => None,
         };
-        let wish = bundle::wish(bundle::Request {
+        let mut wish = bundle::wish(bundle::Request {
             namespace: parsed(Namespace::new(request.namespace))?,
             id: parsed(ContainerId::new(request.container_id))?,
             bundle: &request.bundle,
@@ -170,6 +172,9 @@ impl Api {
                 let container = &wish.spec.id;
                 tracing::warn!(%container, sandbox, ?keys, "annotations are for the creation of a sandbox, ignored");
             }
+        }
+        if wish.join.is_none() {
+            wish.root = self.lookout.root(&wish.spec).await?;
         }
         let wish = Box::new(wish);
         let created = asked(self.host.send(CreateContainer { key, wish }).await)??;

@@ -7,7 +7,7 @@ use crate::{
 use runtime_core::{
     container::ContainerSpec,
     devices::{BindSpec, Purpose, ShareSpec},
-    host::SandboxWish,
+    host::{RootKind, SandboxWish},
     hypervisor::{Accelerator, BlockSpec, VmSpec},
     network::NetworkSpec,
     premises::{Cgroup, PremisesSpec},
@@ -70,12 +70,14 @@ pub fn plan(grounds: &Grounds, wish: &SandboxWish, first: Option<&ContainerSpec>
             folder: folder.clone(),
             netns: wish.netns.clone(),
         },
-        share: first.is_none_or(needs_share).then(|| ShareSpec {
-            uid: wish.uid,
-            folder: folder.clone(),
-            virtiofsd: config.share.virtiofsd.clone(),
-            cgroup: helpers,
-        }),
+        share: first
+            .is_none_or(|first| needs_share(wish.root, first))
+            .then(|| ShareSpec {
+                uid: wish.uid,
+                folder: folder.clone(),
+                virtiofsd: config.share.virtiofsd.clone(),
+                cgroup: helpers,
+            }),
         vm: VmSpec {
             uid: wish.uid,
             folder,
@@ -114,12 +116,11 @@ fn image(path: &Path) -> BlockSpec {
 
 /// A root file system that is an image, with nothing of the host in it but disks, needs no share. What a sandbox that
 /// is made for itself will hold is not known yet.
-fn needs_share(first: &ContainerSpec) -> bool {
-    let is_image = |path: &Path| path.metadata().is_ok_and(|found| !found.is_dir());
+fn needs_share(root: RootKind, first: &ContainerSpec) -> bool {
     let mut binds = first.devices.binds.iter();
     let shared = |bind: &BindSpec| match bind.purpose {
         Purpose::Mount | Purpose::HookProgram => true,
         Purpose::FileSystem | Purpose::Device => false,
     };
-    binds.any(shared) || !is_image(&first.rootfs)
+    binds.any(shared) || root == RootKind::Directory
 }

@@ -17,7 +17,7 @@ use runtime_core::{
     container::ContainerSpec,
     devices::{BindSpec, ContainerDevices, Purpose},
     error::{Fault, Kind},
-    host::Wish,
+    host::{RootKind, Wish},
     ids::{ContainerId, ContainerNumber, EpochMs, HostProcess, Namespace, SandboxUid},
     premises::Cgroup,
     sandbox::ANNOTATIONS_BYTES_MAX,
@@ -52,6 +52,8 @@ pub struct Request<'a> {
     pub created: EpochMs,
 }
 
+/// Of its root it says [`RootKind::Directory`]: nothing is looked at here.
+///
 /// # Errors
 /// `Invalid`, with one line that says which field is wrong and why.
 pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
@@ -103,6 +105,7 @@ pub fn wish(request: Request<'_>) -> Result<Wish, Fault> {
         sandbox,
         netns,
         hostname: hostname_for_guest(hostname, request.id.as_str())?,
+        root: RootKind::Directory,
         spec: ContainerSpec {
             number: ContainerNumber(0),
             namespace: request.namespace,

@@ -10,6 +10,7 @@ mod containers;
 mod convert;
 pub mod keys;
 pub mod logs;
+pub mod lookout;
 pub mod mirror;
 pub mod neighbour;
 pub mod pods;

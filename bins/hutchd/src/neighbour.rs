@@ -114,6 +114,8 @@ impl Network {
         }
     }
 
+    /// Looks at a path of the caller's, which may hang.
+    ///
     /// # Errors
     /// `Unsupported`: it is another one, or is not there.
     fn admit(&self, path: &Path) -> Result<(), Fault> {
@@ -164,7 +166,8 @@ impl Api {
     /// Who is in the sandbox `id` that the request joins; `None`: it is nobody's, which the host will say.
     ///
     /// # Errors
-    /// `Unsupported`: the config.json names another network than the sandbox's.
+    /// `Unsupported`: the config.json names another network than the sandbox's. `Timeout`, `Exhausted`: what it names
+    /// does not answer.
     pub(crate) async fn neighbours(
         &self,
         request: &CreateRequest,
@@ -191,11 +194,13 @@ impl Api {
                 }
             }
         }
-        let network = Network::of(&sandbox);
-        for path in networks {
-            if neighbours.whose("net", &path).is_none() {
-                network.admit(&path)?;
-            }
+        let mut others = networks;
+        others.retain(|path| neighbours.whose("net", path).is_none());
+        if !others.is_empty() {
+            let network = Network::of(&sandbox);
+            let admit = move || others.iter().try_for_each(|path| network.admit(path));
+            let what = "the networks that linux.namespaces names";
+            self.lookout.look(what, admit).await??;
         }
         Ok(Some(neighbours))
     }

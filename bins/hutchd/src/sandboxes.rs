@@ -16,7 +16,7 @@ use runtime_core::{
     error::Fault,
     host::{
         CreateSandbox, DeleteSandbox, FindSandbox, GetUnread, ListSandboxes, LocatedSandbox, Name,
-        SandboxWish, Unread, ViewSandbox,
+        RootKind, SandboxWish, Unread, ViewSandbox,
     },
     ids::{Namespace, RequestKey, SandboxId, SandboxUid},
     sandbox::{ANNOTATIONS_BYTES_MAX, GetSpent, Lifetime, NextEvents, Obey, SandboxView, Verb},
@@ -135,6 +135,7 @@ impl Api {
             annotations: annotations(request.annotations)?,
             netns: None,
             cgroup: None,
+            root: RootKind::Directory,
         };
         self.profiles.choose(&wish.annotations)?;
         let created = CreateSandbox(Box::new(wish));

@@ -6,6 +6,7 @@ use crate::{
     architect::{Grounds, plan},
     config::Config,
     logs,
+    lookout::Lookout,
     mirror::{self, Mirrored},
     profile::Profiles,
     serve,
@@ -19,7 +20,7 @@ use runtime_core::{
     ids::{EpochMs, SandboxUid},
     records::Records,
 };
-use std::{collections::BTreeSet, path::Path, rc::Rc, sync::Arc};
+use std::{collections::BTreeSet, path::Path, rc::Rc, sync::Arc, time::Duration};
 use store::{Opened, Schema, StoreRecords};
 use tokio::{runtime, task::LocalSet};
 
@@ -31,6 +32,10 @@ const SCHEMA: Schema = Schema {
 };
 /// Nothing needs to survive a loss of power yet: with it, every VM is gone.
 const SYNCED: &[&str] = &[];
+
+/// How long what is under way beside the daemon's own thread may hold up its end: a file that is written takes
+/// milliseconds.
+const THREADS_END_MAX: Duration = Duration::from_secs(5);
 
 struct HostClock;
 
@@ -67,6 +72,8 @@ pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> 
         .build()
         .context("start runtime")?;
     let served = LocalSet::new().block_on(&runtime, run(root, config, profiles));
+    // Where a caller's file system hangs, a thread that looks at it does, and its end is not waited for.
+    runtime.shutdown_timeout(THREADS_END_MAX);
     if let Some(Err(why)) = apart.map(Apart::end) {
         tracing::warn!(why = %format!("{why:#}"), "the daemon's own cgroup stays");
     }
@@ -155,6 +162,7 @@ async fn run(root: &Path, config: &Config, profiles: Profiles) -> Result<()> {
         store: gauge,
         lodging,
         profiles: Arc::new(profiles),
+        lookout: Lookout::default(),
     };
     serve::serve(root, api).await
 }

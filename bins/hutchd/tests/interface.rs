@@ -9,6 +9,7 @@ use ground::{Ground, told};
 use hutchd::{
     api::{Api, Facts},
     config::{ChannelChoice, Config, Containers},
+    lookout::Lookout,
     profile::Profiles,
     wiring::{self, Ports},
 };
@@ -20,6 +21,7 @@ use protocols::asynchronous::{
     },
     hutch_ttrpc::Runtime,
 };
+use runtime_core::host::{FindSandbox, ViewSandbox};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -68,6 +70,7 @@ impl House {
             store: Arc::new(store::Figures::default),
             lodging: Arc::new(|_| Vec::new()),
             profiles: Arc::new(profiles),
+            lookout: Lookout::default(),
         };
         Self { folder, api }
     }
@@ -236,6 +239,34 @@ fn a_destination_that_is_not_absolute_is_refused() {
         let said = said(refused);
         let words = "mounts[0]: destination \"mnt\" is not an absolute path";
         assert!(said.contains(words), "{said}");
+    });
+}
+
+#[test]
+fn a_sandbox_whose_first_root_is_an_image_has_no_share() {
+    told(async {
+        let house = House::open().await;
+        let bundle = bundle(house.folder.path());
+        std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        std::fs::write(bundle.join("image"), "").unwrap();
+
+        for (root, shares) in [("rootfs", true), ("image", false)] {
+            let config = json!({
+                "ociVersion": "1.0.2",
+                "process": {"args": ["/bin/cat"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+                "root": {"path": root},
+                "linux": {},
+            });
+            house.create_of(root, "", config).await.unwrap();
+
+            let find = FindSandbox {
+                namespace: None,
+                id: root.to_owned(),
+            };
+            let found = house.api.host.send(ViewSandbox(find)).await.unwrap();
+            let (view, _) = found.unwrap();
+            assert_eq!(view.spec.share.is_some(), shares, "{root}");
+        }
     });
 }
 

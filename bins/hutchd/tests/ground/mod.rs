@@ -18,6 +18,7 @@ use hypervisor::{
 };
 use netns::fake::FakeNamespaces;
 use runtime_core::{
+    agent::FsType,
     clock::Clock,
     hypervisor::Accelerator,
     ids::{EpochMs, HostProcess, SandboxUid},
@@ -83,7 +84,7 @@ pub struct Ground<'a> {
     /// The daemon's own folder.
     pub root: &'a Path,
     pub config: Config,
-    /// Of its containers, with a `rootfs` in it.
+    /// Of its containers, with a `rootfs` and an `image` in it.
     pub bundle: &'a Path,
     pub namespaces: FakeNamespaces,
     pub agent: Rc<dyn Fn(SandboxUid) -> AgentPorts>,
@@ -98,6 +99,8 @@ impl Ground<'_> {
         for path in [self.bundle.to_owned(), self.bundle.join("rootfs")] {
             shares.put(path, Nature::Directory);
         }
+        let image = Nature::File(Some(FsType::Ext4));
+        shares.put(self.bundle.join("image"), image);
         shares.put(self.config.share.virtiofsd.clone(), Nature::File(None));
         let grounds = Grounds {
             root: root.clone(),

@@ -182,7 +182,9 @@ impl Qemu {
         let (machine, session) = self.session(uid)?;
         hotpluggable(machine, &wish.serial)?;
         block::check_serial(&wish.serial).map_err(Error::Spec)?;
-        let backing = spawn::backing(&wish)?;
+        // Its image may lie on a file system that hangs.
+        let of = wish.clone();
+        let backing = blocking(move || spawn::backing(&of)).await?;
         let failed = |source| Error::Device {
             verb: "plug",
             device: wish.serial.clone(),
@@ -210,8 +212,9 @@ impl Qemu {
         if let Err(refused) = session.run(device).await {
             // Once ours is closed, whoever holds it is another one.
             let closed = session.run(q::blockdev_del { node_name }).await.is_ok();
-            let held = closed && locks::is_held(&wish.path, wish.read_only);
-            return Err(match held {
+            let (path, only_read) = (wish.path.clone(), wish.read_only);
+            let held = blocking(move || Ok(closed && locks::is_held(&path, only_read)));
+            return Err(match held.await? {
                 true => Error::Held {
                     device: wish.serial.clone(),
                     image: wish.path.clone(),

@@ -29,6 +29,18 @@ pub struct Wish {
     /// A network namespace of the caller's.
     pub netns: Option<PathBuf>,
     pub hostname: String,
+    /// Found before the wish is told: nobody looks at a caller's path in the host room.
+    pub root: RootKind,
+}
+
+/// What a container's root file system is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RootKind {
+    /// Or nobody knows: whoever takes it finds out.
+    #[default]
+    Directory,
+    /// A file or a block device with a file system in it.
+    Image,
 }
 
 /// A sandbox that a caller wishes for, or that a container needs.
@@ -45,6 +57,8 @@ pub struct SandboxWish {
     pub netns: Option<PathBuf>,
     /// The caller's; `None`: ours is used.
     pub cgroup: Option<Cgroup>,
+    /// Of the container that it is made for.
+    pub root: RootKind,
 }
 
 impl Wish {
@@ -65,6 +79,7 @@ impl Wish {
             },
             netns: self.netns.clone(),
             cgroup: spec.cgroup.clone(),
+            root: self.root,
         }
     }
 }

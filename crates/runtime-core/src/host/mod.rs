@@ -21,6 +21,6 @@ pub use known::Unread;
 pub use machine::Host;
 pub use messages::{
     CreateContainer, CreateSandbox, Delete, DeleteSandbox, Drain, Find, FindSandbox, GetUnread,
-    List, ListSandboxes, Listed, Located, LocatedSandbox, SandboxWish, ViewSandbox, Wish,
+    List, ListSandboxes, Listed, Located, LocatedSandbox, RootKind, SandboxWish, ViewSandbox, Wish,
 };
 pub use sandboxes::SandboxName;

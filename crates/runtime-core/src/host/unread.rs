@@ -4,7 +4,7 @@
 use super::{
     events::{HomeFate, Known, KnownHome},
     known::{Held, names},
-    messages::SandboxWish,
+    messages::{RootKind, SandboxWish},
     sandboxes::{Forlorn, SandboxName},
 };
 use crate::{
@@ -87,6 +87,7 @@ impl UnreadSandbox {
             annotations: BTreeMap::new(),
             netns: None,
             cgroup: None,
+            root: RootKind::Directory,
         }
     }
 

@@ -18,7 +18,7 @@ use runtime_core::{
     error::Fault,
     host::{
         self, CreateContainer, CreateSandbox, DeleteSandbox, Find, FindSandbox, HostActor, Located,
-        LocatedSandbox, SandboxWish, ViewSandbox, Wish,
+        LocatedSandbox, RootKind, SandboxWish, ViewSandbox, Wish,
     },
     hypervisor::{Accelerator, ChannelKind, MachineType, StdioKind, VmSpec},
     ids::{
@@ -196,6 +196,7 @@ pub fn wish(id: &str, random: u64) -> Wish {
         sandbox: None,
         netns: None,
         hostname: "web".to_owned(),
+        root: RootKind::Directory,
     }
 }
 
@@ -288,6 +289,7 @@ impl House {
             annotations: BTreeMap::new(),
             netns: None,
             cgroup: None,
+            root: RootKind::Directory,
         };
         let created = self.host.send(CreateSandbox(Box::new(wish))).await.unwrap();
         created.map(|(_, uid)| uid)

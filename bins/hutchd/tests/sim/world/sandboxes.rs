@@ -5,7 +5,8 @@ use runtime_core::{
     container::Force,
     error::Fault,
     host::{
-        CreateSandbox, DeleteSandbox, FindSandbox, ListSandboxes, Place, SandboxWish, ViewSandbox,
+        CreateSandbox, DeleteSandbox, FindSandbox, ListSandboxes, Place, RootKind, SandboxWish,
+        ViewSandbox,
     },
     ids::{SandboxId, SandboxUid},
     sandbox::{Lifetime, Obey, SandboxView, Verb},
@@ -27,6 +28,7 @@ impl Client {
                 annotations: BTreeMap::new(),
                 netns: None,
                 cgroup: None,
+                root: RootKind::Directory,
             };
             let create = CreateSandbox(Box::new(wish));
             let created = lost(self.world.host().await.send(create).await)??;
