@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::SocketAddr},
     signal::unix::{SignalKind, signal},
     sync::Notify,
 };
@@ -39,6 +39,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// Requests of one piece of work (create, start, state, …) come closer together than this; what the
 /// daemon holds of its start and of the last work goes back after it.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// Whoever waits to be let in still waits when accept(2) has failed (for want of descriptors or memory, mostly), so that
+/// it fails again at once. Somebody has given some back after this, or will have after the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the daemon of a root listens.
 pub fn socket_path(root: &Path) -> PathBuf {
@@ -122,21 +126,35 @@ fn is_welcome(peer: &UnixStream) -> bool {
 /// Those who may speak to us; each stirs whoever waits for quiet.
 fn peers(listener: UnixListener, stir: Arc<Notify>) -> Listener {
     let accepted = futures::stream::unfold((listener, stir), |(listener, stir)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((peer, _)) if is_welcome(&peer) => {
-                    stir.notify_one();
-                    return Some((Ok(peer), (listener, stir)));
-                }
-                Ok((peer, _)) => {
-                    let uid = peer.peer_cred().map(|cred| cred.uid()).ok();
-                    tracing::warn!(uid, "peer refused: only root may speak to hutchd");
-                }
-                Err(why) => return Some((Err(why), (listener, stir))),
-            }
-        }
+        let peer = next_peer(|| listener.accept()).await;
+        stir.notify_one();
+        Some((Ok(peer), (listener, stir)))
     });
     Listener::new(accepted)
+}
+
+/// The next one who is let in, however many others come before, and whatever keeps them from being let in for a while.
+async fn next_peer<F>(mut accept: impl FnMut() -> F) -> UnixStream
+where
+    F: Future<Output = io::Result<(UnixStream, SocketAddr)>>,
+{
+    let mut failing = false;
+    loop {
+        match accept().await {
+            Ok((peer, _)) if is_welcome(&peer) => return peer,
+            Ok((peer, _)) => {
+                let uid = peer.peer_cred().map(|cred| cred.uid()).ok();
+                tracing::warn!(uid, "peer refused: only root may speak to hutchd");
+            }
+            Err(why) => {
+                // Said once: it may be so for hours.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%why, "nobody is let in until this is over");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Gives memory back once after each time that something was done; sets no timer while nothing is.
@@ -227,6 +245,37 @@ mod tests {
         let _listener = listen(root.path()).unwrap();
 
         assert_eq!(mode(&socket_path(root.path())), 0o600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_to_be_let_in_is_let_in_when_there_are_descriptors_again() {
+        let place = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(place.path().join("socket")).unwrap();
+        let _waits = UnixStream::connect(place.path().join("socket"))
+            .await
+            .unwrap();
+        let begun = tokio::time::Instant::now();
+        let mut failures = 0;
+
+        next_peer(|| {
+            failures += 1;
+            let fails = failures <= 3;
+            let listener = &listener;
+            async move {
+                match fails {
+                    true => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+                    false => listener.accept().await,
+                }
+            }
+        })
+        .await;
+
+        assert_eq!(failures, 4);
+        assert_eq!(
+            begun.elapsed(),
+            3 * ACCEPT_PAUSE,
+            "it does not spin meanwhile"
+        );
     }
 
     #[tokio::test]

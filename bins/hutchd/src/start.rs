@@ -60,6 +60,7 @@ pub enum StartedBy {
 /// Something that the daemon needs is missing, or its store is held by another.
 pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> {
     logs::start(&config.log)?;
+    may_open_many_files();
     config.check_assets()?;
     let profiles = Profiles::of(config)?;
     serve::prepare_root(root)?;
@@ -78,6 +79,14 @@ pub fn serve(root: &Path, config: &Config, started_by: StartedBy) -> Result<()> 
         tracing::warn!(why = %format!("{why:#}"), "the daemon's own cgroup stays");
     }
     served
+}
+
+/// Each sandbox takes about ten: a hundred would be too many for the usual soft limit, which is all that a daemon gets
+/// from the command that started it.
+fn may_open_many_files() {
+    if let Err(why) = proc::open_files::raise() {
+        tracing::warn!(%why, "the limit of open files stays as it is; many sandboxes may not fit");
+    }
 }
 
 /// A host whose cgroups cannot be written starts no sandbox; that error will say more.

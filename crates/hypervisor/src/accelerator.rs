@@ -6,12 +6,12 @@
 //! The verdict is kept for the boot and the files that it was made with.
 
 use crate::console;
+use proc::berth::die_with_us;
 use runtime_core::hypervisor::{Accelerator, MachineType};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -158,6 +158,7 @@ async fn run(probe: &Probe, console: &Path) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    // A probe is on no record and in no cgroup, so it goes when the daemon does, whose main thread this is.
     die_with_us(command.as_std_mut());
     let child = command.spawn();
     let child = child.map_err(|error| format!("start {}: {error}", probe.binary.display()))?;
@@ -172,19 +173,6 @@ async fn run(probe: &Probe, console: &Path) -> Result<(), String> {
             let words = words.lines().next_back().unwrap_or_default().trim();
             Err(format!("qemu ended with {}: {words}", output.status))
         }
-    }
-}
-
-/// A probe is on no record and in no cgroup, so it goes when the daemon does.
-#[allow(unsafe_code)]
-fn die_with_us(command: &mut std::process::Command) {
-    // SAFETY: the closure makes one system call in the forked child; it neither allocates nor
-    // locks. The signal is bound to the thread that forks, which is the daemon's main thread.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-                .map_err(Into::into)
-        });
     }
 }
 

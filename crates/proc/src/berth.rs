@@ -3,6 +3,7 @@
 //!
 //! It starts nothing; whoever does arranges it here, so that there is one such way.
 
+use crate::open_files;
 use rustix::{
     fs::Mode,
     io::FdFlags,
@@ -50,6 +51,7 @@ impl Berth {
             maximum: Some(0),
         };
         setrlimit(Resource::Core, none)?;
+        open_files::put_back()?;
         if let Some(netns) = &self.netns {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
         }
@@ -71,13 +73,17 @@ pub fn arrange(command: &mut Command, berth: Berth) {
     }
 }
 
-/// Has the program that `command` starts killed when the thread that starts it ends.
+/// Has the program that `command` starts killed when the thread that starts it ends; it may have as many files open as
+/// we might at first.
 #[allow(unsafe_code)]
 pub fn die_with_us(command: &mut Command) {
-    // SAFETY: the closure makes one system call in a forked child; it neither allocates, locks nor
+    // SAFETY: the closure makes two system calls in a forked child; it neither allocates, locks nor
     // panics.
     unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(|| {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            open_files::put_back()
+        });
     }
 }
 
