@@ -8,6 +8,7 @@ pub mod channel;
 pub mod config;
 mod containers;
 mod convert;
+pub mod inventory;
 pub mod keys;
 pub mod logs;
 pub mod lookout;

@@ -11,7 +11,7 @@ use runtime_core::{
     ids::SandboxUid,
     kit::{self, Work},
     premises::PremisesSpec,
-    records::{Change, ROOMS, Records, Rows, decode, sandbox_of},
+    records::{self, Change, ROOMS, Records, Rows, decode, is_lost, sandbox_of},
     sandbox::SandboxRecord,
 };
 use std::{
@@ -257,22 +257,52 @@ fn read(claim: &PremisesSpec) -> Result<Vec<Change>> {
     Ok(rows.into_iter().map(put).collect())
 }
 
-/// Brings the records of these sandboxes back into an empty store; those of which there are none.
-pub async fn restore(claims: Vec<PremisesSpec>, store: &dyn Records) -> Vec<SandboxUid> {
-    let mut unknown = Vec::new();
+/// Brings the records of these sandboxes back into a store that lacks them. What is in it already stands, so whoever is
+/// interrupted begins again. One of which nothing can be read is put on record as lost: it is listed as failed, no sweep
+/// takes it, and its forced deletion ends what lives in it. Those are returned.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn restore(
+    claims: Vec<PremisesSpec>,
+    store: &dyn Records,
+) -> Result<Vec<SandboxUid>, Fault> {
+    let mut lost = Vec::new();
     for claim in claims {
-        match read(&claim) {
+        let (uid, key) = (claim.uid, SandboxRecord::key(claim.uid));
+        let found = store.scan(key.clone()).await?;
+        if found
+            .iter()
+            .any(|(of, bytes)| *of == key && !is_lost(bytes))
+        {
+            continue;
+        }
+        let own = key.clone();
+        let changes = tokio::task::spawn_blocking(move || whole(&claim, &own));
+        match changes.await.expect("to read does not panic") {
             Ok(changes) => {
                 store.write(changes).await;
-                tracing::warn!(uid = %claim.uid, "sandbox taken from its own records; it is adopted");
+                tracing::warn!(%uid, "sandbox taken from its own records; it is adopted");
             }
             Err(why) => {
-                tracing::error!(uid = %claim.uid, why = %format!("{why:#}"), "a sandbox of the damaged store has no records of its own; restore the store, or end it by hand");
-                unknown.push(claim.uid);
+                let why = format!("{why:#}");
+                tracing::error!(%uid, why, "a sandbox of the damaged store has no records of its own; delete it by force, or restore the store");
+                store.write(vec![records::lost(key, why)]).await;
+                lost.push(uid);
             }
         }
     }
-    unknown
+    Ok(lost)
+}
+
+/// Without its own record a sandbox would be nobody's.
+fn whole(claim: &PremisesSpec, own: &str) -> Result<Vec<Change>> {
+    let changes = read(claim)?;
+    if !changes.iter().any(|change| key_of(change) == own) {
+        let path = claim.folder.join(FILE);
+        bail!("read {}: {own:?} is not in it", path.display());
+    }
+    Ok(changes)
 }
 
 #[cfg(test)]
@@ -294,6 +324,15 @@ mod tests {
 
     #[derive(Clone, Default)]
     struct Memory(Rc<RefCell<BTreeMap<String, Vec<u8>>>>);
+
+    impl Memory {
+        /// The keys, of which nothing is kept but that they were lost.
+        fn lost(&self) -> Vec<String> {
+            let rows = self.0.borrow();
+            assert!(rows.values().all(|bytes| is_lost(bytes)));
+            rows.keys().cloned().collect()
+        }
+    }
 
     impl Records for Memory {
         fn write(&self, changes: Vec<Change>) -> Work<()> {
@@ -398,7 +437,7 @@ mod tests {
             let found = Memory::default();
 
             let claims = records.iter().map(|record| record.spec.premises.clone());
-            let unknown = restore(claims.collect(), &found).await;
+            let unknown = restore(claims.collect(), &found).await.unwrap();
 
             assert_eq!(unknown, []);
             assert_eq!(*found.0.borrow(), *store.0.borrow());
@@ -439,7 +478,7 @@ mod tests {
             write(&mirror, vec![Change::Delete { key: init(uid) }]).await;
 
             let found = Memory::default();
-            assert_eq!(restore(vec![claim], &found).await, []);
+            assert_eq!(restore(vec![claim], &found).await.unwrap(), []);
             assert_eq!(*found.0.borrow(), *store.0.borrow());
             assert_eq!(found.0.borrow().len(), 1);
         };
@@ -456,11 +495,13 @@ mod tests {
             append(&claim.folder, b"[[\"process/").unwrap();
             let found = Memory::default();
 
-            assert_eq!(restore(vec![claim.clone()], &found).await, []);
+            assert_eq!(restore(vec![claim.clone()], &found).await.unwrap(), []);
             assert_eq!(*found.0.borrow(), *store.0.borrow());
 
             append(&claim.folder, b"\n").unwrap();
-            let unknown = restore(vec![claim.clone()], &Memory::default()).await;
+            let unknown = restore(vec![claim.clone()], &Memory::default())
+                .await
+                .unwrap();
             assert_eq!(unknown, [claim.uid], "this one is no accident");
         };
         LocalSet::new().run_until(told).await;
@@ -478,10 +519,11 @@ mod tests {
             let found = Memory::default();
 
             let claims = records.iter().map(|record| record.spec.premises.clone());
-            let unknown = restore(claims.collect(), &found).await;
+            let unknown = restore(claims.collect(), &found).await.unwrap();
 
-            assert_eq!(unknown, records.map(|record| record.spec.uid));
-            assert!(found.0.borrow().is_empty());
+            let uids = records.map(|record| record.spec.uid);
+            assert_eq!(unknown, uids);
+            assert_eq!(found.lost(), uids.map(SandboxRecord::key));
         };
         LocalSet::new().run_until(told).await;
     }
@@ -499,10 +541,62 @@ mod tests {
             fs::copy(two.folder.join(FILE), one.folder.join(FILE)).unwrap();
             let found = Memory::default();
 
-            let unknown = restore(vec![one.clone()], &found).await;
+            let unknown = restore(vec![one.clone()], &found).await.unwrap();
 
             assert_eq!(unknown, [one.uid]);
-            assert!(found.0.borrow().is_empty());
+            assert_eq!(found.lost(), [SandboxRecord::key(one.uid)]);
+        };
+        LocalSet::new().run_until(told).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_store_stands_and_what_was_lost_is_looked_for_again() {
+        let root = tempfile::tempdir().unwrap();
+        let records = [
+            record(root.path(), 1, Phase::Ready),
+            record(root.path(), 2, Phase::Ready),
+        ];
+        let told = async {
+            let store = written(root.path(), &records).await;
+            let [one, two] = records.map(|record| record.spec.premises.clone());
+            let (mirror, aside) = (two.folder.join(FILE), two.folder.join("aside"));
+            let both = || vec![one.clone(), two.clone()];
+            fs::rename(&mirror, &aside).unwrap();
+            let found = Memory::default();
+            assert_eq!(restore(both(), &found).await.unwrap(), [two.uid]);
+            let later = Change::Put {
+                key: init(one.uid),
+                value: b"later".to_vec(),
+            };
+            found.write(vec![later]).await;
+
+            fs::rename(&aside, &mirror).unwrap();
+            assert_eq!(restore(both(), &found).await.unwrap(), []);
+
+            assert_eq!(found.0.borrow()[&init(one.uid)], b"later");
+            store
+                .0
+                .borrow_mut()
+                .insert(init(one.uid), b"later".to_vec());
+            assert_eq!(*found.0.borrow(), *store.0.borrow());
+        };
+        LocalSet::new().run_until(told).await;
+    }
+
+    #[tokio::test]
+    async fn a_mirror_without_the_record_of_its_own_sandbox_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let records = [record(root.path(), 1, Phase::Ready)];
+        let told = async {
+            written(root.path(), &records).await;
+            let claim = records[0].spec.premises.clone();
+            fs::write(claim.folder.join(FILE), "").unwrap();
+            let found = Memory::default();
+
+            let lost = restore(vec![claim.clone()], &found).await.unwrap();
+
+            assert_eq!(lost, [claim.uid]);
+            assert_eq!(found.lost(), [SandboxRecord::key(claim.uid)]);
         };
         LocalSet::new().run_until(told).await;
     }

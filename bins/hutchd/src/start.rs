@@ -5,9 +5,9 @@ use crate::{
     api::{Api, Facts, now},
     architect::{Grounds, plan},
     config::Config,
-    logs,
+    inventory, logs,
     lookout::Lookout,
-    mirror::{self, Mirrored},
+    mirror::Mirrored,
     profile::Profiles,
     serve,
     wiring::{self, Ports},
@@ -15,13 +15,9 @@ use crate::{
 use agent_client::{rpc::TtrpcAgent, signs::ConsoleLog};
 use anyhow::{Context as _, Result};
 use host::HostPremises;
-use runtime_core::{
-    clock::Clock,
-    ids::{EpochMs, SandboxUid},
-    records::Records,
-};
-use std::{collections::BTreeSet, path::Path, rc::Rc, sync::Arc, time::Duration};
-use store::{Opened, Schema, StoreRecords};
+use runtime_core::{clock::Clock, ids::EpochMs, records::Records};
+use std::{path::Path, rc::Rc, sync::Arc, time::Duration};
+use store::{Incomplete, Opened, Schema, StoreRecords};
 use tokio::{runtime, task::LocalSet};
 
 /// The version of the layout of keys; each record carries a version of its own besides.
@@ -112,18 +108,23 @@ fn end(why: &store::Error) {
 async fn run(root: &Path, config: &Config, profiles: Profiles) -> Result<()> {
     let store_path = root.join("store");
     let opened = tokio::task::spawn_blocking(move || store::open(&store_path, &SCHEMA));
-    let Opened { store, damaged, .. } = opened.await.context("open store")??;
+    let Opened {
+        store,
+        damaged,
+        incomplete,
+        ..
+    } = opened.await.context("open store")??;
     if let Some(damaged) = &damaged {
         tracing::error!(moved_to = %damaged.moved_to.display(), "the store was damaged and is kept aside");
     }
     let gauge = Arc::new(store.gauge());
     let records: Rc<dyn Records> = Rc::new(StoreRecords::new(Rc::new(store), SYNCED, Rc::new(end)));
     let premises = HostPremises::new(root.to_owned())?;
-    match &damaged {
-        None => sweep(&premises, &*records).await?,
-        // What is not on record may live all the same: nothing is swept.
-        Some(_) => drop(mirror::restore(premises.claims().await?, &*records).await),
-    }
+    let damaged_stores = incomplete.iter().flat_map(Incomplete::kept);
+    let damaged_stores = damaged_stores
+        .map(|kept| kept.display().to_string())
+        .collect();
+    inventory::settle(&premises, &*records, incomplete).await?;
     let records = Rc::new(Mirrored::new(records, root));
 
     let boot_id = host::proc::boot_id()?;
@@ -159,10 +160,7 @@ async fn run(root: &Path, config: &Config, profiles: Profiles) -> Result<()> {
         root: root.display().to_string(),
         accelerator: chosen.accelerator.name(),
         accelerator_reason: chosen.because,
-        damaged_stores: damaged
-            .iter()
-            .map(|d| d.moved_to.display().to_string())
-            .collect(),
+        damaged_stores,
         sigterm_kills: config.containers.sigterm_kills,
     };
     let api = Api {
@@ -174,15 +172,4 @@ async fn run(root: &Path, config: &Config, profiles: Profiles) -> Result<()> {
         lookout: Lookout::default(),
     };
     serve::serve(root, api).await
-}
-
-/// What no record knows is killed, unmounted and removed.
-async fn sweep(premises: &HostPremises, records: &dyn Records) -> Result<()> {
-    let rows = records.scan("sandbox/".to_owned()).await?;
-    let uid = |key: &str| key.strip_prefix("sandbox/")?.parse::<SandboxUid>().ok();
-    let known: BTreeSet<SandboxUid> = rows.iter().filter_map(|(key, _)| uid(key)).collect();
-    for swept in premises.sweep(known).await? {
-        tracing::warn!(name = %swept.name, "swept what no record knows");
-    }
-    Ok(())
 }

@@ -259,7 +259,9 @@ impl FakePremises {
         Box::pin(async move {
             host.step().await;
             let world = host.world.borrow();
-            Ok(world.folders.values().flatten().cloned().collect())
+            let folders = world.folders.keys();
+            let uids = folders.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+            Ok(uids.map(|uid| world.spec(uid)).collect())
         })
     }
 

@@ -18,7 +18,7 @@ use runtime_core::{
     premises::{Cgroup, HookRun, Premises, PremisesSpec, Spent},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -69,13 +69,13 @@ impl HostPremises {
     }
 
     /// The sandboxes that claim premises here, whatever the records say: where those were lost,
-    /// what lives is found by this.
+    /// what lives is found by this. One whose claim does not read has what a sandbox has by default. These are
+    /// all that a sweep would look at.
+    ///
+    /// # Errors
+    /// A folder or a hierarchy of cgroups does not read.
     pub fn claims(&self) -> Work<Result<Vec<PremisesSpec>, Fault>> {
-        self.blocking(|house| {
-            let folders = folder::list(&house.sandboxes())?;
-            let claims = folders.iter().filter_map(|folder| house.claim(folder));
-            Ok(claims.collect())
-        })
+        self.blocking(House::claims)
     }
 
     pub(crate) fn blocking<T: Send + 'static>(
@@ -184,6 +184,25 @@ impl Premises for HostPremises {
 impl House {
     pub fn sandboxes(&self) -> PathBuf {
         self.root.join(SANDBOXES)
+    }
+
+    fn claims(&self) -> Result<Vec<PremisesSpec>, Error> {
+        let mut claims = BTreeMap::new();
+        for folder in folder::list(&self.sandboxes())? {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            if let Some(uid) = name.and_then(|name| name.parse().ok()) {
+                let claim = self.claim(&folder);
+                claims.insert(uid, claim.unwrap_or_else(|| default_spec(&self.root, uid)));
+            }
+        }
+        for name in self.hierarchies.marked(&self.root)?.into_keys() {
+            if let Ok(uid) = name.parse() {
+                claims
+                    .entry(uid)
+                    .or_insert_with(|| default_spec(&self.root, uid));
+            }
+        }
+        Ok(claims.into_values().collect())
     }
 
     /// The claim in a folder; `None` if there is none, or one that cannot be its own.

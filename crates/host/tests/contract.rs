@@ -697,3 +697,24 @@ async fn claims_are_found_without_any_record(house: &dyn House) {
     }
     assert_eq!(house.claims().await.unwrap(), []);
 }
+
+#[test]
+fn a_sandbox_whose_claim_does_not_read_is_claimed_by_its_folder_or_its_cgroup() {
+    run(false, || async {
+        let house = RealHouse::new();
+        let spec = new_spec(&house, 1);
+        house.premises().prepare(spec.clone()).await.unwrap();
+        fs::write(spec.folder.join("premises.json"), "{").unwrap();
+
+        let by_folder = house.claims().await.unwrap();
+        fs::remove_dir_all(&spec.folder).unwrap();
+        let by_cgroup = house.claims().await.unwrap();
+
+        let uids = |claims: &[PremisesSpec]| claims.iter().map(|claim| claim.uid).collect();
+        let (by_folder, by_cgroup): (Vec<_>, Vec<_>) = (uids(&by_folder), uids(&by_cgroup));
+        assert_eq!(by_folder, [spec.uid]);
+        assert_eq!(by_cgroup, [spec.uid]);
+        house.premises().clear(spec.clone()).await.unwrap();
+        assert_eq!(house.claims().await.unwrap(), []);
+    });
+}

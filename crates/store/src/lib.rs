@@ -12,6 +12,7 @@ mod driver;
 mod error;
 mod head;
 mod holder;
+mod incomplete;
 mod open;
 mod schema;
 
@@ -20,5 +21,6 @@ pub use disk::{CHANGES_MAX, Disk, Durability, Figures, KEY_BYTES_MAX, VALUE_BYTE
 pub use driver::SledStore;
 pub use error::{Error, Step};
 pub use holder::Holder;
+pub use incomplete::Incomplete;
 pub use open::{Damage, Damaged, Opened, open};
 pub use schema::{Schema, Upgrade, UpgradeRefused};

@@ -1,7 +1,8 @@
 //! Opening a store: lock, engine, version, upgrade; and moving a damaged one aside.
 //!
 //! A store comes into being under another name and is renamed when its version record is in it,
-//! so a store without one is damaged, not young. Blocks: call it before the runtime runs, or
+//! so a store without one is damaged, not young. One that takes the place of a damaged one is marked
+//! as incomplete until its owner says that it is not ([`Incomplete`]). Blocks: call it before the runtime runs, or
 //! from `spawn_blocking`.
 
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     driver::Engine,
     head::{ENGINE, GROUP_KEY, Head, HeadFile},
     holder::{self, Lock},
+    incomplete::Incomplete,
     schema::{VERSION_KEY, VersionRecord},
 };
 use runtime_core::records::Change;
@@ -37,6 +39,9 @@ pub struct Opened {
     pub store: SledStore,
     /// What was moved aside before this (then empty) store was made.
     pub damaged: Option<Damaged>,
+    /// What a damaged store held, moved aside now or by an earlier opening, was not all restored yet; `None`: nothing
+    /// is missing.
+    pub incomplete: Option<Incomplete>,
     /// The version that the records had, if steps were run.
     pub upgraded_from: Option<u32>,
 }
@@ -124,9 +129,11 @@ fn finish(
     let mut engine = Engine::new(path, loaded.db, loaded.groups, head, lock)
         .map_err(failed(path, Step::OpenEngine))?;
     upgrade(path, schema, found, &mut engine)?;
+    let incomplete = Incomplete::found(path).map_err(failed(path, Step::ReadMark))?;
     Ok(Opened {
         store: SledStore::start(engine)?,
         damaged,
+        incomplete,
         upgraded_from: (found < schema.version).then_some(found),
     })
 }
@@ -298,6 +305,8 @@ fn move_aside(path: &Path, damage: Damage) -> Result<Damaged, Error> {
         .map(|n| with_suffix(path, &format!(".damaged-{n}")))
         .find(|candidate| candidate.symlink_metadata().is_err())
         .ok_or_else(|| failed(path, Step::MoveAside)(io::ErrorKind::AlreadyExists.into()))?;
+    // Whoever finds a store that is not damaged any more must know what it is.
+    Incomplete::begin(path, &moved_to).map_err(failed(path, Step::MarkIncomplete))?;
     fs::rename(path, &moved_to).map_err(failed(path, Step::MoveAside))?;
     tracing::error!(store = %path.display(), kept = %moved_to.display(), %damage, "store is damaged");
     Ok(Damaged { moved_to, damage })

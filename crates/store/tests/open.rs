@@ -320,6 +320,45 @@ fn a_damaged_store_is_kept_aside_and_a_fresh_one_opened() {
 }
 
 #[test]
+fn a_store_in_the_place_of_a_damaged_one_is_incomplete_until_it_is_said_to_be_whole() {
+    let (place, opened) = opened_after(|store| {
+        let file = fs::OpenOptions::new().write(true).open(store.join("db"));
+        file.unwrap().set_len(0).unwrap();
+    });
+    let kept = [place.path("store.damaged-1")];
+    assert_eq!(opened.incomplete.unwrap().kept(), kept);
+    write(&opened.store, &[put("half", "of it")]);
+    drop(opened.store);
+
+    let again = place.open(&V1).unwrap();
+
+    assert!(again.damaged.is_none());
+    let incomplete = again.incomplete.expect("nobody said that it is whole");
+    assert_eq!(incomplete.kept(), kept);
+    incomplete.is_over().unwrap();
+    drop(again.store);
+    let whole = place.open(&V1).unwrap();
+    assert!(whole.incomplete.is_none());
+    assert_eq!(rows(&whole.store).len(), 1);
+}
+
+#[test]
+fn a_daemon_that_dies_before_there_is_a_new_store_leaves_an_incomplete_one() {
+    let (place, opened) = opened_after(|store| {
+        let file = fs::OpenOptions::new().write(true).open(store.join("db"));
+        file.unwrap().set_len(0).unwrap();
+    });
+    drop(opened);
+    // As it is between the two renames.
+    fs::remove_dir_all(place.path("store")).unwrap();
+
+    let opened = place.open(&V1).unwrap();
+
+    assert!(opened.damaged.is_none());
+    assert!(opened.incomplete.is_some());
+}
+
+#[test]
 fn a_second_damaged_store_does_not_take_the_place_of_the_first() {
     let (place, opened) = opened_after(|store| {
         fs::create_dir(store.with_extension("damaged-1")).unwrap();
@@ -438,6 +477,7 @@ fn a_store_that_was_never_finished_is_begun_again() {
     let opened = place.open(&V1).unwrap();
 
     assert!(opened.damaged.is_none());
+    assert!(opened.incomplete.is_none());
     assert_eq!(place.names(), ["store", "store.holder"]);
 }
 

@@ -73,6 +73,8 @@ pub enum UnreadableRecord {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{name} was lost with a damaged store: {why}")]
+    Lost { name: &'static str, why: String },
 }
 
 /// What the rooms of a sandbox keep: each key is one of these and the uid.
@@ -96,6 +98,28 @@ pub fn sandbox_of(key: &str) -> Option<SandboxUid> {
 struct Envelope<T> {
     v: u32,
     body: T,
+}
+
+/// What stands in the place of a record that was lost, where what it was about may live: it keeps the key.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Lost {
+    lost: String,
+}
+
+/// A `Put` under `key` that says why the record of it is lost. It never reads as a record.
+pub fn lost(key: impl fmt::Display, why: impl fmt::Display) -> Change {
+    let lost = Lost {
+        lost: why.to_string(),
+    };
+    Change::Put {
+        key: key.to_string(),
+        value: serde_json::to_vec(&lost).expect("a text always serializes"),
+    }
+}
+
+/// Whether [`lost`] wrote it.
+pub fn is_lost(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Lost>(bytes).is_ok()
 }
 
 /// Bytes for the store.
@@ -125,11 +149,14 @@ pub fn delete(key: impl fmt::Display) -> Change {
 /// Reads what [`encode`] wrote, now or in an older version.
 ///
 /// # Errors
-/// Not an envelope, a newer version, or a body that does not fit its version.
+/// Lost, not an envelope, a newer version, or a body that does not fit its version.
 pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, UnreadableRecord> {
     let name = R::NAME;
     let Envelope { v, mut body } = serde_json::from_slice::<Envelope<serde_json::Value>>(bytes)
-        .map_err(|source| UnreadableRecord::Envelope { name, source })?;
+        .map_err(|source| match serde_json::from_slice(bytes) {
+            Ok(Lost { lost: why }) => UnreadableRecord::Lost { name, why },
+            Err(_) => UnreadableRecord::Envelope { name, source },
+        })?;
     if v > R::VERSION {
         return Err(UnreadableRecord::Newer {
             name,
@@ -197,5 +224,23 @@ mod tests {
             error.to_string(),
             "lamp record has version 3, newer than 2: written by a newer hutchd"
         );
+    }
+
+    #[test]
+    fn what_stands_for_a_lost_record_says_so_and_is_no_record() {
+        let Change::Put { key, value } = lost("lamp/1", "the lights went out") else {
+            panic!("nothing stands for it");
+        };
+
+        let error = decode::<Lamp>(&value).unwrap_err();
+
+        assert_eq!(key, "lamp/1");
+        assert_eq!(
+            error.to_string(),
+            "lamp record was lost with a damaged store: the lights went out"
+        );
+        assert!(is_lost(&value));
+        assert!(!is_lost(&encode(&Lamp { lumens: 900 })));
+        assert!(!is_lost(b"{"));
     }
 }
