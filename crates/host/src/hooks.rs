@@ -1,18 +1,30 @@
 //! Running an OCI hook on the host: the state on its stdin, exactly its own environment, a limit
-//! for its time, and its last words in the error.
+//! for its time, and its last words in the error. Nothing here waits for a file system of the hook's.
 
-use crate::Error;
-use ::proc::berth::die_with_us;
+use crate::{Error, proc::register};
+use ::proc::{
+    departure::Departed,
+    errand::{self, Errand, Kept, Report},
+};
 use runtime_core::{error::Fault, premises};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+};
 use std::{
+    collections::BTreeMap,
+    ffi::{CString, OsStr},
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    pin::pin,
+    process::ExitStatus,
+    thread,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    process::{Child, ChildStderr, ChildStdin, Command},
+    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
+    net::unix::pipe,
     time::timeout,
 };
 
@@ -21,6 +33,8 @@ use tokio::{
 pub const HOOK_LIMIT: Duration = Duration::from_secs(600);
 /// How much of a hook's stderr is kept: its last line is what people need.
 const WORDS_BYTES_MAX: usize = 4096;
+/// SIGKILL ends a process in milliseconds, unless the kernel has it and does not let go.
+const KILLED_MAX: Duration = Duration::from_secs(2);
 /// A hook may leave a process behind that keeps its stderr open; what the hook itself wrote is in
 /// the pipe when it ends, and needs no longer than this to be read.
 const WORDS_GRACE: Duration = Duration::from_millis(200);
@@ -47,49 +61,50 @@ impl From<premises::Hook> for Hook {
     }
 }
 
-/// Runs one hook in `cwd` and waits for its end. What it started in its process group ends with
-/// it only if its time was up, or if nobody waits for it any more. It does not outlive the thread that
-/// runs it.
+/// Runs one hook in `cwd` and waits for its end, not for its beginning: the time that a file system takes to give it its
+/// folder and its program is the hook's. What it started in its process group ends with it only if its time was up, or
+/// if nobody waits for it any more. It does not outlive the thread that runs it.
 ///
 /// # Errors
-/// It did not start, did not end in time, or did not end with 0.
+/// It did not start, did not end in time (600 s where it names none), or did not end with 0.
 pub async fn run(hook: &Hook, cwd: &Path, state: &[u8]) -> Result<(), Error> {
-    let mut child = start(hook, cwd)?;
-    let mut group = Group::of(&child);
+    let mut running = Running::start(hook, cwd).map_err(|source| Error::HookStart {
+        path: hook.path.clone(),
+        source,
+    })?;
     let limit = hook.timeout.unwrap_or(HOOK_LIMIT);
-    let mut words = LastWords::default();
-    let stdin = child.stdin.take();
-    let mut stderr = child.stderr.take();
-    let ended = timeout(limit, async {
-        let (status, ()) = tokio::join!(
-            listen_until_end(&mut child, &mut stderr, &mut words),
-            feed(stdin, state)
-        );
-        status
-    })
-    .await;
+    let ended = timeout(limit, running.until_end(state)).await;
     let Ok(status) = ended else {
-        drop(group);
-        // Of a killed child that cannot be waited for there is nothing to say.
-        let _ = child.wait().await;
+        running.child.kill();
+        // One that cannot be waited for, or is stuck in the kernel, ends when it can.
+        let _ = timeout(KILLED_MAX, running.ended()).await;
         return Err(Error::HookTimedOut {
             path: hook.path.clone(),
             limit,
-            words: words.last_line(),
+            words: running.words.last_line(),
         });
     };
-    group.is_over();
     let status = status.map_err(|source| Error::HookWait {
         path: hook.path.clone(),
         source,
     })?;
-    let _ = timeout(WORDS_GRACE, words.listen_to_end(&mut stderr)).await;
+    if let Some(kept) = running.report.kept() {
+        return Err(Error::HookStart {
+            path: hook.path.clone(),
+            source: cause(kept, cwd),
+        });
+    }
+    let _ = timeout(
+        WORDS_GRACE,
+        running.words.listen_to_end(&mut running.stderr),
+    )
+    .await;
     match status.success() {
         true => Ok(()),
         false => Err(Error::HookFailed {
             path: hook.path.clone(),
             status: describe(status),
-            words: words.last_line(),
+            words: running.words.last_line(),
         }),
     }
 }
@@ -103,69 +118,132 @@ pub async fn run_for(hook: &Hook, cwd: &Path, state: &[u8]) -> Result<(), Fault>
     run.map_err(|error| runtime_core::error::fault(&error))
 }
 
-fn start(hook: &Hook, cwd: &Path) -> Result<Child, Error> {
-    let mut command = Command::new(&hook.path);
-    if let Some((name, args)) = hook.args.split_first() {
-        command.arg0(name).args(args);
+/// A hook under way, or on its way to its program.
+struct Running {
+    child: Child,
+    /// Readable when it has ended. pidfd_open(2).
+    pidfd: AsyncFd<OwnedFd>,
+    stdin: Option<pipe::Sender>,
+    /// `None`: nothing comes of it any more.
+    stderr: Option<pipe::Receiver>,
+    report: Report,
+    words: LastWords,
+}
+
+impl Running {
+    fn start(hook: &Hook, cwd: &Path) -> io::Result<Self> {
+        let sent = errand::send(&errand(hook, cwd)?)?;
+        let child = Child(Some(sent.child));
+        let pidfd = pidfd_open(child.pid()?, PidfdFlags::empty())?;
+        Ok(Self {
+            pidfd: register(pidfd)?,
+            child,
+            stdin: Some(pipe::Sender::from_owned_fd(sent.stdin)?),
+            stderr: Some(pipe::Receiver::from_owned_fd(sent.stderr)?),
+            report: sent.report,
+            words: LastWords::default(),
+        })
     }
-    let env = hook.env.iter().filter_map(|pair| pair.split_once('='));
-    command
-        .env_clear()
-        .envs(env)
-        .current_dir(cwd)
-        .process_group(0)
-        .kill_on_drop(true)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    die_with_us(command.as_std_mut());
-    command.spawn().map_err(|source| Error::HookStart {
-        path: hook.path.clone(),
-        source,
+
+    /// Feeds it, and listens, for as long as it runs: what it left behind may read its stdin never.
+    async fn until_end(&mut self, state: &[u8]) -> io::Result<ExitStatus> {
+        let mut feeding = pin!(feed(self.stdin.take(), state));
+        let mut fed = false;
+        loop {
+            tokio::select! {
+                biased;
+                status = ended(&self.pidfd, &mut self.child) => return status,
+                () = self.words.listen(&mut self.stderr), if self.stderr.is_some() => {}
+                () = &mut feeding, if !fed => fed = true,
+            }
+        }
+    }
+
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        ended(&self.pidfd, &mut self.child).await
+    }
+}
+
+async fn ended(pidfd: &AsyncFd<OwnedFd>, child: &mut Child) -> io::Result<ExitStatus> {
+    loop {
+        let mut ready = pidfd.readable().await?;
+        match child.try_wait()? {
+            Some(status) => return Ok(status),
+            None => ready.clear_ready(),
+        }
+    }
+}
+
+fn errand(hook: &Hook, cwd: &Path) -> io::Result<Errand> {
+    let word = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+    let path = hook.path.as_os_str();
+    let args = match hook.args.is_empty() {
+        true => vec![path],
+        false => hook.args.iter().map(OsStr::new).collect(),
+    };
+    // The last of two with one name is the one that counts.
+    let pairs = hook.env.iter().filter_map(|pair| pair.split_once('='));
+    let env: BTreeMap<&str, &str> = pairs.collect();
+    let env = env
+        .into_iter()
+        .map(|(name, value)| word(OsStr::new(&format!("{name}={value}"))));
+    Ok(Errand {
+        program: word(path)?,
+        args: args.into_iter().map(word).collect::<Result<_, _>>()?,
+        env: env.collect::<Result<_, _>>()?,
+        cwd: word(cwd.as_os_str())?,
     })
 }
 
+fn cause(kept: Kept, cwd: &Path) -> io::Error {
+    match kept {
+        Kept::Program(why) => why,
+        Kept::Folder(why) => io::Error::new(why.kind(), format!("enter {}: {why}", cwd.display())),
+    }
+}
+
 /// A hook need not read its stdin: a pipe that it closed is no fault.
-async fn feed(stdin: Option<ChildStdin>, state: &[u8]) {
+async fn feed(stdin: Option<pipe::Sender>, state: &[u8]) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(state).await;
     }
 }
 
-async fn listen_until_end(
-    child: &mut Child,
-    stderr: &mut Option<ChildStderr>,
-    words: &mut LastWords,
-) -> std::io::Result<ExitStatus> {
-    loop {
-        tokio::select! {
-            biased;
-            status = child.wait() => return status,
-            () = words.listen(stderr), if stderr.is_some() => {}
+/// A hook with its process group, which ends with it: a shell's children would go on without it. `None`: it was waited
+/// for, and its number may be another's.
+struct Child(Option<Departed>);
+
+impl Child {
+    fn pid(&self) -> io::Result<Pid> {
+        let pid = self.0.as_ref().map(Departed::pid);
+        let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        pid.ok_or_else(|| Errno::SRCH.into())
+    }
+
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let ended = self.0.as_ref().map_or(Ok(None), Departed::try_wait);
+        // One that somebody else has waited for is nobody's either.
+        if !matches!(ended, Ok(None)) {
+            self.0 = None;
+        }
+        ended
+    }
+
+    fn kill(&self) {
+        if let Ok(group) = self.pid() {
+            // It was not waited for, so the group is still its own.
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// The process group of a hook, which ends with it: a shell's children would go on without it.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        Self(pid.and_then(Pid::from_raw))
-    }
-
-    /// It was waited for: its number may be another's from now on.
-    fn is_over(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
+impl Drop for Child {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // The child was not waited for, so the group is still its own.
-            let _ = kill_process_group(group, Signal::KILL);
+        self.kill();
+        if let Some(child) = self.0.take() {
+            // It must be waited for, which may be long where the kernel has it. Without a thread it stays a zombie.
+            let wait = move || drop(child.wait());
+            let _ = thread::Builder::new().name("hook".into()).spawn(wait);
         }
     }
 }
@@ -185,7 +263,7 @@ struct LastWords(Vec<u8>);
 
 impl LastWords {
     /// Takes what comes next; `stderr` is `None` when nothing will come any more.
-    async fn listen(&mut self, stderr: &mut Option<ChildStderr>) {
+    async fn listen(&mut self, stderr: &mut Option<pipe::Receiver>) {
         let mut bytes = [0; WORDS_BYTES_MAX];
         let Some(pipe) = stderr else { return };
         match pipe.read(&mut bytes).await {
@@ -194,7 +272,7 @@ impl LastWords {
         }
     }
 
-    async fn listen_to_end(&mut self, stderr: &mut Option<ChildStderr>) {
+    async fn listen_to_end(&mut self, stderr: &mut Option<pipe::Receiver>) {
         while stderr.is_some() {
             self.listen(stderr).await;
         }
@@ -222,7 +300,7 @@ impl LastWords {
 mod tests {
     use super::*;
     use runtime_core::error::fault;
-    use std::{fs, time::Instant};
+    use std::{fs, os::fd::AsRawFd, time::Instant};
 
     fn shell(script: &str) -> Hook {
         Hook {
@@ -332,5 +410,74 @@ mod tests {
         let child = fs::read_to_string(place.path().join("child")).unwrap();
         let child = crate::proc::identify(child.trim().parse().unwrap()).unwrap();
         crate::proc::kill(child.expect("it was left alive")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_leaves_its_input_unread_to_another_is_over_when_it_ends() {
+        let place = tempfile::tempdir().unwrap();
+        let state = vec![b'x'; 1 << 20];
+        // A shell's child in the background has its stdin from elsewhere, unless it is told.
+        let script = "exec 3<&0; sleep 1000 <&3 & echo $! > child; exit 0";
+
+        let outcome = run(&shell(script), place.path(), &state).await;
+
+        let child = fs::read_to_string(place.path().join("child")).unwrap();
+        let child = crate::proc::identify(child.trim().parse().unwrap()).unwrap();
+        crate::proc::kill(child.expect("it was left alive")).unwrap();
+        outcome.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_is_told_from_a_program_that_is_not() {
+        let error = run(&shell("exit 0"), Path::new("/none/such"), b"").await;
+
+        let line = fault(&error.unwrap_err()).to_string();
+        let said = "start hook \"/bin/sh\": enter /none/such: No such file";
+        assert!(line.starts_with(said), "{line}");
+    }
+
+    /// Whoever opens this file is made to wait for as long as the lease is held (45 s at most), as by a file system that
+    /// does not answer. fcntl(2), "Leases".
+    #[allow(unsafe_code)]
+    fn lease(file: &fs::File, kind: libc::c_int) {
+        // SAFETY: the calls take numbers; whoever breaks the lease has this process told by SIGIO, which it is not to end of.
+        let taken = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind)
+        };
+        assert_eq!(taken, 0, "{}", io::Error::last_os_error());
+    }
+
+    #[tokio::test]
+    async fn a_hook_whose_program_does_not_come_ends_at_its_limit_and_holds_up_nobody() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("hook");
+        // By somebody else: what we write, a child of another test may have open for a moment.
+        let copy = std::process::Command::new("cp")
+            .args([Path::new("/bin/true"), &path])
+            .status();
+        assert!(copy.unwrap().success());
+        let file = fs::File::open(&path).unwrap();
+        lease(&file, libc::F_WRLCK);
+        let patient = Hook { path, ..shell("") };
+        let hook = Hook {
+            timeout: Some(Duration::from_millis(300)),
+            ..patient.clone()
+        };
+
+        let begun = Instant::now();
+        let mut running = Running::start(&hook, place.path()).unwrap();
+        running.child.kill();
+        let killed = running.ended().await.unwrap();
+        let error = run(&hook, place.path(), b"").await.unwrap_err();
+
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it was waited for"
+        );
+        assert_eq!(describe(killed), "signal 9");
+        assert!(matches!(error, Error::HookTimedOut { .. }), "{error}");
+        lease(&file, libc::F_UNLCK);
+        run(&patient, place.path(), b"").await.unwrap();
     }
 }

@@ -109,7 +109,7 @@ impl PidFd {
 }
 
 #[allow(unsafe_code)]
-fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open and one and the same descriptor as long as it lives, and the
     // AsyncFd owns it and gives it to nobody.
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }

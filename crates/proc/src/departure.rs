@@ -20,7 +20,7 @@ use std::{
 };
 
 /// As shells have it of a command that cannot be run.
-const NOT_RUN: i32 = 127;
+pub(crate) const NOT_RUN: i32 = 127;
 
 /// A child that runs its program, or soon will.
 #[derive(Debug)]
@@ -29,6 +29,19 @@ pub struct Departed(Pid);
 impl Departed {
     pub fn pid(&self) -> u32 {
         self.0.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    pub(crate) fn of(pid: Pid) -> Self {
+        Self(pid)
+    }
+
+    /// How it ended, if it has; it is nobody's number any more then.
+    ///
+    /// # Errors
+    /// Somebody else has waited for it.
+    pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        let ended = waitpid(Some(self.0), WaitOptions::NOHANG)?;
+        Ok(ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw())))
     }
 
     /// Waits for its end.
@@ -91,7 +104,7 @@ pub fn depart(
 
 /// None: we are the child.
 #[allow(unsafe_code)]
-fn fork() -> io::Result<Option<Pid>> {
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: what the child does until it is another program or ends allocates at most, which glibc sees to in a forked child
     // (its malloc is taken along unlocked), and takes no lock of ours.
     match unsafe { libc::fork() } {
@@ -100,16 +113,24 @@ fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Why the program does not run. The signal mask is emptied, and SIGPIPE, which Rust's programs ignore, ends again.
+/// The signal mask is emptied, and SIGPIPE, which Rust's programs ignore, ends again.
 #[allow(unsafe_code)]
-fn exec(words: &[*const c_char], by_path: bool) -> io::Error {
-    // SAFETY: `words` are strings that live as long as this, with a null after the last; the set is initialised before it is
-    // used; the calls touch nothing else.
+pub(crate) fn be_as_others() {
+    // SAFETY: the set is initialised before it is used; the calls touch nothing else.
     unsafe {
         let mut none = std::mem::MaybeUninit::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Why the program does not run.
+#[allow(unsafe_code)]
+fn exec(words: &[*const c_char], by_path: bool) -> io::Error {
+    be_as_others();
+    // SAFETY: `words` are strings that live as long as this, with a null after the last; the calls touch nothing else.
+    unsafe {
         match by_path {
             // execvp(3) has a shell run what the kernel does not know as a program.
             true => libc::execv(words[0], words.as_ptr()),
@@ -121,7 +142,7 @@ fn exec(words: &[*const c_char], by_path: bool) -> io::Error {
 
 /// Without what a program does at its end: all that is the parent's.
 #[allow(unsafe_code)]
-fn end(code: i32) -> ! {
+pub(crate) fn end(code: i32) -> ! {
     // SAFETY: it takes a number, and does not return.
     unsafe { libc::_exit(code) }
 }

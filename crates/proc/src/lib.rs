@@ -2,12 +2,13 @@
 //!
 //! Reads /proc; it watches and ends no process. Of other crates it has system calls alone, so that
 //! the relay can afford it. [`berth`] is where a program that somebody starts
-//! finds itself, [`departure`] starts one without a wait, [`memory`] and [`open_files`] are about this process itself,
+//! finds itself, [`departure`] and [`errand`] start one without a wait, [`memory`] and [`open_files`] are about this process itself,
 //! [`dismissal`] is what a relay is told by.
 
 pub mod berth;
 pub mod departure;
 pub mod dismissal;
+pub mod errand;
 pub mod memory;
 pub mod open_files;
 
