@@ -17,7 +17,7 @@
 use crate::{
     events::{Answer, Denied, Event, Refused, World},
     plan::{self, Plan, Refusal, Survey},
-    record::{DevicesRecord, SharedPlan},
+    record::{DevicesRecord, SharedPlan, check_size},
     steps::Bind,
 };
 use runtime_core::{
@@ -28,9 +28,6 @@ use runtime_core::{
     records::{self, Change},
 };
 use std::{collections::BTreeMap, time::Duration};
-
-/// What is on record of one sandbox, in bytes: some thousand volumes with the longest paths, far beyond any pod.
-const RECORD_BYTES_MAX: usize = 8 << 20;
 
 /// What could not be copied is looked at again after this: as long as a guest believes what it
 /// knows of a directory, so that nobody notices the difference.
@@ -244,10 +241,9 @@ impl Devices {
                 self.containers
                     .insert(number, Container::Binding { op, waiter, plan });
                 let record = self.record();
-                if is_too_large(&record) {
+                if let Err(why) = check_size(&record, number) {
                     self.containers.remove(&number);
-                    let answer = Answer::Attached(Err(too_large(number)));
-                    return batch.replies.push((waiter, answer));
+                    return batch.replies.push((waiter, Answer::Attached(Err(why))));
                 }
                 batch.records.push(record);
                 batch.world.push(World::Bind {
@@ -448,19 +444,6 @@ fn share_of(spec: &ShareSpec) -> Share {
     }
 }
 
-/// A store takes twice as much, and ends the daemon over what it does not take.
-fn is_too_large(record: &Change) -> bool {
-    matches!(record, Change::Put { value, .. } if value.len() > RECORD_BYTES_MAX)
-}
-
-fn too_large(number: ContainerNumber) -> Fault {
-    let most = RECORD_BYTES_MAX >> 20;
-    let what = format!(
-        "volumes of container {number}: with them the paths of this sandbox's volumes take more than {most} MiB on record"
-    );
-    Fault::new(Kind::Exhausted, what)
-}
-
 impl Machine for Devices {
     type Event = Event;
     type World = World;
@@ -604,7 +587,10 @@ impl Machine for Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::{Access, Depth, Shape};
+    use crate::{
+        record::RECORD_BYTES_MAX,
+        steps::{Access, Depth, Shape},
+    };
     use runtime_core::{agent::GuestRootfs, devices::Attached, premises::Cgroup};
 
     fn record() -> DevicesRecord {
