@@ -300,7 +300,7 @@ impl LastWords {
 mod tests {
     use super::*;
     use runtime_core::error::fault;
-    use std::{fs, os::fd::AsRawFd, time::Instant};
+    use std::{fs, io::Read as _, os::fd::AsRawFd, time::Instant};
 
     fn shell(script: &str) -> Hook {
         Hook {
@@ -466,7 +466,11 @@ mod tests {
         };
 
         let begun = Instant::now();
+        let (mut others, ours) = io::pipe().unwrap();
         let mut running = Running::start(&hook, place.path()).unwrap();
+        drop(ours);
+        // Ends when nobody has the other end any more: a child on its way holds nothing of ours.
+        others.read_to_end(&mut Vec::new()).unwrap();
         running.child.kill();
         let killed = running.ended().await.unwrap();
         let error = run(&hook, place.path(), b"").await.unwrap_err();

@@ -93,15 +93,27 @@ pub fn die_with_us(command: &mut Command) {
 pub fn close_the_rest_on_exec() {
     const FIRST_AFTER_STDIO: libc::c_uint = 3;
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
-    // SAFETY: the call takes three integers and touches no memory; it closes nothing now, so no
-    // descriptor that is in use becomes invalid.
+    // SAFETY: it closes nothing now, so no descriptor that is in use becomes invalid.
+    unsafe { close_range(FIRST_AFTER_STDIO, CLOSE_RANGE_CLOEXEC) }
+}
+
+/// Closes every descriptor from this one on, in a child that was forked; a kernel before 5.9 cannot, and closes none.
+///
+/// # Safety
+/// Nobody in this process uses any of them again.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn close_from(first: libc::c_uint) {
+    // SAFETY: as the caller promises.
+    unsafe { close_range(first, 0) }
+}
+
+/// # Safety
+/// As for [`close_from`], unless `flags` say that nothing is closed now.
+#[allow(unsafe_code)]
+unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) {
+    // SAFETY: the call takes three integers and touches no memory; of what it closes, see above.
     unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            FIRST_AFTER_STDIO,
-            libc::c_uint::MAX,
-            CLOSE_RANGE_CLOEXEC,
-        );
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags);
     }
 }
 

@@ -6,6 +6,7 @@
 //! it ever was its program.
 
 use crate::{
+    berth::close_from,
     departure::{Departed, NOT_RUN, be_as_others, end, fork},
     open_files,
 };
@@ -17,7 +18,7 @@ use std::{
     ffi::{CString, c_char},
     fs::File,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -60,6 +61,9 @@ pub enum Kept {
 const FOLDER: u8 = 1;
 const PROGRAM: u8 = 2;
 
+/// Where a child has what it tells by, right behind stdio.
+const TELL: i32 = 3;
+
 /// Starts it. Whether it is its program ever, its [`Report`] knows when it has ended.
 ///
 /// # Errors
@@ -87,13 +91,11 @@ pub fn send(errand: &Errand) -> io::Result<Sent> {
             })
         }
         None => {
-            let (kind, why) = match become_program(errand, sender, stdio, &args, &env) {
-                Kept::Folder(why) => (FOLDER, why),
-                Kept::Program(why) => (PROGRAM, why),
+            let (tell, kept) = match hold_only(stdio, tell.as_raw_fd()) {
+                Ok(()) => (TELL, become_program(errand, sender, &args, &env)),
+                Err(why) => (tell.as_raw_fd(), Kept::Program(why)),
             };
-            let [a, b, c, d] = why.raw_os_error().unwrap_or(0).to_ne_bytes();
-            // Whoever does not listen is not told.
-            let _ = rustix::io::write(&tell, &[kind, a, b, c, d]);
+            tell_by(tell, kept);
             end(NOT_RUN)
         }
     }
@@ -121,15 +123,44 @@ fn pointers(words: &[CString]) -> Vec<*const c_char> {
     words.chain([ptr::null()]).collect()
 }
 
+/// In the child. It may be long on its way, and holds nothing of ours meanwhile: others wait for the last end of a pipe
+/// to close, and the next daemon for the lock of the store.
+#[allow(unsafe_code)]
+fn hold_only(stdio: [i32; 3], tell: i32) -> io::Result<()> {
+    (0..).zip(stdio).try_for_each(|(to, from)| put(from, to))?;
+    if tell != TELL {
+        // SAFETY: the call takes three numbers; `TELL` is nobody's in this child any more.
+        let put = unsafe { libc::dup3(tell, TELL, libc::O_CLOEXEC) };
+        if put == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: this child uses stdio and `TELL` from now on, and ends without what a program does at its end.
+    unsafe { close_from(TELL.cast_unsigned() + 1) }
+    Ok(())
+}
+
+/// Whoever does not listen is not told.
+#[allow(unsafe_code)]
+fn tell_by(tell: i32, kept: Kept) {
+    let (kind, why) = match kept {
+        Kept::Folder(why) => (FOLDER, why),
+        Kept::Program(why) => (PROGRAM, why),
+    };
+    let [a, b, c, d] = why.raw_os_error().unwrap_or(0).to_ne_bytes();
+    // SAFETY: it is open until this child ends.
+    let tell = unsafe { BorrowedFd::borrow_raw(tell) };
+    let _ = rustix::io::write(tell, &[kind, a, b, c, d]);
+}
+
 /// In the child; makes system calls only, and allocates nothing.
 fn become_program(
     errand: &Errand,
     sender: Pid,
-    stdio: [i32; 3],
     args: &[*const c_char],
     env: &[*const c_char],
 ) -> Kept {
-    if let Err(why) = set_up(sender, stdio) {
+    if let Err(why) = set_up(sender) {
         return Kept::Program(why);
     }
     if let Err(errno) = chdir(errand.cwd.as_c_str()) {
@@ -138,15 +169,14 @@ fn become_program(
     Kept::Program(exec(errand, args, env))
 }
 
-fn set_up(sender: Pid, stdio: [i32; 3]) -> io::Result<()> {
+fn set_up(sender: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // Of one that ended before that, no signal comes.
     if getppid() != Some(sender) {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
     setpgid(None::<Pid>, None::<Pid>)?;
-    open_files::put_back()?;
-    (0..).zip(stdio).try_for_each(|(to, from)| put(from, to))
+    open_files::put_back()
 }
 
 #[allow(unsafe_code)]
