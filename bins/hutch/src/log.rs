@@ -70,8 +70,8 @@ impl Log {
         }
     }
 
-    /// Hooks that failed, and what they belong to goes on all the same.
-    pub fn warn_of_hooks(&self, warnings: &[String]) {
+    /// Hooks that failed, and what else went wrong beside what was carried out all the same.
+    pub fn warn_beside(&self, warnings: &[String]) {
         for warning in warnings {
             self.warn(warning);
         }

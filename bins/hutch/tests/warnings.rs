@@ -1,10 +1,13 @@
-//! What a guest could not honour is said by whoever asked for it, before a daemon that is played.
+//! What a guest could not honour, and what failed beside it, is said by whoever asked for it, before a daemon that is played.
 
 #![allow(clippy::unwrap_used)]
 
 use protocols::{
     blocking::{
-        hutch::{UpdateRequest, UpdateResponse, VersionRequest, VersionResponse},
+        hutch::{
+            SandboxRequest, SandboxResponse, UpdateRequest, UpdateResponse, VersionRequest,
+            VersionResponse,
+        },
         hutch_ttrpc::{Runtime, create_runtime},
     },
     revision::REVISION,
@@ -35,6 +38,20 @@ impl Runtime for Warning {
                 "network: ignored".to_owned(),
                 "two\nlines \u{1b}[2J".to_owned(),
             ],
+            ..Default::default()
+        })
+    }
+
+    fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: SandboxRequest,
+    ) -> ttrpc::Result<SandboxResponse> {
+        Ok(SandboxResponse {
+            warnings: vec![format!(
+                "start container \"web\" of {}: its hook",
+                request.sandbox
+            )],
             ..Default::default()
         })
     }
@@ -138,4 +155,20 @@ fn a_cgroup_that_is_named_as_systemd_does_is_warned_of() {
     let said = String::from_utf8(output.stderr).unwrap();
     let expected = "hutch: warning: linux.cgroupsPath \"system.slice:hutch:web\": cgroups are made without systemd";
     assert!(said.starts_with(expected), "{said}");
+}
+
+#[test]
+fn a_hook_that_failed_is_said_by_who_starts_its_sandbox() {
+    let house = House::open();
+    let mut hutch = Command::new(env!("CARGO_BIN_EXE_hutch"));
+    hutch.arg("--root").arg(house.root.path());
+
+    let output = hutch.args(["sandbox", "start", "pod"]).output().unwrap();
+    drop(house.close());
+
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "hutch: warning: start container \"web\" of pod: its hook\n"
+    );
 }

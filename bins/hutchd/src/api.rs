@@ -303,9 +303,11 @@ fn named<T>(outcome: Result<T, Fault>, verb: &str, id: &str) -> Answer<T> {
     outcome.map_err(|why| status(why.during(on(verb, id))))
 }
 
-fn obeyed(outcome: Result<(), Fault>, verb: &str, id: &str) -> Answer<SandboxResponse> {
-    named(outcome, verb, id)?;
-    Ok(SandboxResponse::default())
+fn obeyed(outcome: Result<Warnings, Fault>, verb: &str, id: &str) -> Answer<SandboxResponse> {
+    Ok(SandboxResponse {
+        warnings: named(outcome, verb, id)?,
+        ..Default::default()
+    })
 }
 
 #[async_trait]

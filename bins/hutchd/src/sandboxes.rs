@@ -12,6 +12,7 @@ use protocols::asynchronous::hutch::{
     SandboxStatsRequest, SandboxStatsResponse, StopSandboxRequest,
 };
 use runtime_core::{
+    agent::Warnings,
     container::Force,
     error::Fault,
     host::{
@@ -152,25 +153,32 @@ impl Api {
         (namespace, id): (&str, &str),
         key: Option<RequestKey>,
         verb: Verb,
-    ) -> Result<(), Fault> {
+    ) -> Result<Warnings, Fault> {
         let located = self.sandbox(namespace, id).await?;
         asked(located.sandbox.send(Obey { key, verb }).await)?
     }
 
-    pub(crate) async fn order(&self, request: &SandboxRequest, verb: Verb) -> Result<(), Fault> {
+    pub(crate) async fn order(
+        &self,
+        request: &SandboxRequest,
+        verb: Verb,
+    ) -> Result<Warnings, Fault> {
         let key = key_of(&request.key)?;
         self.obey((&request.namespace, &request.sandbox), key, verb)
             .await
     }
 
-    pub(crate) async fn stop(&self, request: &StopSandboxRequest) -> Result<(), Fault> {
+    pub(crate) async fn stop(&self, request: &StopSandboxRequest) -> Result<Warnings, Fault> {
         let key = key_of(&request.key)?;
         let verb = Verb::Stop(force(request.force));
         self.obey((&request.namespace, &request.sandbox), key, verb)
             .await
     }
 
-    pub(crate) async fn annotate(&self, request: AnnotateSandboxRequest) -> Result<(), Fault> {
+    pub(crate) async fn annotate(
+        &self,
+        request: AnnotateSandboxRequest,
+    ) -> Result<Warnings, Fault> {
         let key = key_of(&request.key)?;
         let changed = annotations(request.annotations)?;
         size::check_changed(&changed)?;
@@ -179,7 +187,10 @@ impl Api {
             .await
     }
 
-    pub(crate) async fn delete_whole(&self, request: &DeleteSandboxRequest) -> Result<(), Fault> {
+    pub(crate) async fn delete_whole(
+        &self,
+        request: &DeleteSandboxRequest,
+    ) -> Result<Warnings, Fault> {
         let delete = DeleteSandbox {
             key: key_of(&request.key)?,
             namespace: parsed(Namespace::new(request.namespace.as_str()))?,

@@ -4,12 +4,14 @@
 
 mod house;
 
-use house::{Break, House, RELAY, settle, told};
+use house::{Break, House, RELAY, settle, told, wish};
 use runtime_core::{
     agent::Warnings,
     container::{ContainerState, Force, HostHooks, ProcessCommand},
+    host::CreateContainer,
     ids::ProcessId,
     premises::Hook,
+    sandbox::Verb,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -195,6 +197,34 @@ async fn a_deletion_beside_a_failing_creation_is_answered_at_whatever_moment_it_
             settle().await;
             house.assert_clean();
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn whoever_starts_a_sandbox_hears_whose_hooks_failed() {
+    told(async {
+        let house = House::open().await;
+        house.create_sandbox("pod", None).await.unwrap();
+        for (id, random) in [("web", 81), ("db", 82)] {
+            let mut wish = Box::new(wish(id, random));
+            wish.join = Some("pod".to_owned());
+            wish.spec.hooks = all();
+            let create = CreateContainer { key: None, wish };
+            house.host.send(create).await.unwrap().unwrap();
+            let attach = ProcessCommand::AttachRelay(ProcessId::Init, RELAY.into());
+            house.command(id, attach).await.unwrap();
+        }
+        house.world.break_at(Break::LaterHook);
+
+        let failed = house.order_told("pod", Verb::Start).await.unwrap();
+
+        let due = |id| format!("start container \"{id}\": poststart failed: LaterHook is broken");
+        assert_eq!(failed, [due("web"), due("db")]);
+        let state = house.state("web").await.unwrap();
+        assert_eq!(state, ContainerState::Running);
+        house.delete_sandbox("pod", Force::Yes, None).await.unwrap();
+        house.assert_clean();
     })
     .await;
 }

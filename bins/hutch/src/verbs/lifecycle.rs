@@ -97,7 +97,7 @@ fn start_in(at: &Place, daemon: &mut Daemon, id: &str) -> Result<()> {
         ..Default::default()
     };
     let started = daemon.ask(async |client| client.start(soon(), &request).await)?;
-    at.log.warn_of_hooks(&started.warnings);
+    at.log.warn_beside(&started.warnings);
     Ok(())
 }
 
@@ -171,7 +171,7 @@ fn delete_in(at: &Place, daemon: &mut Daemon, id: &str, force: bool) -> Result<(
         ..Default::default()
     };
     let deleted = daemon.ask(async |client| client.delete(soon(), &request).await)?;
-    at.log.warn_of_hooks(&deleted.warnings);
+    at.log.warn_beside(&deleted.warnings);
     Ok(())
 }
 

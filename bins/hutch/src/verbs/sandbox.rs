@@ -17,7 +17,7 @@ use protocols::{
         hutch::{
             AnnotateSandboxRequest, CreateSandboxRequest, CreateSandboxResponse,
             DeleteSandboxRequest, InspectSandboxRequest, ListSandboxesRequest,
-            NextSandboxEventsRequest, SandboxEvent, SandboxInfo, SandboxRequest,
+            NextSandboxEventsRequest, SandboxEvent, SandboxInfo, SandboxRequest, SandboxResponse,
             SandboxStatsRequest, SandboxStatsResponse, StopSandboxRequest,
         },
         hutch_ttrpc::RuntimeClient,
@@ -103,10 +103,10 @@ fn create(at: &Place, wish: SandboxCreate) -> Result<CreateSandboxResponse> {
         .ask(async |client| client.create_sandbox(soon(), &request).await)
 }
 
-fn order<T>(
+fn order(
     at: &Place,
     sandbox: &str,
-    verb: impl AsyncFn(&RuntimeClient, Context, &SandboxRequest) -> ttrpc::Result<T>,
+    verb: impl AsyncFn(&RuntimeClient, Context, &SandboxRequest) -> ttrpc::Result<SandboxResponse>,
 ) -> Result<u8> {
     let request = SandboxRequest {
         key: fresh_key(),
@@ -114,8 +114,10 @@ fn order<T>(
         sandbox: sandbox.to_owned(),
         ..Default::default()
     };
-    at.daemon()?
+    let obeyed = at
+        .daemon()?
         .ask(async |client| verb(client, soon(), &request).await)?;
+    at.log.warn_beside(&obeyed.warnings);
     Ok(0)
 }
 
@@ -127,8 +129,10 @@ fn stop(at: &Place, stop: &SandboxStop) -> Result<u8> {
         force: stop.force,
         ..Default::default()
     };
-    at.daemon()?
+    let stopped = at
+        .daemon()?
         .ask(async |client| client.stop_sandbox(soon(), &request).await)?;
+    at.log.warn_beside(&stopped.warnings);
     Ok(0)
 }
 
@@ -140,8 +144,10 @@ fn delete(at: &Place, delete: &SandboxDelete) -> Result<u8> {
         force: delete.force,
         ..Default::default()
     };
-    at.daemon()?
+    let deleted = at
+        .daemon()?
         .ask(async |client| client.delete_sandbox(soon(), &request).await)?;
+    at.log.warn_beside(&deleted.warnings);
     Ok(0)
 }
 

@@ -443,8 +443,7 @@ impl Deleting {
         // The deletion's own record carries the key.
         let (key, verb) = (None, Verb::Delete(force));
         let answer = room.send(Obey { key, verb }).await;
-        answer.unwrap_or_else(|_| rebuilding())?;
-        Ok(Warnings::new())
+        answer.unwrap_or_else(|_| rebuilding())
     }
 }
 

@@ -173,14 +173,14 @@ impl Handler<CreateSandbox> for HostActor {
 }
 
 impl Handler<DeleteSandbox> for HostActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, delete: DeleteSandbox, ctx: &mut Context<Self>) -> Self::Result {
         let event = |waiter| Event::DeleteSandbox { waiter, delete };
         let answer = kit::command(self, event, ctx);
         Box::pin(async move {
             match answer.await? {
-                Answer::Deleted(outcome) => outcome.map(drop),
+                Answer::Deleted(outcome) => outcome,
                 Answer::Created(_) | Answer::SandboxCreated(_) => crossed(),
             }
         })

@@ -90,9 +90,9 @@ impl Wish {
 #[rtype(result = "Result<(SandboxName, SandboxUid), Fault>")]
 pub struct CreateSandbox(pub Box<SandboxWish>);
 
-/// Command: delete a sandbox and all that is in it, named as [`FindSandbox`] has it.
+/// Command: delete a sandbox and all that is in it, named as [`FindSandbox`] has it. With what may not be on its disks.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct DeleteSandbox {
     pub key: Option<RequestKey>,
     pub namespace: Namespace,

@@ -81,7 +81,7 @@ impl Handler<End> for SandboxActor {
 
     fn handle(&mut self, End(killing): End, ctx: &mut Context<Self>) -> Self::Result {
         let answer = kit::command(self, |waiter| Event::End { waiter, killing }, ctx);
-        Box::pin(async move { ordered(answer.await?) })
+        Box::pin(async move { ordered(answer.await?).map(drop) })
     }
 }
 
@@ -174,7 +174,7 @@ impl Handler<Settle> for SandboxActor {
 
     fn handle(&mut self, _: Settle, ctx: &mut Context<Self>) -> Self::Result {
         let answer = kit::command(self, |waiter| Event::Settle { waiter }, ctx);
-        Box::pin(async move { ordered(answer.await?) })
+        Box::pin(async move { ordered(answer.await?).map(drop) })
     }
 }
 
@@ -183,12 +183,12 @@ impl Handler<CreateEmpty> for SandboxActor {
 
     fn handle(&mut self, _: CreateEmpty, ctx: &mut Context<Self>) -> Self::Result {
         let answer = kit::command(self, |waiter| Event::CreateEmpty { waiter }, ctx);
-        Box::pin(async move { ordered(answer.await?) })
+        Box::pin(async move { ordered(answer.await?).map(drop) })
     }
 }
 
 impl Handler<Obey> for SandboxActor {
-    type Result = ResponseFuture<Result<(), Fault>>;
+    type Result = ResponseFuture<Result<Warnings, Fault>>;
 
     fn handle(&mut self, Obey { key, verb }: Obey, ctx: &mut Context<Self>) -> Self::Result {
         let order = Order { key, verb };
@@ -375,7 +375,7 @@ fn deleted(answer: Answer) -> Result<Warnings, Fault> {
     }
 }
 
-fn ordered(answer: Answer) -> Result<(), Fault> {
+fn ordered(answer: Answer) -> Result<Warnings, Fault> {
     match answer {
         Answer::Ordered(outcome) => outcome,
         Answer::Created(_) | Answer::Deleted(_) => crossed(),

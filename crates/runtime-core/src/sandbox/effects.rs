@@ -35,20 +35,20 @@ fn rebuilding<T>(outcome: Result<Result<T, Fault>, MailboxError>) -> Result<T, F
     outcome.unwrap_or_else(|_| Err(Fault::new(Kind::Unavailable, gone)))
 }
 
-/// A container that is not created has been started, or cannot be.
-async fn begun(room: Addr<ContainerActor>) -> Result<(), Fault> {
+/// A container that is not created has been started, or cannot be. Gives which of its hooks failed.
+async fn begun(room: Addr<ContainerActor>) -> Result<Warnings, Fault> {
     let Ok(view) = room.send(GetContainer).await else {
         return rebuilding(Err(MailboxError::Closed));
     };
     if view.state != ContainerState::Created {
-        return Ok(());
+        return Ok(Warnings::new());
     }
     let outcome = rebuilding(room.send(Start { key: None }).await);
-    let id = view.spec.id.clone();
-    // What hooks failed is in the log: nobody asked for this container.
-    outcome
-        .map(drop)
-        .map_err(|why| why.during(format!("start container \"{id}\"")))
+    let about = format!("start container \"{}\"", view.spec.id);
+    match outcome {
+        Ok(failed) => Ok(failed.iter().map(|one| format!("{about}: {one}")).collect()),
+        Err(why) => Err(why.during(about)),
+    }
 }
 
 /// SIGTERM, and then its end.
@@ -86,7 +86,8 @@ impl SandboxActor {
         let rooms: Vec<_> = self.containers.values().cloned().collect();
         kit::complete(ctx, async move {
             let begun = join_all(rooms.into_iter().map(begun)).await;
-            let outcome = begun.into_iter().collect();
+            let outcome: Result<Vec<Warnings>, Fault> = begun.into_iter().collect();
+            let outcome = outcome.map(|all| all.concat());
             Event::Begun { op, outcome }
         });
     }

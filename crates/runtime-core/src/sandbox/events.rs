@@ -83,7 +83,8 @@ pub enum Event {
     /// The created containers were started, or one of them was not.
     Begun {
         op: OpId,
-        outcome: Result<(), Fault>,
+        /// With the hooks that failed after it.
+        outcome: Result<Warnings, Fault>,
     },
     /// The inits ended, or had their time.
     Quieted {
@@ -285,7 +286,14 @@ pub enum Notice {
 pub enum Answer {
     Created(Result<Made, Fault>),
     Deleted(Result<Warnings, Fault>),
-    Ordered(Result<(), Fault>),
+    Ordered(Result<Warnings, Fault>),
+}
+
+impl Answer {
+    /// There is nothing to be said of it.
+    pub(super) fn done() -> Self {
+        Self::Ordered(Ok(Warnings::new()))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -420,10 +420,10 @@ impl Sandbox {
             (State::New, Event::CreateEmpty { waiter }) => self.create_empty(waiter, batch),
             (_, Event::CreateEmpty { waiter }) => {
                 // Its host makes each once.
-                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+                batch.replies.push((waiter, Answer::done()));
             }
             (_, Event::Settle { waiter }) => {
-                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+                batch.replies.push((waiter, Answer::done()));
             }
             (_, Event::Order { waiter, order }) => {
                 return self.order(waiter, order, batch).map_err(Refusal::Order);

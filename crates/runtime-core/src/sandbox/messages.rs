@@ -33,9 +33,10 @@ pub struct CreateContainer(pub ContainerSpec);
 pub struct CreateEmpty;
 
 /// Command for the sandbox as a whole. Answered when it is done; asked again under the same key, it is
-/// answered again.
+/// answered again. With what
+/// went wrong beside it.
 #[derive(Message, Debug)]
-#[rtype(result = "Result<(), Fault>")]
+#[rtype(result = "Result<Warnings, Fault>")]
 pub struct Obey {
     pub key: Option<RequestKey>,
     pub verb: Verb,

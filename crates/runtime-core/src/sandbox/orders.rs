@@ -15,6 +15,7 @@ use super::{
     rules::{Op, Refused, Rule, Standing, rule},
 };
 use crate::{
+    agent::Warnings,
     container::{Force, Guest},
     error::{Fault, Kind},
     hypervisor::VmStatus,
@@ -113,7 +114,7 @@ impl Sandbox {
         let joins = match rule(op, at) {
             Rule::Refused => return Err(Denied::State(Refused { op, at })),
             Rule::AlreadySo => {
-                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+                batch.replies.push((waiter, Answer::done()));
                 return Ok(());
             }
             Rule::Joins => true,
@@ -128,7 +129,7 @@ impl Sandbox {
         }
         let Some(asking) = asking(&verb) else {
             self.annotate(verb);
-            batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+            batch.replies.push((waiter, Answer::done()));
             return Ok(());
         };
         self.asked.push(Asked {
@@ -151,7 +152,7 @@ impl Sandbox {
     ) -> Result<(), Denied> {
         match verb {
             Verb::Delete(_) => {
-                batch.replies.push((waiter, Answer::Ordered(Ok(()))));
+                batch.replies.push((waiter, Answer::done()));
                 Ok(())
             }
             Verb::Start | Verb::Stop(_) | Verb::Pause | Verb::Resume | Verb::Annotate(_) => {
@@ -211,7 +212,7 @@ impl Sandbox {
                 asking,
                 key,
             }),
-            None => batch.replies.push((waiter, Answer::Ordered(Ok(())))),
+            None => batch.replies.push((waiter, Answer::done())),
         }
     }
 
@@ -273,7 +274,7 @@ impl Sandbox {
     pub(super) fn begun(
         &mut self,
         vm: VmStatus,
-        outcome: &Result<(), Fault>,
+        outcome: &Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
         let started = self
@@ -285,7 +286,7 @@ impl Sandbox {
             false => Stage::Ready,
         };
         self.state = State::Up { vm, stage };
-        self.settle(Asking::Start, outcome, batch);
+        self.settle_told(Asking::Start, outcome, batch);
     }
 
     pub(super) fn pause(
@@ -428,11 +429,22 @@ impl Sandbox {
         self.asked.iter().any(|asked| asked.asking == what)
     }
 
-    /// Of those who asked for this; a failure keeps no key.
+    /// Of those who asked for this, where nothing is to be said beside it.
     pub(super) fn settle(
         &mut self,
         what: Asking,
         outcome: &Result<(), Fault>,
+        batch: &mut Batch<Self>,
+    ) {
+        let outcome = outcome.clone().map(|()| Warnings::new());
+        self.settle_told(what, &outcome, batch);
+    }
+
+    /// Of those who asked for this; a failure keeps no key.
+    pub(super) fn settle_told(
+        &mut self,
+        what: Asking,
+        outcome: &Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
         let asked = std::mem::take(&mut self.asked);
@@ -489,6 +501,7 @@ impl Sandbox {
         if self.is_cut_off(&outcome) {
             return self.end(Errand::Kill(waiter, killing), batch);
         }
+        let outcome = outcome.map(|()| Warnings::new());
         batch.replies.push((waiter, Answer::Ordered(outcome)));
         self.errand_done(batch);
     }

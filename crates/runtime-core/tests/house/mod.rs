@@ -307,6 +307,13 @@ impl House {
         self.order_with_key(id, verb, None).await
     }
 
+    /// And what went wrong beside it.
+    pub async fn order_told(&self, id: &str, verb: Verb) -> Result<Warnings, Fault> {
+        let located = self.find_sandbox(id).await?;
+        let key = None;
+        located.sandbox.send(Obey { key, verb }).await.unwrap()
+    }
+
     pub async fn order_with_key(
         &self,
         id: &str,
@@ -315,7 +322,8 @@ impl House {
     ) -> Result<(), Fault> {
         let key = key.map(|key| RequestKey::new(key).unwrap());
         let located = self.find_sandbox(id).await?;
-        located.sandbox.send(Obey { key, verb }).await.unwrap()
+        let obeyed = located.sandbox.send(Obey { key, verb }).await.unwrap();
+        obeyed.map(drop)
     }
 
     pub async fn delete_sandbox(
@@ -324,6 +332,16 @@ impl House {
         force: Force,
         key: Option<&str>,
     ) -> Result<(), Fault> {
+        self.delete_sandbox_told(id, force, key).await.map(drop)
+    }
+
+    /// And what may not be on its disks.
+    pub async fn delete_sandbox_told(
+        &self,
+        id: &str,
+        force: Force,
+        key: Option<&str>,
+    ) -> Result<Warnings, Fault> {
         let delete = DeleteSandbox {
             key: key.map(|key| RequestKey::new(key).unwrap()),
             namespace: Namespace::new("default").unwrap(),

@@ -556,7 +556,7 @@ impl Story {
                 if now {
                     self.model.begun(came);
                 }
-                let outcome = done(came);
+                let outcome = done(came).map(|()| Warnings::new());
                 self.hears(Event::Begun { op, outcome }, Ok(()));
             }
             World::Quiet { op } => {

@@ -49,7 +49,7 @@ impl Client {
                 key: request_key(&key),
                 verb: verb.clone(),
             };
-            lost(located.sandbox.send(obey).await)?
+            lost(located.sandbox.send(obey).await)?.map(drop)
         })
         .await
     }
@@ -67,7 +67,7 @@ impl Client {
                 force,
                 at: self.world.now(),
             };
-            lost(self.world.host().await.send(delete).await)?
+            lost(self.world.host().await.send(delete).await)?.map(drop)
         });
         let outcome = outcome.await;
         tried.over(&self.ledger, &outcome);
