@@ -390,6 +390,7 @@ mod tests {
             vm: None,
             containers_numbered: 1,
             first_of_vm: 0,
+            writers: Default::default(),
             annotations: BTreeMap::new(),
             keys: Vec::new(),
             journal: Journal::default(),

@@ -2,7 +2,7 @@
 
 use super::{
     board::Board,
-    events::{Event, Notice, World},
+    events::{Event, Notice, Unwritten, World},
     exits::Exits,
     ladder::Ladder,
     lent::{ASK_MAX, Lent, Reach, held},
@@ -11,7 +11,7 @@ use super::{
     record::{SandboxRecord, SandboxSpec},
 };
 use crate::{
-    agent,
+    agent::{self, Warnings},
     clock::Clock,
     container::{self, ContainerActor, ContainerNotice, ContainerRecord, ContainerSpec},
     devices,
@@ -201,6 +201,16 @@ impl SandboxActor {
     }
 
     pub(super) fn link(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
+        let (lent, dial) = (self.lent.clone(), self.dial(vm));
+        Box::pin(async move {
+            dial.await?;
+            lent.update(|open| open.reach = Reach::Linked);
+            Ok(())
+        })
+    }
+
+    /// For the one who asks alone.
+    pub(super) fn dial(&self, vm: VmStatus) -> Work<Result<(), Fault>> {
         let (lent, vm_spec) = (self.lent.clone(), &self.spec().vm);
         let (accelerator, stdio) = (vm_spec.accelerator, vm_spec.stdio);
         Box::pin(async move {
@@ -211,9 +221,7 @@ impl SandboxActor {
                 news_recorded: 0,
                 stdio,
             });
-            ask(room, command, "reach agent", ASK_MAX).await?;
-            lent.update(|open| open.reach = Reach::Linked);
-            Ok(())
+            ask(room, command, "reach agent", ASK_MAX).await.map(drop)
         })
     }
 
@@ -234,15 +242,22 @@ impl SandboxActor {
         })
     }
 
-    /// Every step runs, whatever the one before it came to; the errors are joined.
-    fn tear_down(&self, ctx: &Context<Self>) -> Work<Result<(), Fault>> {
+    /// Every step runs, whatever the one before it came to; the errors are joined. Gives what may not have been written.
+    fn tear_down(
+        &self,
+        unwritten: Option<Unwritten>,
+        ctx: &Context<Self>,
+    ) -> Work<Result<Warnings, Fault>> {
+        let reach = self.lent.rooms().reach;
         self.lent.update(|open| open.reach = Reach::None);
         let (open, lent) = (self.open_rooms(ctx), self.lent.clone());
+        let written = self.write_back(unwritten, reach);
         let premises = self.around.premises.clone();
         let spec = self.spec().premises.clone();
         Box::pin(async move {
             let mut faults = Vec::new();
             faults.extend(open.await.err());
+            let warnings = written.await;
             let stopped = async {
                 let room = held(lent.rooms().hypervisor, "hypervisor")?.stop;
                 ask(room, hypervisor::Stop, "stop vm", ASK_MAX).await
@@ -261,7 +276,7 @@ impl SandboxActor {
             faults.extend(disconnected.await.err());
             faults.extend(premises.clear(spec).await.err());
             lent.vm_is_gone();
-            Fault::join(faults)
+            Fault::join(faults).map(|()| warnings)
         })
     }
 
@@ -450,8 +465,12 @@ impl Room for SandboxActor {
                 tokio::time::sleep(VM_EXIT_TOLD).await;
                 Event::ShareLossDue { op, why }
             }),
-            World::TearDown { op, after } => {
-                let work = self.tear_down(ctx);
+            World::TearDown {
+                op,
+                after,
+                unwritten,
+            } => {
+                let work = self.tear_down(unwritten, ctx);
                 kit::complete(ctx, async move {
                     tokio::time::sleep(after).await;
                     let outcome = work.await;

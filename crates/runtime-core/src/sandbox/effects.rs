@@ -205,7 +205,11 @@ impl SandboxActor {
                 None => Ok(Warnings::new()),
                 Some(room) => rebuilding(room.send(Retire { force, guest, at }).await),
             };
-            Event::Retired { deletion, outcome }
+            Event::Retired {
+                deletion,
+                guest,
+                outcome,
+            }
         });
     }
 

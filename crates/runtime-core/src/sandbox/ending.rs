@@ -8,6 +8,7 @@ use super::{
     record::Lifetime,
 };
 use crate::{
+    agent::Warnings,
     container::Guest,
     error::{Fault, Kind},
     ids::ContainerNumber,
@@ -25,6 +26,7 @@ impl Sandbox {
     /// Ends the VM and releases everything.
     pub(super) fn stop(&mut self, why: Why, batch: &mut Batch<Self>) {
         let op = self.op();
+        let unwritten = self.to_be_written(&why);
         self.settle_for_end(&why, batch);
         batch.world.push(World::TellGuestGone { why: why.clone() });
         self.state = State::Stopping {
@@ -32,8 +34,11 @@ impl Sandbox {
             why,
             failures: 0,
         };
-        let after = Duration::ZERO;
-        batch.world.push(World::TearDown { op, after });
+        batch.world.push(World::TearDown {
+            op,
+            after: Duration::ZERO,
+            unwritten,
+        });
     }
 
     pub(super) fn lost(&mut self, why: Why, batch: &mut Batch<Self>) {
@@ -81,17 +86,22 @@ impl Sandbox {
         &mut self,
         why: Why,
         failures: u32,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
+        self.unwritten.clear();
         let released = match outcome {
-            Ok(()) => Released::Wholly,
+            Ok(unwritten) => {
+                self.unwritten = unwritten;
+                Released::Wholly
+            }
             Err(_) if failures < RELEASE_RETRIES => {
                 return self.tear_down_again(why, failures + 1, RELEASE_RETRY_DELAY, batch);
             }
             Err(fault) => Released::Partly(fault),
         };
         self.vm = None;
+        self.writers.clear();
         let why = match (why, &released) {
             (Why::Again, Released::Wholly) => return self.boot(Boot::Again, batch),
             // Whoever wants it to start asks again.
@@ -106,12 +116,15 @@ impl Sandbox {
             why => aborted(why),
         });
         let stopped = match &released {
-            Released::Wholly => Ok(()),
+            Released::Wholly => Ok(self.unwritten.clone()),
             Released::Partly(fault) => Err(fault.clone().during("release what it held")),
         };
         self.state = State::Stopped { why, released };
         self.settle(Asking::Start, &started, batch);
-        self.settle(Asking::Stop, &stopped, batch);
+        if self.is_asked(Asking::Stop) {
+            self.unwritten.clear();
+        }
+        self.settle_told(Asking::Stop, &stopped, batch);
         self.stopped(batch);
     }
 
@@ -124,7 +137,12 @@ impl Sandbox {
     ) {
         let op = self.op();
         self.state = State::Stopping { op, why, failures };
-        batch.world.push(World::TearDown { op, after });
+        batch.world.push(World::TearDown {
+            op,
+            after,
+            // It had its time.
+            unwritten: None,
+        });
     }
 
     /// What is left to do in a stopped sandbox: discard what was never created, and delete.
@@ -207,8 +225,10 @@ impl Sandbox {
         self.state = State::Gone;
         self.settle(Asking::Create, &created, batch);
         self.settle(Asking::Stop, &Ok(()), batch);
-        self.settle(Asking::Delete, &Ok(()), batch);
-        for deletion in self.deletions.drain(..) {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        self.settle_told(Asking::Delete, &Ok(unwritten.clone()), batch);
+        for mut deletion in self.deletions.drain(..) {
+            deletion.warnings.extend(unwritten.iter().cloned());
             batch
                 .replies
                 .push((deletion.waiter, Answer::Deleted(Ok(deletion.warnings))));

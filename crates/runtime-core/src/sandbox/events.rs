@@ -106,6 +106,7 @@ pub enum Event {
     Delete(Deletion),
     Retired {
         deletion: Deletion,
+        guest: Guest,
         outcome: Result<Warnings, Fault>,
     },
     VmExited(VmExit),
@@ -120,9 +121,10 @@ pub enum Event {
         op: OpId,
         why: Fault,
     },
+    /// With what could not be written to disks before.
     TornDown {
         op: OpId,
-        outcome: Result<(), Fault>,
+        outcome: Result<Warnings, Fault>,
     },
     /// After a rebuild: take up what the record says.
     Resume {
@@ -192,6 +194,8 @@ pub enum World {
     TearDown {
         op: OpId,
         after: Duration,
+        /// First, while its guest still lives.
+        unwritten: Option<Unwritten>,
     },
     /// Open the rooms again and reach the living guest.
     Adopt {
@@ -219,6 +223,13 @@ pub enum World {
         waiter: Waiter,
         killing: Killing,
     },
+}
+
+/// Containers with disks of the host to write to, of which the guest may have more in its memory than is on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwritten {
+    pub vm: VmStatus,
+    pub containers: Vec<ContainerNumber>,
 }
 
 /// What a sandbox as a whole is told.
@@ -436,6 +447,6 @@ pub struct Deletion {
     pub container: ContainerNumber,
     pub force: Force,
     pub at: EpochMs,
-    /// Once the container is gone: which of its poststop hooks failed.
+    /// Once the container is gone: which of its poststop hooks failed, and what may not be on its disks.
     pub warnings: Warnings,
 }

@@ -34,6 +34,7 @@ use super::{
     rules::Standing,
 };
 use crate::{
+    agent::Warnings,
     container::{ContainerSpec, ContainerState},
     devices::Share,
     hypervisor::{BlockSpec, VmStatus},
@@ -42,7 +43,7 @@ use crate::{
     network::NetworkStatus,
     records,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A VM has at most 128 stream ports, one for each init.
 pub(super) const CONTAINERS_MAX: usize = 100;
@@ -175,6 +176,10 @@ pub struct Sandbox {
     pub(super) containers_numbered: u32,
     /// Containers with a lower number lived in a VM that is gone.
     pub(super) first_of_vm: u32,
+    /// Containers that brought the VM that is there a disk to write to: what its guest did not write is lost with it.
+    pub(super) writers: BTreeSet<ContainerNumber>,
+    /// What the VM that is gone may not have written; nobody was told yet.
+    pub(super) unwritten: Warnings,
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) asked: Vec<Asked>,
     pub(super) keys: VecDeque<RequestKey>,
@@ -197,6 +202,8 @@ impl Sandbox {
             containers: BTreeMap::new(),
             containers_numbered: 0,
             first_of_vm: 0,
+            writers: BTreeSet::new(),
+            unwritten: Warnings::new(),
             annotations,
             asked: Vec::new(),
             keys: VecDeque::new(),
@@ -215,6 +222,7 @@ impl Sandbox {
         sandbox.vm = record.vm;
         sandbox.containers_numbered = record.containers_numbered;
         sandbox.first_of_vm = record.first_of_vm;
+        sandbox.writers = record.writers;
         sandbox.keys = record.keys.into();
         sandbox.journal = record.journal;
         let runs = |member: &Member| {
@@ -297,6 +305,7 @@ impl Sandbox {
             }
             self.retire_past(batch);
         }
+        self.unwritten.clear();
         let op = self.op();
         (self.boot, self.booted_by) = (boot, op);
         self.state = State::Opening { op };
@@ -536,7 +545,14 @@ impl Sandbox {
             (_, Event::Delete(deletion)) => {
                 return self.delete(deletion, batch).map_err(Refusal::Delete);
             }
-            (_, Event::Retired { deletion, outcome }) => self.retired(deletion, outcome, batch),
+            (
+                _,
+                Event::Retired {
+                    deletion,
+                    guest,
+                    outcome,
+                },
+            ) => self.retired(deletion, guest, outcome, batch),
             (_, Event::VmExited(exit)) => self.lost(Why::Lost(exit_text(&exit)), batch),
             (_, Event::LinkLost { why }) => self.link_lost(&why, batch),
             (_, Event::ShareLost { why }) => {

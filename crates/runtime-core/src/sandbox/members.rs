@@ -12,6 +12,7 @@ use crate::{
     agent::Warnings,
     container::{self, Container, ContainerSpec, Force, Guest},
     error::{Fault, Kind},
+    hypervisor::BlockSpec,
     ids::ContainerNumber,
     kit::{Batch, Waiter},
 };
@@ -182,6 +183,7 @@ impl Sandbox {
     pub(super) fn retired(
         &mut self,
         mut deletion: Deletion,
+        guest: Guest,
         outcome: Result<Warnings, Fault>,
         batch: &mut Batch<Self>,
     ) {
@@ -197,6 +199,7 @@ impl Sandbox {
                 return self.errand_done(batch);
             }
         }
+        self.let_go(deletion.container, guest);
         self.delete_early(deletion.container, batch);
         let stays = self.spec().lifetime == Lifetime::Own;
         if !self.containers.is_empty() || stays {
@@ -271,17 +274,7 @@ impl Sandbox {
         batch: &mut Batch<Self>,
     ) {
         match notice {
-            container::Notice::Attached { blocks } => match &self.state {
-                State::Attaching { .. } => self.launch(blocks, batch),
-                State::Up { .. } | State::Beginning { .. } if blocks.is_empty() => {
-                    batch.world.push(World::TellReady { container });
-                }
-                State::Up { .. } | State::Beginning { .. } => {
-                    batch.world.push(World::Plug { container, blocks })
-                }
-                // The sandbox is ending; the container hears of that.
-                _ => {}
-            },
+            container::Notice::Attached { blocks } => self.attached(container, blocks, batch),
             container::Notice::Created(made) => {
                 if let Some(entry) = self.containers.get_mut(&container) {
                     entry.progress = Progress::Lives;
@@ -302,6 +295,29 @@ impl Sandbox {
             container::Notice::ExitRecorded { .. } => {}
             container::Notice::Drained => self.drained(container, batch),
             container::Notice::Retired => self.discarded(container, batch),
+        }
+    }
+
+    fn attached(
+        &mut self,
+        container: ContainerNumber,
+        blocks: Vec<BlockSpec>,
+        batch: &mut Batch<Self>,
+    ) {
+        match &self.state {
+            State::Attaching { .. } => {
+                self.brings(container, &blocks);
+                self.launch(blocks, batch);
+            }
+            State::Up { .. } | State::Beginning { .. } if blocks.is_empty() => {
+                batch.world.push(World::TellReady { container });
+            }
+            State::Up { .. } | State::Beginning { .. } => {
+                self.brings(container, &blocks);
+                batch.world.push(World::Plug { container, blocks });
+            }
+            // The sandbox is ending; the container hears of that.
+            _ => {}
         }
     }
 
@@ -390,6 +406,7 @@ impl Sandbox {
                 (Fault::new(Kind::Aborted, why.text()), released)
             }
             (_, Progress::Creating) => {
+                self.let_go(container, self.guest_of_last());
                 self.delete_early(container, batch);
                 return;
             }

@@ -19,11 +19,13 @@ mod orders;
 mod record;
 mod rules;
 mod seen;
+mod write_back;
+mod writers;
 
 pub use actor::{SandboxActor, Surroundings};
 pub use events::{
     ANNOTATIONS_BYTES_MAX, Answer, Deletion, Denied, Event, Killing, Notice, Order, Refusal,
-    Released, ResumeFailed, Verb, Why, World,
+    Released, ResumeFailed, Unwritten, Verb, Why, World,
 };
 pub use journal::{Entry as JournalEntry, Happening, Journal};
 pub use machine::{Member, Sandbox, State};

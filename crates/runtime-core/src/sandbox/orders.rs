@@ -425,7 +425,7 @@ impl Sandbox {
         }
     }
 
-    fn is_asked(&self, what: Asking) -> bool {
+    pub(super) fn is_asked(&self, what: Asking) -> bool {
         self.asked.iter().any(|asked| asked.asking == what)
     }
 

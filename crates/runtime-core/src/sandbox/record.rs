@@ -4,13 +4,16 @@ use super::{journal::Journal, rules::Standing};
 use crate::{
     devices::ShareSpec,
     hypervisor::{VmSpec, VmStatus},
-    ids::{EpochMs, Namespace, RequestKey, SandboxId, SandboxUid},
+    ids::{ContainerNumber, EpochMs, Namespace, RequestKey, SandboxId, SandboxUid},
     network::NetworkSpec,
     premises::PremisesSpec,
     records::{Record, UpgradeFailed},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A sandbox to create: every wish resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +70,9 @@ pub struct SandboxRecord {
     pub containers_numbered: u32,
     /// Containers with a lower number lived in a VM that is gone.
     pub first_of_vm: u32,
+    /// Containers that brought the VM that is there a disk to write to.
+    #[serde(default)]
+    pub writers: BTreeSet<ContainerNumber>,
     pub annotations: BTreeMap<String, String>,
     /// Requests that were begun or are done, the oldest first.
     pub keys: Vec<RequestKey>,

@@ -116,6 +116,7 @@ impl Sandbox {
             vm: self.vm.clone(),
             containers_numbered: self.containers_numbered,
             first_of_vm: self.first_of_vm,
+            writers: self.writers.clone(),
             annotations: self.annotations.clone(),
             keys: self.keys.iter().cloned().collect(),
             journal: self.journal.clone(),

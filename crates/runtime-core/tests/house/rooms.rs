@@ -94,6 +94,8 @@ struct State {
     adopted: Vec<agent::Adopt>,
     /// What containers have plugged.
     blocks: Vec<hypervisor::BlockSpec>,
+    /// So many times more a resume is refused, because a pause is under way.
+    pausing: u32,
     /// A guest is not done making it.
     making: Option<ProcessId>,
     /// Rooms that live, by their kind, sandbox and daemon.
@@ -152,12 +154,26 @@ impl World {
 
     /// Containers that are created from now on bring a block device.
     pub fn bring_block(&self) {
+        self.bring(false);
+    }
+
+    /// Containers that are created from now on bring one that nobody writes to.
+    pub fn bring_read_only_block(&self) {
+        self.bring(true);
+    }
+
+    fn bring(&self, read_only: bool) {
         let block = hypervisor::BlockSpec {
             serial: "data".to_owned(),
             path: "/image".into(),
-            read_only: false,
+            read_only,
         };
         self.state.borrow_mut().blocks = vec![block];
+    }
+
+    /// So many times a resume is refused, because a pause is under way.
+    pub fn be_pausing(&self, times: u32) {
+        self.state.borrow_mut().pausing = times;
     }
 
     /// Guests say from now on that this process of container 0 is still being made.
@@ -767,7 +783,14 @@ scripted!(
     (),
     Fault::Resume,
     |uid, command, state| {
-        state.vms.get_mut(&uid).ok_or_else(lost)?.paused = false;
+        let vm = state.vms.get_mut(&uid);
+        let vm = vm.ok_or_else(|| CoreFault::new(Kind::Denied, "no vm runs"))?;
+        if state.pausing > 0 {
+            state.pausing -= 1;
+            let why = "the vm is being paused or resumed";
+            return Err(CoreFault::new(Kind::Denied, why));
+        }
+        vm.paused = false;
         Ok(())
     }
 );

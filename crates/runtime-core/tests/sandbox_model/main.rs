@@ -502,7 +502,7 @@ impl Story {
         let (effect, era) = self.under_way.remove(which);
         let now = era == self.model.era;
         match effect {
-            World::Retire { deletion, .. } => {
+            World::Retire { deletion, guest } => {
                 let Deletion {
                     waiter,
                     container,
@@ -520,7 +520,12 @@ impl Story {
                         said
                     }
                 });
-                self.hears(Event::Retired { deletion, outcome }, Ok(()));
+                let retired = Event::Retired {
+                    deletion,
+                    guest,
+                    outcome,
+                };
+                self.hears(retired, Ok(()));
             }
             World::Kill { waiter, killing } => {
                 self.model.killed(waiter.0, came);
@@ -587,7 +592,7 @@ impl Story {
                 if let (true, Doing::Release { tries }) = (now, self.model.doing) {
                     self.model.released(tries, came);
                 }
-                let outcome = done(came);
+                let outcome = done(came).map(|()| Warnings::new());
                 self.hears(Event::TornDown { op, outcome }, Ok(()));
             }
             step => self.booted(step, came, now),

@@ -8,7 +8,7 @@ use crate::{
     bundle, command,
     e2e::{
         process::Process,
-        world::{BOOT_LIMIT, SOON, World},
+        world::{BOOT_LIMIT, Running, SOON, World},
     },
     wait::wait_until,
 };
@@ -212,6 +212,100 @@ fn wait_until_open(vm: &Process, file: &Path) -> Result<()> {
         }
     }
     bail!("no disk was plugged")
+}
+
+/// What was written last, and never synced.
+const WRITE: &str = "head -c 3000000 /dev/zero | tr '\\0' w | tee /data/file >/file; echo up";
+const WRITTEN: usize = 3_000_000;
+
+/// An image that is a container's root, and one that is its volume.
+struct Written {
+    root: PathBuf,
+    volume: PathBuf,
+}
+
+impl Written {
+    fn new(world: &World<'_>, name: &str) -> Result<Self> {
+        let folder = world.scratch().join(name);
+        let rootfs = folder.join("rootfs");
+        bundle::busybox_rootfs(&rootfs)?;
+        fs::create_dir(rootfs.join("data")).context("make a mount point")?;
+        let root = folder.join("root");
+        let mut mkfs = Command::new("mkfs.ext4");
+        command::run(mkfs.args(["-q", "-d"]).arg(&rootfs).arg(&root).arg("32M"))?;
+        let volume = ext4(&folder, "volume")?;
+        Ok(Self { root, volume })
+    }
+
+    /// A bundle whose program writes to both, and then does what `then` says.
+    fn bundle(&self, world: &World<'_>, then: &str) -> Result<PathBuf> {
+        let bundle = world.shell(&format!("{WRITE}; {then}"))?;
+        with_mounts(&bundle, vec![on_disk(&self.volume, "/data", &[])])?;
+        bundle::change(&bundle, |config| {
+            config["root"] = json!({ "path": self.root, "readonly": false });
+        })?;
+        Ok(bundle)
+    }
+
+    /// Both hold all of it, and were unmounted as they should be.
+    fn check(&self, when: &str) -> Result<()> {
+        for image in [&self.root, &self.volume] {
+            let mut debugfs = Command::new("debugfs");
+            let found = debugfs.args(["-R", "cat /file"]).arg(image).output();
+            let found = found.context("look into an image")?;
+            let complete = found.stdout.iter().filter(|byte| **byte == b'w').count() == WRITTEN;
+            let said = String::from_utf8_lossy(&found.stderr);
+            let length = found.stdout.len();
+            ensure!(complete, "{when}: {image:?} has {length} bytes: {said}");
+            let checked = Command::new("fsck.ext4").arg("-fn").arg(image).output();
+            let checked = checked.context("check the image")?;
+            ensure!(checked.status.success(), "{when}: {checked:?}");
+        }
+        Ok(())
+    }
+}
+
+/// Nobody but its guest can write back what that keeps in memory, and the guest ends with it.
+pub fn what_a_container_alone_in_its_vm_wrote_to_its_disks_is_on_them(
+    world: &World<'_>,
+) -> Result<()> {
+    let run = Written::new(world, "run")?;
+    let bundle = run.bundle(world, "true")?;
+    let mut command = world.hutch(&["run", "--bundle"]);
+    succeeds(&world.run(command.arg(&bundle).arg("run"), BOOT_LIMIT)?)?;
+    run.check("run to its end")?;
+
+    let deleted = Written::new(world, "deleted")?;
+    let bundle = deleted.bundle(world, "sleep 1000")?;
+    let running = writing(world, &[], "deleted", &bundle)?;
+    succeeds(&world.verb(&["delete", "--force", "deleted"])?)?;
+    deleted.check("deleted by force")?;
+    running.finish(SOON)?;
+
+    let outlived = Written::new(world, "outlived")?;
+    let bundle = outlived.bundle(world, "sleep 1000")?;
+    let running = writing(world, &[], "outlived", &bundle)?;
+    world.kill(world.daemon()?)?;
+    succeeds(&world.verb(&["delete", "--force", "outlived"])?)?;
+    outlived.check("deleted by force by a daemon that followed")?;
+    running.finish(SOON)?;
+
+    let stopped = Written::new(world, "stopped")?;
+    let bundle = stopped.bundle(world, "sleep 1000")?;
+    succeeds(&world.verb(&["sandbox", "create", "stopped"])?)?;
+    let running = writing(world, &["--sandbox", "stopped"], "inside", &bundle)?;
+    succeeds(&world.verb(&["sandbox", "pause", "stopped"])?)?;
+    succeeds(&world.verb(&["sandbox", "stop", "--force", "stopped"])?)?;
+    stopped.check("stopped by force while it was paused")?;
+    running.finish(SOON)?;
+    succeeds(&world.verb(&["sandbox", "delete", "--force", "stopped"])?)
+}
+
+fn writing(world: &World<'_>, words: &[&str], id: &str, bundle: &Path) -> Result<Running> {
+    let mut run = world.hutch(&["run"]);
+    let running = world.start(run.args(words).arg("--bundle").arg(bundle).arg(id))?;
+    running.wait_for_output("up\n", BOOT_LIMIT)?;
+    Ok(running)
 }
 
 /// Where a disk is there from the boot on, and where there is none.

@@ -73,6 +73,7 @@ pub const ALL: &[Story] = stories![
     disks::disks_of_the_host_come_and_go_with_their_containers,
     disks::pain_1_a_daemon_killed_as_a_disk_is_plugged_leaves_all_or_nothing,
     disks::a_disk_of_the_first_container_and_what_is_no_disk,
+    disks::what_a_container_alone_in_its_vm_wrote_to_its_disks_is_on_them,
     volumes::what_cannot_enter_a_guest_is_refused_with_the_reason,
     kata::a_stock_guest_carries_stdio_by_calls_and_outlives_a_killed_daemon,
     kata::a_sandbox_that_asks_for_a_stock_guest_lives_a_whole_life,
