@@ -87,6 +87,9 @@ pub struct SandboxList {
     /// Ids only.
     #[arg(short, long)]
     pub quiet: bool,
+    /// Sandboxes of every namespace.
+    #[arg(long)]
+    pub all_namespaces: bool,
 }
 
 #[derive(Debug, Subcommand)]

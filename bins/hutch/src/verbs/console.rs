@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const CHUNK: usize = 64 * 1024;
 
 pub fn console(at: &Place, console: &args::Console) -> Result<u8> {
-    let found = sandbox::find(&mut at.daemon()?, &console.id)?;
+    let found = sandbox::find(&mut at.daemon()?, &at.namespace, &console.id)?;
     let path = Path::new(&found.console_path);
     let about = || format!("console of sandbox {}: {}", found.uid, path.display());
     let mut file = File::open(path).with_context(about)?;

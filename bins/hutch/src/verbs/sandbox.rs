@@ -48,7 +48,7 @@ pub fn sandbox(at: &Place, verb: SandboxVerb) -> Result<u8> {
         SandboxVerb::Delete(named) => delete(at, &named),
         SandboxVerb::List(list_what) => list(at, &list_what),
         SandboxVerb::Status(named) => {
-            let found = find_in(&mut at.daemon()?, &at.namespace, &named.id)?;
+            let found = find(&mut at.daemon()?, &at.namespace, &named.id)?;
             print_line(found.status)?;
             Ok(0)
         }
@@ -152,7 +152,7 @@ fn delete(at: &Place, delete: &SandboxDelete) -> Result<u8> {
 }
 
 fn annotation(at: &Place, get: &AnnotationGet) -> Result<u8> {
-    let found = find_in(&mut at.daemon()?, &at.namespace, &get.id)?;
+    let found = find(&mut at.daemon()?, &at.namespace, &get.id)?;
     match &get.key {
         None => {
             let all: std::collections::BTreeMap<_, _> = found.annotations.into_iter().collect();
@@ -246,7 +246,7 @@ fn event_json(event: &SandboxEvent) -> Value {
 fn monitor(at: &Place, watched: &SandboxMonitor) -> Result<u8> {
     let mut daemon = at.daemon()?;
     // By its uid: an id may be given to another when this one is gone.
-    let uid = find_in(&mut daemon, &at.namespace, &watched.id)?.uid;
+    let uid = find(&mut daemon, &at.namespace, &watched.id)?.uid;
     let mut request = NextSandboxEventsRequest {
         namespace: at.namespace.clone(),
         sandbox: uid,
@@ -303,7 +303,13 @@ fn as_json(info: &SandboxInfo) -> Value {
 }
 
 fn list(at: &Place, list: &SandboxList) -> Result<u8> {
-    let request = ListSandboxesRequest::default();
+    let request = ListSandboxesRequest {
+        namespace: match list.all_namespaces {
+            true => String::new(),
+            false => at.namespace.clone(),
+        },
+        ..Default::default()
+    };
     let answer = at
         .daemon()?
         .ask(async |client| client.list_sandboxes(soon(), &request).await)?;
@@ -322,44 +328,45 @@ fn list(at: &Place, list: &SandboxList) -> Result<u8> {
     match list.format {
         Format::Json => print_json(&answer.sandboxes.iter().map(as_json).collect::<Vec<_>>())?,
         Format::Table => {
-            let row = |info: &SandboxInfo| {
-                vec![
-                    info.id.clone(),
-                    info.uid.clone(),
-                    info.status.clone(),
-                    info.vmm_pid.to_string(),
-                    info.accelerator.clone(),
-                    info.memory_mib.to_string(),
-                    info.containers.join(","),
-                    info.reason.clone(),
-                ]
-            };
-            let rows: Vec<_> = answer.sandboxes.iter().map(row).collect();
-            let head = [
-                "ID",
-                "UID",
-                "STATUS",
-                "VMM",
-                "ACCEL",
-                "MIB",
-                "CONTAINERS",
-                "REASON",
-            ];
-            print(&table(&head, &rows))?;
+            // Of one namespace it says nothing.
+            let first = usize::from(!list.all_namespaces);
+            let cells = |info: &SandboxInfo| cells(info)[first..].to_vec();
+            let rows: Vec<_> = answer.sandboxes.iter().map(cells).collect();
+            print(&table(&HEADS[first..], &rows))?;
         }
     }
     Ok(0)
 }
 
-/// Whatever its namespace.
-///
-/// # Errors
-/// No sandbox, or several, go by that name.
-pub fn find(daemon: &mut Daemon, sandbox: &str) -> Result<SandboxInfo> {
-    find_in(daemon, "", sandbox)
+const HEADS: [&str; 9] = [
+    "NAMESPACE",
+    "ID",
+    "UID",
+    "STATUS",
+    "VMM",
+    "ACCEL",
+    "MIB",
+    "CONTAINERS",
+    "REASON",
+];
+
+fn cells(info: &SandboxInfo) -> [String; HEADS.len()] {
+    [
+        info.namespace.clone(),
+        info.id.clone(),
+        info.uid.clone(),
+        info.status.clone(),
+        info.vmm_pid.to_string(),
+        info.accelerator.clone(),
+        info.memory_mib.to_string(),
+        info.containers.join(","),
+        info.reason.clone(),
+    ]
 }
 
-fn find_in(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<SandboxInfo> {
+/// # Errors
+/// No sandbox of that namespace, or several, go by that name.
+pub fn find(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<SandboxInfo> {
     let request = InspectSandboxRequest {
         sandbox: sandbox.to_owned(),
         namespace: namespace.to_owned(),
@@ -371,6 +378,6 @@ fn find_in(daemon: &mut Daemon, namespace: &str, sandbox: &str) -> Result<Sandbo
 }
 
 fn inspect(at: &Place, sandbox: &str) -> Result<u8> {
-    print_json(&as_json(&find(&mut at.daemon()?, sandbox)?))?;
+    print_json(&as_json(&find(&mut at.daemon()?, &at.namespace, sandbox)?))?;
     Ok(0)
 }

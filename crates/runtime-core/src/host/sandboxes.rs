@@ -9,9 +9,9 @@ use crate::{
     ids::{Namespace, RequestKey, SandboxId, SandboxUid},
     kit::Waiter,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// At most so many candidates are named to whoever gives a prefix of several.
+/// At most so many candidates are named to whoever gives what several go by.
 const CANDIDATES_MAX: usize = 5;
 
 /// Why one is given up.
@@ -63,7 +63,7 @@ pub enum FoundSandbox {
     Undoing,
     Failed(SandboxName, SandboxUid, Forlorn),
     None,
-    /// A prefix of several; at most a few of them.
+    /// What several go by, or begin with; at most a few of them.
     Ambiguous(Vec<String>),
 }
 
@@ -174,30 +174,30 @@ impl Sandboxes {
         all.filter(move |(name, _)| is_mine(&name.namespace))
     }
 
-    /// Its id, its uid, or the id of a container in it, whole. `containers` are those of the host, with where they live.
+    /// Its id, its uid, or the id of a container in it, whole; of several namespaces only if it is one's alone. `containers`
+    /// are those of the host, with where they live.
     pub fn named<'a>(
         &self,
         namespace: Option<&Namespace>,
         id: &str,
-        mut containers: impl Iterator<Item = (&'a Name, SandboxUid)>,
+        containers: impl Iterator<Item = (&'a Name, SandboxUid)>,
     ) -> FoundSandbox {
         let is_mine = |of: &Namespace| namespace.is_none_or(|wanted| wanted == of);
-        let mut mine = self.of(namespace);
-        if let Some(found) = mine.find(|(name, _)| name.id.as_str() == id) {
-            return seen(found);
+        let own = |(name, _): &(&SandboxName, &Home)| name.id.as_str() == id;
+        let found = one(self.of(namespace).filter(own));
+        if found != FoundSandbox::None {
+            return found;
         }
-        let uid = match id.parse().ok() {
-            Some(uid) if self.knows(uid) => Some(uid),
+        let uids: BTreeSet<_> = match id.parse().ok() {
+            Some(uid) if self.knows(uid) => [uid].into(),
             _ => {
-                let mut named = containers
-                    .by_ref()
-                    .filter(|(name, _)| is_mine(&name.namespace) && name.id.as_str() == id);
-                named.next().map(|(_, uid)| uid)
+                let named = |name: &Name| is_mine(&name.namespace) && name.id.as_str() == id;
+                let named = containers.filter(|(name, _)| named(name));
+                named.map(|(_, uid)| uid).collect()
             }
         };
-        let mut mine = self.of(namespace);
-        let found = uid.and_then(|uid| mine.find(|(_, home)| home.uid == uid));
-        found.map_or(FoundSandbox::None, seen)
+        let is_theirs = |(_, home): &(&SandboxName, &Home)| uids.contains(&home.uid);
+        one(self.of(namespace).filter(is_theirs))
     }
 
     /// Its whole name, as in [`Self::named`], else a unique prefix of its id or uid.
@@ -214,17 +214,27 @@ impl Sandboxes {
         let begins = |(name, home): &(&SandboxName, &Home)| {
             name.id.as_str().starts_with(id) || home.uid.to_string().starts_with(id)
         };
-        let mine = self.of(namespace);
-        let found: Vec<_> = mine.filter(begins).take(CANDIDATES_MAX).collect();
-        match found[..] {
-            [] => FoundSandbox::None,
-            [one] => seen(one),
-            _ => {
-                let candidates = found.iter().map(|(name, _)| name.id.to_string());
-                FoundSandbox::Ambiguous(candidates.collect())
-            }
-        }
+        one(self.of(namespace).filter(begins))
     }
+}
+
+/// Which of these is meant. Where they are of several namespaces, each is named with its own.
+fn one<'a>(found: impl Iterator<Item = (&'a SandboxName, &'a Home)>) -> FoundSandbox {
+    let found: Vec<_> = found.take(CANDIDATES_MAX).collect();
+    let [(first, _), ..] = found[..] else {
+        return FoundSandbox::None;
+    };
+    if let [alone] = found[..] {
+        return seen(alone);
+    }
+    let together = found
+        .iter()
+        .all(|(name, _)| name.namespace == first.namespace);
+    let candidates = found.iter().map(|(name, _)| match together {
+        true => name.id.to_string(),
+        false => format!("{} (namespace {})", name.id, name.namespace),
+    });
+    FoundSandbox::Ambiguous(candidates.collect())
 }
 
 fn seen((name, home): (&SandboxName, &Home)) -> FoundSandbox {
@@ -307,5 +317,47 @@ mod tests {
             FoundSandbox::None
         );
         assert_eq!(uid_of(all.find(None, "web", containers())), Some(1));
+    }
+
+    #[test]
+    fn a_name_of_two_namespaces_is_ambiguous_to_who_names_none() {
+        let elsewhere = Namespace::new("other").expect("a name");
+        let mut all = registry(&[("web", 1), ("db", 2)]);
+        let name = SandboxName {
+            namespace: elsewhere.clone(),
+            id: SandboxId::new("web").expect("an id"),
+        };
+        let home = Home {
+            uid: SandboxUid::from_random(3),
+            created_by: None,
+            progress: Progress::Lives,
+        };
+        all.insert(name, home);
+        let init = |namespace| Name {
+            namespace,
+            id: ContainerId::new("init").expect("an id"),
+        };
+        let (here, there) = (init(namespace()), init(elsewhere.clone()));
+        let find = |namespace: Option<&Namespace>, id: &str| {
+            let containers = [
+                (&here, SandboxUid::from_random(2)),
+                (&there, SandboxUid::from_random(3)),
+            ];
+            all.find(namespace, id, containers.into_iter())
+        };
+
+        for id in ["web", "we"] {
+            let both = ["web (namespace default)", "web (namespace other)"];
+            let both = both.map(str::to_owned).to_vec();
+            assert_eq!(find(None, id), FoundSandbox::Ambiguous(both), "{id}");
+        }
+        let both = ["db (namespace default)", "web (namespace other)"];
+        let both = both.map(str::to_owned).to_vec();
+        assert_eq!(find(None, "init"), FoundSandbox::Ambiguous(both));
+        assert_eq!(uid_of(find(None, "db")), Some(2));
+        assert_eq!(uid_of(find(Some(&elsewhere), "web")), Some(3));
+        assert_eq!(uid_of(find(Some(&elsewhere), "init")), Some(3));
+        assert_eq!(uid_of(find(Some(&namespace()), "web")), Some(1));
+        assert_eq!(find(Some(&elsewhere), "db"), FoundSandbox::None);
     }
 }
