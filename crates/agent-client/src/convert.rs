@@ -11,8 +11,8 @@ use protocols::asynchronous::{agent as kata, hutch_agent as wire};
 use runtime_core::{
     agent::{
         AgentDetails, CreateContainer, DiskPurpose, Exec, ExitReason, ExitStatus, FsType,
-        GuestDisk, GuestExit, GuestHookProgram, GuestMount, GuestNews, GuestOom, GuestPid,
-        GuestProcess, GuestProcessState, GuestRootfs, Signal, SignalTarget, Warnings,
+        GuestDevice, GuestDisk, GuestExit, GuestHookProgram, GuestMount, GuestNews, GuestOom,
+        GuestPid, GuestProcess, GuestProcessState, GuestRootfs, Signal, SignalTarget, Warnings,
     },
     hypervisor::GuestEndpoint,
     ids::{ContainerNumber, EpochMs, ExecId, ProcessId},
@@ -235,6 +235,7 @@ pub fn create(ask: CreateContainer) -> wire::CreateRequest {
     request.rootfs = Some(rootfs(ask.rootfs)).into();
     request.host_mounts = ask.mounts.into_iter().map(host_mount).collect();
     request.host_disks = ask.disks.into_iter().map(host_disk).collect();
+    request.host_devices = ask.devices.into_iter().map(host_device).collect();
     request.hook_programs = ask.hook_programs.into_iter().map(hook_program).collect();
     request.bundle_path = ask.bundle.display().to_string();
     request.stream = ask.stream.map(endpoint).into();
@@ -308,6 +309,14 @@ fn host_disk(disk: GuestDisk) -> wire::HostDisk {
         DiskPurpose::Mount(index) => message.set_mount(index),
         DiskPurpose::Device(index) => message.set_device(index),
     }
+    message
+}
+
+fn host_device(device: GuestDevice) -> wire::HostDevice {
+    let mut message = wire::HostDevice::new();
+    message.major = device.number.major;
+    message.minor = device.number.minor;
+    message.serial = device.serial;
     message
 }
 

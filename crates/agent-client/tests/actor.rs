@@ -121,6 +121,7 @@ impl House {
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
             hooks_limit: Duration::ZERO,

@@ -51,6 +51,7 @@ fn container(number: ContainerNumber, args: &[&str], rootfs: GuestRootfs) -> Cre
         mounts: Vec::new(),
         hook_programs: Vec::new(),
         disks: Vec::new(),
+        devices: Vec::new(),
         bundle: "/bundle".into(),
         stream: None,
         hooks_limit: Duration::ZERO,

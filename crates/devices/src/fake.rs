@@ -196,6 +196,7 @@ impl FakeShares {
         Source {
             path,
             nature,
+            number: None,
             habit: Habit::Unknown,
         }
     }

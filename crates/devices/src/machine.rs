@@ -600,6 +600,7 @@ mod tests {
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             blocks: Vec::new(),
         };
         let plan = SharedPlan::new(Plan {
@@ -658,6 +659,7 @@ mod tests {
             root: plan::Source {
                 path: "/b/rootfs".into(),
                 nature: plan::Nature::Directory,
+                number: None,
                 habit: plan::Habit::Unknown,
             },
             binds: Vec::new(),

@@ -7,7 +7,10 @@
 
 use crate::steps::{Access, Bind, Depth, Shape};
 use runtime_core::{
-    agent::{DiskPurpose, FsType, GuestDisk, GuestHookProgram, GuestMount, GuestRootfs},
+    agent::{
+        DeviceNumber, DiskPurpose, FsType, GuestDevice, GuestDisk, GuestHookProgram, GuestMount,
+        GuestRootfs,
+    },
     devices::{Attached, BindSpec, ContainerDevices, Purpose},
     error::{Classify, Kind},
     hypervisor::BlockSpec,
@@ -52,6 +55,8 @@ pub struct Source {
     /// Every link followed; the path as given where nothing is there.
     pub path: PathBuf,
     pub nature: Nature,
+    /// Of a block device.
+    pub number: Option<DeviceNumber>,
     pub habit: Habit,
 }
 
@@ -187,6 +192,9 @@ pub fn plan(
         match way(spec, source)? {
             Way::Disk(purpose) => {
                 let disk = disk(number, spec, source, purpose, &mut attached.blocks)?;
+                let known = &attached.devices;
+                let device = device(&disk.serial, source).filter(|one| !known.contains(one));
+                attached.devices.extend(device);
                 attached.disks.push(disk);
             }
             Way::Program => {
@@ -324,6 +332,7 @@ fn shared_root(devices: &ContainerDevices, survey: &Survey, folder: &Path) -> Pl
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             blocks: Vec::new(),
         },
     }
@@ -344,6 +353,7 @@ fn block_root(devices: &ContainerDevices, survey: &Survey, fs_type: FsType) -> P
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: device(&serial, &survey.root).into_iter().collect(),
             blocks: vec![BlockSpec {
                 serial,
                 path: survey.root.path.clone(),
@@ -359,6 +369,13 @@ fn root_serial(container: ContainerNumber) -> String {
     let serial = format!("hutch-r{container}");
     assert!(serial.len() <= SERIAL_BYTES_MAX, "a number has ten digits");
     serial
+}
+
+/// What of the host's this disk stands for, if it is a device there.
+fn device(serial: &str, source: &Source) -> Option<GuestDevice> {
+    let serial = serial.to_owned();
+    let number = source.number?;
+    Some(GuestDevice { serial, number })
 }
 
 /// How a source comes into the guest.
@@ -490,6 +507,7 @@ mod tests {
         Source {
             path: path.into(),
             nature,
+            number: None,
             habit: Habit::Unknown,
         }
     }
@@ -758,6 +776,33 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert_eq!(plan.binds, []);
+    }
+
+    #[test]
+    fn a_disk_that_is_a_device_of_the_host_is_told_with_its_numbers_there() {
+        let wishes = vec![
+            disk_of(1, Purpose::FileSystem, false),
+            disk_of(2, Purpose::FileSystem, false),
+            disk_of(0, Purpose::Device, false),
+        ];
+        let device = |path: &str, minor| Source {
+            number: Some(DeviceNumber { major: 7, minor }),
+            ..at(path, Nature::BlockDevice(Some(FsType::Ext4)))
+        };
+        let sources = vec![
+            device("/dev/loop1", 1),
+            at("/img", Nature::File(Some(FsType::Ext4))),
+            device("/dev/loop1", 1),
+        ];
+        let found = survey(device("/dev/loop9", 9), sources);
+
+        let plan = plan(&devices("/root", wishes), &found, None).unwrap();
+
+        let told = plan.attached.devices.iter();
+        let told: Vec<_> = told
+            .map(|one| (one.serial.as_str(), one.number.major, one.number.minor))
+            .collect();
+        assert_eq!(told, [("hutch-r3", 7, 9), ("hutch-v3-1", 7, 1)]);
     }
 
     #[test]

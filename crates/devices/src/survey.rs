@@ -7,10 +7,10 @@ use crate::{
     tree::Tree,
 };
 use runtime_core::{
-    agent::FsType,
+    agent::{DeviceNumber, FsType},
     devices::{BindSpec, ContainerDevices, Purpose},
 };
-use rustix::fs::makedev;
+use rustix::fs::{major, makedev, minor};
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
@@ -85,6 +85,7 @@ fn device(folder: &Path) -> Result<Source, Error> {
     Ok(Source {
         path: folder.to_owned(),
         nature: Nature::Missing,
+        number: None,
         habit: Habit::Unknown,
     })
 }
@@ -96,14 +97,18 @@ fn source(path: &Path) -> Result<Source, Error> {
             return Ok(Source {
                 path: path.to_owned(),
                 nature: Nature::Missing,
+                number: None,
                 habit: Habit::Unknown,
             });
         }
         Err(why) => return Err(Error::path("resolve", path)(why)),
     };
-    let kind = fs::metadata(&resolved)
-        .map_err(Error::path("look at", &resolved))?
-        .file_type();
+    let found = fs::metadata(&resolved).map_err(Error::path("look at", &resolved))?;
+    let kind = found.file_type();
+    let number = kind.is_block_device().then(|| DeviceNumber {
+        major: major(found.rdev()),
+        minor: minor(found.rdev()),
+    });
     let nature = if kind.is_dir() {
         Nature::Directory
     } else if kind.is_file() {
@@ -120,6 +125,7 @@ fn source(path: &Path) -> Result<Source, Error> {
     Ok(Source {
         path: resolved,
         nature,
+        number,
         habit: Habit::Unknown,
     })
 }

@@ -75,6 +75,20 @@ pub struct GuestDisk {
     pub purpose: DiskPurpose,
 }
 
+/// A block device of the host, and the disk of the VM that stands for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDevice {
+    pub serial: String,
+    pub number: DeviceNumber,
+}
+
+/// Of a device of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeviceNumber {
+    pub major: u32,
+    pub minor: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskPurpose {
@@ -309,6 +323,8 @@ pub struct CreateContainer {
     pub mounts: Vec<GuestMount>,
     pub hook_programs: Vec<GuestHookProgram>,
     pub disks: Vec<GuestDisk>,
+    /// Those among the root and the disks that are devices of the host.
+    pub devices: Vec<GuestDevice>,
     /// Where the bundle is on the host: hooks are told.
     pub bundle: PathBuf,
     pub stream: Option<GuestEndpoint>,

@@ -1,7 +1,7 @@
 //! What the devices room understands. The room itself is the crate `devices`.
 
 use crate::{
-    agent::{GuestDisk, GuestHookProgram, GuestMount, GuestRootfs},
+    agent::{GuestDevice, GuestDisk, GuestHookProgram, GuestMount, GuestRootfs},
     error::Fault,
     hypervisor::BlockSpec,
     ids::{ContainerNumber, SandboxUid},
@@ -80,6 +80,9 @@ pub struct Attached {
     pub hook_programs: Vec<GuestHookProgram>,
     #[serde(default)]
     pub disks: Vec<GuestDisk>,
+    /// Those among the root and the disks that are devices of the host.
+    #[serde(default)]
+    pub devices: Vec<GuestDevice>,
     /// To be plugged into the VM by whoever asked (the sandbox asks the hypervisor).
     pub blocks: Vec<BlockSpec>,
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Agent, Goods, Place, blocking, denied, engine_failed,
-    wish::{HostMount, Made, NewContainer, SignalTo, terminal_of_config},
+    wish::{HostDevice, HostMount, Made, NewContainer, SignalTo, terminal_of_config},
 };
 use crate::{
     engine::{self, CreatePlan, Created, ProcessIo},
@@ -32,7 +32,18 @@ struct Plot {
     binds: Vec<HostMount>,
     hook_programs: Vec<(usize, PathBuf)>,
     disks: Vec<engine::Disk>,
+    host_devices: Option<Vec<engine::HostDevice>>,
     bundle: String,
+}
+
+/// Each was waited for already, as a root or as a disk.
+async fn in_guest(devices: Vec<HostDevice>) -> Result<Vec<engine::HostDevice>, Error> {
+    let mut found = Vec::new();
+    for HostDevice { serial, number } in devices {
+        let node = rootfs::disk(&serial).await?;
+        found.push(engine::HostDevice { node, number });
+    }
+    Ok(found)
 }
 
 impl Plot {
@@ -88,6 +99,10 @@ impl Agent {
                 writable: disk.access == rootfs::Access::ReadWrite,
             });
         }
+        let host_devices = match wish.host_devices {
+            Some(devices) => Some(in_guest(devices).await?),
+            None => None,
+        };
         let (agent, id) = (self.clone(), wish.id.clone());
         let plot = Plot {
             source: wish.rootfs,
@@ -96,6 +111,7 @@ impl Agent {
             binds: wish.binds,
             hook_programs: wish.hook_programs,
             disks,
+            host_devices,
             bundle: wish.bundle,
         };
         let build = move || agent.build(&wish.id, wish.config_json, plot, far);
@@ -140,6 +156,7 @@ impl Agent {
             namespaces: BTreeMap::new(),
             hook_programs: in_share(plot.hook_programs)?,
             disks: plot.disks,
+            host_devices: plot.host_devices,
             bundle: plot.bundle,
         };
         let goods = Goods {

@@ -15,7 +15,7 @@ mod resources;
 mod streams;
 mod wish;
 
-pub use wish::{HostDisk, HostMount, Io, Made, NewContainer, NewExec, SignalTo};
+pub use wish::{HostDevice, HostDisk, HostMount, Io, Made, NewContainer, NewExec, SignalTo};
 
 use crate::{
     cmdline::{Features, Options, VsockPeer},

@@ -22,6 +22,8 @@ pub struct NewContainer {
     /// Programs of hooks.createContainer, by index, as paths below the shared folder.
     pub hook_programs: Vec<(usize, PathBuf)>,
     pub disks: Vec<HostDisk>,
+    /// What of the host's its disks stand for. `None`: the host has put the guest's numbers into its limits itself.
+    pub host_devices: Option<Vec<HostDevice>>,
     /// Where the bundle is on the host.
     pub bundle: String,
     /// Mounts that a stock host wants for it.
@@ -45,6 +47,14 @@ pub struct HostDisk {
     pub serial: String,
     pub purpose: DiskPurpose,
     pub access: Access,
+}
+
+/// A block device of the host, and the disk of the guest that stands for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDevice {
+    pub serial: String,
+    /// Major and minor, on the host.
+    pub number: (i64, i64),
 }
 
 pub struct NewExec {

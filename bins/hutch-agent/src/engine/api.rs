@@ -31,6 +31,8 @@ pub struct CreatePlan {
     pub hook_programs: BTreeMap<usize, PathBuf>,
     /// Disks of the guest that stand for those of the host that config.json names.
     pub disks: Vec<Disk>,
+    /// By whose numbers limits name block devices. `None`: by the guest's own.
+    pub host_devices: Option<Vec<HostDevice>>,
     /// Where the bundle is on the host, for the state that hooks get.
     pub bundle: String,
 }
@@ -41,6 +43,15 @@ pub struct Disk {
     pub node: PathBuf,
     pub purpose: DiskPurpose,
     pub writable: bool,
+}
+
+/// A block device of the host's that the container has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Of the guest.
+    pub node: PathBuf,
+    /// Major and minor, on the host.
+    pub number: (i64, i64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use super::{
     home::KnownHome,
     lock::lock,
     lower::{ExecDefaults, Lowered},
+    numbers::Numbers,
     spawn::Unheard,
 };
 use rustix::{
@@ -30,6 +31,8 @@ pub struct Container {
     /// An exec is born into the init's pid namespace, if that is not the guest's.
     pub enters_pid_namespace: bool,
     pub exec_defaults: ExecDefaults,
+    /// Of its limits.
+    pub numbers: Numbers,
     state: Mutex<State>,
 }
 
@@ -75,7 +78,7 @@ impl Container {
         cgroup: Cgroup,
         (init_pid, init): (u32, OwnedFd),
         gate: Unheard,
-        lowered: &Lowered,
+        (lowered, numbers): (&Lowered, Numbers),
     ) -> Self {
         let namespaces = &lowered.namespaces;
         let own_pids = namespaces.clone & libc::CLONE_NEWPID as u64 != 0;
@@ -87,6 +90,7 @@ impl Container {
             namespaces: namespaces.enter,
             enters_pid_namespace: own_pids || namespaces.pid_of.is_some(),
             exec_defaults: lowered.exec_defaults.clone(),
+            numbers,
             state: Mutex::new(State {
                 gate: Gate::Held(gate),
                 freezer: Freezer::Thawed,

@@ -20,7 +20,7 @@ use rustix::{
         fsconfig_set_string, fsmount, fsopen,
     },
 };
-use std::{collections::BTreeMap, ffi::CStr};
+use std::{collections::BTreeMap, ffi::CStr, path::Path};
 
 /// Each is a descriptor that goes with the plan; no VM has slots for as many.
 pub const TREES_MAX: usize = 32;
@@ -46,7 +46,7 @@ const OF_MOUNT: [(u64, u64); 8] = [
 ];
 
 /// A device by its numbers.
-type Number = (i64, i64);
+pub type Number = (i64, i64);
 
 /// Makes the config name the guest's disks, and its rules allow them.
 ///
@@ -56,7 +56,7 @@ pub fn stand_in(config: &mut Spec, disks: &[Disk]) -> Result<()> {
     let mut moved = BTreeMap::new();
     let mut allowed = Vec::new();
     for disk in disks {
-        let number = number_of(disk)?;
+        let number = number_of(&disk.node)?;
         match disk.purpose {
             DiskPurpose::Mount(index) => {
                 let mounts = config.mounts_mut().as_mut();
@@ -98,9 +98,11 @@ fn nothing_for(disk: &Disk, what: &str) -> Error {
     }
 }
 
-fn number_of(disk: &Disk) -> Result<Number> {
-    let step = || format!("look at disk {:?}", disk.node);
-    let found = stat(&disk.node).doing(step)?;
+/// # Errors
+/// There is none at this path, or something else.
+pub fn number_of(node: &Path) -> Result<Number> {
+    let step = || format!("look at disk {node:?}");
+    let found = stat(node).doing(step)?;
     if !FileType::from_raw_mode(found.st_mode).is_block_device() {
         return Err(Errno::NOTBLK).doing(step);
     }

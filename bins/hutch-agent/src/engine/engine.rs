@@ -11,6 +11,7 @@ use super::{
     idmap, lacking,
     lock::lock,
     lower::{self, Lowered},
+    numbers::Numbers,
     plan::Plan,
     spare::{Kind, Spare, Spares},
     spawn::{self, Birth, Place, Spawned, Unheard, Waiting},
@@ -285,6 +286,8 @@ impl Engine {
         let mut warnings = Vec::new();
         let mut config = spec::parse_config(&asked.config_json, &mut warnings)?;
         disks::stand_in(&mut config, &asked.disks)?;
+        let numbers = Numbers::of(asked.host_devices.as_deref())?;
+        numbers.stand_in_all(&mut config, &mut warnings);
         let terminal = matches!(io, ProcessIo::Terminal);
         let mut lowered = lower::lower_container(&config, asked, terminal, &mut warnings)?;
         sysfs::stand_in(&mut lowered.plan, &self.roots.sysfs)?;
@@ -317,7 +320,7 @@ impl Engine {
                     cgroup,
                     (created.pid, init),
                     gate,
-                    &lowered,
+                    (&lowered, numbers),
                 );
                 container.learn_home(home);
                 Ok((container, created))

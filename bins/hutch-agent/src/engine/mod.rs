@@ -25,6 +25,7 @@ mod idmap;
 mod lacking;
 mod lock;
 mod lower;
+mod numbers;
 mod plan;
 pub mod rehearsal;
 mod resources;
@@ -37,8 +38,8 @@ mod sysfs;
 mod wire;
 
 pub use api::{
-    CreatePlan, Created, Disk, DiskPurpose, ExecPlan, NamespaceFrom, NamespaceKind, ProcessIo,
-    Roots, Target,
+    CreatePlan, Created, Disk, DiskPurpose, ExecPlan, HostDevice, NamespaceFrom, NamespaceKind,
+    ProcessIo, Roots, Target,
 };
 pub use begun::{Execing, Starting};
 pub use cgroup::Stats;

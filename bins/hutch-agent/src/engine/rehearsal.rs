@@ -35,6 +35,7 @@ pub fn config(json: &[u8]) -> Result<Rehearsed> {
         namespaces: Default::default(),
         hook_programs: Default::default(),
         disks: Vec::new(),
+        host_devices: None,
         bundle: "/bundle".to_owned(),
     };
     let lowered = lower::lower_container(&spec, &asked, terminal, &mut warnings)?;

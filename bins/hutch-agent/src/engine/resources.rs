@@ -54,7 +54,8 @@ impl Engine {
     pub fn update(&self, id: &str, resources_json: &[u8]) -> Result<Vec<String>> {
         let container = self.find(id)?;
         let mut warnings = Vec::new();
-        let resources = spec::parse_resources(resources_json, &mut warnings)?;
+        let mut resources = spec::parse_resources(resources_json, &mut warnings)?;
+        container.numbers.stand_in(&mut resources, &mut warnings);
         if resources
             .devices()
             .as_ref()

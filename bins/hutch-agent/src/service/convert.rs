@@ -3,7 +3,7 @@
 pub mod oci;
 
 use crate::{
-    agent::{HostDisk, HostMount, Io, Made, NewContainer, NewExec},
+    agent::{HostDevice, HostDisk, HostMount, Io, Made, NewContainer, NewExec},
     engine::DiskPurpose,
     error::Error,
     exits::{Entry, Exit, Reason},
@@ -41,6 +41,10 @@ pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
     });
     let disks = request.host_disks.into_iter().map(host_disk);
     let disks = disks.collect::<Result<_, _>>()?;
+    let host_devices = request.host_devices.into_iter().map(|device| HostDevice {
+        serial: device.serial,
+        number: (device.major.into(), device.minor.into()),
+    });
     Ok(NewContainer {
         host: Host::Ours,
         config_json: request.config_json,
@@ -48,6 +52,7 @@ pub fn new_container(request: CreateRequest) -> Result<NewContainer, Error> {
         binds: binds.collect(),
         hook_programs: hook_programs.collect(),
         disks,
+        host_devices: Some(host_devices.collect()),
         bundle: request.bundle_path,
         storages: Vec::new(),
         io: io(request.stream.into_option())?,

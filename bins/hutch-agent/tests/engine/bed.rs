@@ -188,6 +188,7 @@ impl Bed {
             namespaces: BTreeMap::new(),
             hook_programs: BTreeMap::new(),
             disks: Vec::new(),
+            host_devices: None,
             bundle: "/bundles/bed".to_owned(),
         }
     }

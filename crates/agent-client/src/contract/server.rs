@@ -174,6 +174,7 @@ impl Agent for HutchAgent {
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
             hooks_limit: Duration::ZERO,

@@ -206,6 +206,7 @@ impl AgentService for StockAgent {
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
             hooks_limit: Duration::ZERO,

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use runtime_core::agent::DeviceNumber;
 
 fn good_exit(seq: u64) -> wire::Exit {
     let mut exit = wire::Exit::new();
@@ -217,6 +218,20 @@ fn an_agent_speaks_hutch_only_if_it_says_so_exactly() {
     assert_eq!(stock.version, "4.1.0");
     assert!(!stock.speaks_hutch);
     assert!(ours.speaks_hutch && !ours.places_execs);
+}
+
+#[test]
+fn a_device_of_the_host_is_told_with_its_numbers_and_the_disk_for_it() {
+    let number = DeviceNumber {
+        major: 259,
+        minor: 1_048_575,
+    };
+    let serial = "hutch-r3".to_owned();
+
+    let told = host_device(GuestDevice { serial, number });
+
+    assert_eq!((told.major, told.minor), (259, 1_048_575));
+    assert_eq!(told.serial, "hutch-r3");
 }
 
 #[test]

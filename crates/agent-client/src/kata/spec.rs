@@ -387,6 +387,7 @@ mod tests {
             }],
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             bundle: "/bundle".into(),
             stream: None,
             hooks_limit: Duration::ZERO,

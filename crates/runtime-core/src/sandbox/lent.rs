@@ -340,6 +340,7 @@ impl process::Plant for Lent {
                 mounts: described.attached.mounts,
                 hook_programs: described.attached.hook_programs,
                 disks: described.attached.disks,
+                devices: described.attached.devices,
                 bundle: described.bundle,
                 stream: Some(stream),
                 hooks_limit: described.hooks_limit,

@@ -64,6 +64,7 @@ pub fn attached() -> Attached {
         mounts: Vec::new(),
         hook_programs: Vec::new(),
         disks: Vec::new(),
+        devices: Vec::new(),
         blocks: vec![BlockSpec {
             serial: "s".to_owned(),
             path: "/image".into(),

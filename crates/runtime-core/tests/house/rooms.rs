@@ -1066,6 +1066,7 @@ scripted!(
             mounts: Vec::new(),
             hook_programs: Vec::new(),
             disks: Vec::new(),
+            devices: Vec::new(),
             blocks: state.blocks.clone(),
         })
     }

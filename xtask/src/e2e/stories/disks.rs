@@ -86,6 +86,8 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
             { "allow": false, "access": "rwm" },
             { "allow": true, "type": "b", "major": major, "minor": minor, "access": "rw" },
         ]);
+        config["linux"]["resources"]["blockIO"] = json!({ "throttleWriteBpsDevice":
+            [{ "major": major, "minor": minor, "rate": 1_000_000_000 }] });
     })?;
 
     let mut run = world.hutch(&["run", "--sandbox", "house", "--bundle"]);
@@ -107,6 +109,7 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
 
     world.kill(world.daemon()?)?;
     succeeds(&world.verb(&["state", "guest"])?)?;
+    limits_a_device_by_its_numbers_here(world, (major, minor))?;
     writeln!(
         wishes,
         "cat /data/file; echo still >>/data/file; echo there"
@@ -125,13 +128,48 @@ pub fn disks_of_the_host_come_and_go_with_their_containers(world: &World<'_>) ->
     drop(orders);
     succeeds(&running.finish(SOON)?)?;
     // Nobody on the host has them any more.
-    let taken = Command::new("fsck.ext4").arg("-fn").arg(&image).output();
-    let taken = taken.context("check the image")?;
-    ensure!(taken.status.success(), "{taken:?}");
+    is_whole(&image)?;
     drop(device);
     let left = command::read(Command::new("losetup").arg("-j").arg(&raw))?;
     ensure!(left.is_empty(), "a loop device is held: {left}");
     Ok(())
+}
+
+fn is_whole(image: &Path) -> Result<()> {
+    let checked = Command::new("fsck.ext4").arg("-fn").arg(image).output();
+    let checked = checked.context("check an image")?;
+    ensure!(checked.status.success(), "{checked:?}");
+    Ok(())
+}
+
+/// In the guest it has others; one that the container does not have is said to be none, also if the guest has one like it.
+fn limits_a_device_by_its_numbers_here(
+    world: &World<'_>,
+    (major, minor): (u32, u32),
+) -> Result<()> {
+    const LIMITS: &str =
+        "printf '%d:%d ' $(stat -c '0x%t 0x%T' /dev/xvda); cat /sys/fs/cgroup/io.max";
+    let limits = |due: &str| {
+        let outcome = world.verb(&["exec", "guest", "/bin/sh", "-c", LIMITS])?;
+        succeeds(&outcome)?;
+        let (number, found) = outcome.stdout.split_once(' ').context("its number")?;
+        let due = format!("{number} {due}\n");
+        ensure!(found == due, "{due:?} was due: {outcome:?}");
+        Ok(())
+    };
+    limits("rbps=max wbps=1000000000 riops=max wiops=max")?;
+    let resources = world.scratch().join("resources");
+    let wishes = json!({ "blockIO": { "throttleReadIOPSDevice": [
+        { "major": major, "minor": minor, "rate": 5_000 },
+        { "major": 254, "minor": 0, "rate": 1 },
+    ] } });
+    fs::write(&resources, wishes.to_string()).context("write limits")?;
+    let mut update = world.hutch(&["update", "--resources"]);
+    let outcome = world.run(update.arg(&resources).arg("guest"), SOON)?;
+    succeeds(&outcome)?;
+    let said = "the container has no disk that is 254:0 on the host, its limits are ignored";
+    ensure!(outcome.stderr.contains(said), "{said}: {outcome:?}");
+    limits("rbps=max wbps=1000000000 riops=5000 wiops=max")
 }
 
 /// Two that write would destroy it.
@@ -190,10 +228,7 @@ pub fn pain_1_a_daemon_killed_as_a_disk_is_plugged_leaves_all_or_nothing(
     ensure!(outcome.stdout == "there\n", "{outcome:?}");
     drop(orders);
     succeeds(&running.finish(SOON)?)?;
-    let checked = Command::new("fsck.ext4").arg("-fn").arg(&image).output();
-    let checked = checked.context("check the image")?;
-    ensure!(checked.status.success(), "{checked:?}");
-    Ok(())
+    is_whole(&image)
 }
 
 /// It may be gone.
@@ -257,9 +292,7 @@ impl Written {
             let said = String::from_utf8_lossy(&found.stderr);
             let length = found.stdout.len();
             ensure!(complete, "{when}: {image:?} has {length} bytes: {said}");
-            let checked = Command::new("fsck.ext4").arg("-fn").arg(image).output();
-            let checked = checked.context("check the image")?;
-            ensure!(checked.status.success(), "{when}: {checked:?}");
+            is_whole(image).with_context(|| when.to_owned())?;
         }
         Ok(())
     }

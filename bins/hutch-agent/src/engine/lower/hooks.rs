@@ -112,6 +112,7 @@ mod tests {
             namespaces: BTreeMap::new(),
             hook_programs: BTreeMap::new(),
             disks: Vec::new(),
+            host_devices: None,
             bundle: "/b".to_owned(),
         }
     }

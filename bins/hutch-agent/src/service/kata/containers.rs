@@ -66,6 +66,7 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
         binds: Vec::new(),
         hook_programs: Vec::new(),
         disks: Vec::new(),
+        host_devices: None,
         bundle: String::new(),
         storages,
         io: Io::Pulled,
