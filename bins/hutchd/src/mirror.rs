@@ -29,6 +29,8 @@ const FILE: &str = "records.jsonl";
 const FRESH: &str = "records.jsonl.new";
 /// Hundreds of containers with their configurations, twice; a file that is larger is not ours.
 const BYTES_MAX: u64 = 256 << 20;
+/// Far below what a store takes in one write: a sandbox has thousands of rows at most in each of its containers.
+const ROWS_AT_ONCE: usize = 1024;
 /// A file is begun anew once more than this was appended, and more than it began with.
 const APPENDED_MAX: u64 = 64 << 10;
 
@@ -281,7 +283,14 @@ pub async fn restore(
         let changes = tokio::task::spawn_blocking(move || whole(&claim, &own));
         match changes.await.expect("to read does not panic") {
             Ok(changes) => {
-                store.write(changes).await;
+                // With its own record at last, it is restored.
+                let (last, rest): (Vec<_>, Vec<_>) = changes
+                    .into_iter()
+                    .partition(|change| key_of(change) == key);
+                for some in rest.chunks(ROWS_AT_ONCE) {
+                    store.write(some.to_vec()).await;
+                }
+                store.write(last).await;
                 tracing::warn!(%uid, "sandbox taken from its own records; it is adopted");
             }
             Err(why) => {

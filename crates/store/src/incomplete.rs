@@ -45,7 +45,9 @@ impl Incomplete {
         match fs::read(&mark) {
             Ok(text) => {
                 let text = String::from_utf8_lossy(&text);
-                let kept = text.lines().map(PathBuf::from).collect();
+                let mut kept: Vec<_> = text.lines().map(PathBuf::from).collect();
+                // A move that was cut off is made again, to the same place.
+                kept.dedup();
                 Ok(Some(Self { mark, kept }))
             }
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
