@@ -24,7 +24,7 @@ use ttrpc::Code;
 
 /// A share of processor time needs two looks; with --once they are this far apart.
 const ONCE: Duration = Duration::from_millis(500);
-/// A guest that does not say by then what its container uses has no figures in this table: others wait for no guest.
+/// A guest that does not say by then what its container uses has no figures in this table, which waits no longer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Guests that are asked side by side: far fewer than a daemon serves.
 const AT_ONCE: usize = 16;
