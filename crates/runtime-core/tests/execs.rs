@@ -4,13 +4,15 @@
 
 mod house;
 
-use house::{House, settle, told};
+use house::{Break, House, pass, settle, told};
 use runtime_core::{
     container::{Force, ProcessCommand},
     error::{Fault, Kind},
     ids::{ExecId, ProcessId},
-    sandbox::WaitIn,
+    sandbox::{Verb, WaitIn},
 };
+use std::time::Duration;
+use tokio::{task::yield_now, time::timeout};
 
 /// As many as a container keeps of those that are over.
 const KEPT: usize = 16;
@@ -72,6 +74,40 @@ async fn the_last_execs_of_a_container_are_kept_and_their_number_does_not_end_it
         house.delete("web", Force::Yes).await.unwrap();
         settle().await;
         house.assert_clean();
+    })
+    .await;
+}
+
+/// Its container may not know yet that there is no guest any more.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn an_exec_that_meets_the_end_of_its_vm_is_answered() {
+    told(async {
+        for (millis, turns) in (0..4).flat_map(|millis| (0..40).map(move |turns| (millis, turns))) {
+            let house = House::open().await;
+            house.create_sandbox("pod", None).await.unwrap();
+            house.join("pod", "web").await.unwrap();
+            house.start("web").await.unwrap();
+            // Streams can be had as long as that takes.
+            house
+                .world
+                .slow_down_at(Break::Stop, Duration::from_secs(5));
+            let exec = async {
+                pass(Duration::from_millis(millis)).await;
+                for _ in 0..turns {
+                    yield_now().await;
+                }
+                let asked = house.exec_with_key("web", "late", "late");
+                timeout(Duration::from_secs(60), asked).await
+            };
+
+            let (stopped, asked) = tokio::join!(house.order("pod", Verb::Stop(Force::Yes)), exec);
+
+            stopped.unwrap();
+            assert!(
+                asked.is_ok(),
+                "{millis} ms and {turns} turns: nobody answers"
+            );
+        }
     })
     .await;
 }

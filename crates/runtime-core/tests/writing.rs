@@ -170,6 +170,45 @@ async fn what_may_be_missing_of_a_container_that_was_done_is_told_by_its_deletio
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_guest_whose_link_is_being_opened_again_is_asked_when_it_is() {
+    told(async {
+        let (house, _) = alone().await;
+        house.world.lose_requests_for(Break::Remove);
+        let mend = async {
+            pass(Duration::from_secs(5)).await;
+            house.world.mend();
+        };
+
+        let (warnings, ()) = tokio::join!(house.delete_told("web", Force::Yes), mend);
+
+        assert_eq!(warnings.unwrap(), Vec::<String>::new());
+        assert_eq!(ends(&house), [Break::Remove, Break::Stop]);
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_may_be_missing_is_told_though_the_release_fails_at_first() {
+    told(async {
+        let (house, _) = alone().await;
+        let hour = Duration::from_secs(3600);
+        house.world.slow_down_at(Break::Remove, hour);
+        house.world.break_at(Break::Release);
+        let mend = async {
+            pass(Duration::from_millis(120_500)).await;
+            house.world.mend();
+        };
+
+        let (warnings, ()) = tokio::join!(house.delete_told("web", Force::Yes), mend);
+
+        assert_eq!(warnings.unwrap(), [SAID]);
+        house.assert_clean();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_vm_that_was_lost_is_not_asked_for_anything() {
     told(async {
         let (house, uid) = alone().await;

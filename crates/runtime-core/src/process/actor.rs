@@ -1,7 +1,7 @@
 //! The shell around [`Process`].
 
 use super::{
-    Plant,
+    Asked, Plant,
     events::{Answer, Event, Notice, World},
     machine::{Process, State},
     messages::{
@@ -83,8 +83,10 @@ impl ProcessActor {
     fn exec(&self, op: OpId, exec: Exec, ctx: &mut Context<Self>) {
         let work = self.around.plant.exec(exec);
         kit::complete(ctx, async move {
-            let outcome = work.await;
-            Event::Made { op, outcome }
+            match work.await {
+                Asked::Unsent(why) => Event::Unsent { op, why },
+                Asked::Sent(outcome) => Event::Made { op, outcome },
+            }
         });
     }
 

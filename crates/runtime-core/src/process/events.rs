@@ -23,6 +23,11 @@ pub enum Event {
         op: OpId,
         outcome: Result<Warnings, Fault>,
     },
+    /// No guest was asked for it.
+    Unsent {
+        op: OpId,
+        why: Fault,
+    },
     /// Whoever waited for it to be made was told.
     Note,
     Begin {

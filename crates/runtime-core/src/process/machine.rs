@@ -430,6 +430,9 @@ impl Machine for Process {
             (&State::Making { op, .. }, Event::Made { op: done, outcome }) if op == done => {
                 self.answered(outcome, batch);
             }
+            (&State::Making { op, .. }, Event::Unsent { op: done, why }) if op == done => {
+                self.failed(why, batch);
+            }
             (State::Created | State::Running, Event::Note) => batch.records.push(self.record()),
             (_, Event::Begin { waiter, key }) => {
                 return self.begin(waiter, key, batch).map_err(Denied::Command);
@@ -491,6 +494,7 @@ impl Machine for Process {
                 | Event::Note
                 | Event::Forget
                 | Event::Made { .. }
+                | Event::Unsent { .. }
                 | Event::Begun { .. }
                 | Event::Looked { .. }
                 | Event::AgentRebuilt
@@ -905,6 +909,18 @@ mod tests {
             assert_eq!(missed.announce, [Notice::Failed { why }]);
             assert_eq!(missed.world, [World::GiveBack { number: PORT }]);
         }
+    }
+
+    #[test]
+    fn an_exec_of_which_no_guest_heard_is_not_looked_for() {
+        let mut process = being_made(exec_id(), None);
+        let why = Fault::new(Kind::Unavailable, "the sandbox has no agent now");
+
+        let (op, sent) = (OpId(2), why.clone());
+        let failed = on(&mut process, Event::Unsent { op, why: sent });
+
+        assert_eq!(failed.announce, [Notice::Failed { why }]);
+        assert_eq!(failed.world, [World::GiveBack { number: PORT }]);
     }
 
     #[test]

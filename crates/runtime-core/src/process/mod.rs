@@ -26,6 +26,15 @@ use crate::{
 };
 use std::time::Duration;
 
+/// What became of a request to a guest for an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// The guest was not asked, and has nothing of it.
+    Unsent(Fault),
+    /// Where that is a fault, the guest may have carried it out all the same.
+    Sent(Result<Warnings, Fault>),
+}
+
 /// What a process needs of its sandbox. A port: the sandbox lends it, simulation too.
 pub trait Plant {
     /// A stream that is this process's alone until it gives it back. Whoever leases puts it on record.
@@ -52,6 +61,6 @@ pub trait Plant {
         container: ContainerNumber,
         process: ProcessId,
     ) -> Work<Result<Option<GuestProcessState>, Fault>>;
-    fn exec(&self, exec: Exec) -> Work<Result<Warnings, Fault>>;
+    fn exec(&self, exec: Exec) -> Work<Asked>;
     fn signal(&self, signal: Signal) -> Work<Result<(), Fault>>;
 }

@@ -247,7 +247,7 @@ impl SandboxActor {
         &self,
         unwritten: Option<Unwritten>,
         ctx: &Context<Self>,
-    ) -> Work<Result<Warnings, Fault>> {
+    ) -> Work<(Warnings, Result<(), Fault>)> {
         let reach = self.lent.rooms().reach;
         self.lent.update(|open| open.reach = Reach::None);
         let (open, lent) = (self.open_rooms(ctx), self.lent.clone());
@@ -276,7 +276,7 @@ impl SandboxActor {
             faults.extend(disconnected.await.err());
             faults.extend(premises.clear(spec).await.err());
             lent.vm_is_gone();
-            Fault::join(faults).map(|()| warnings)
+            (warnings, Fault::join(faults))
         })
     }
 
@@ -473,8 +473,12 @@ impl Room for SandboxActor {
                 let work = self.tear_down(unwritten, ctx);
                 kit::complete(ctx, async move {
                     tokio::time::sleep(after).await;
-                    let outcome = work.await;
-                    Event::TornDown { op, outcome }
+                    let (unwritten, outcome) = work.await;
+                    Event::TornDown {
+                        op,
+                        unwritten,
+                        outcome,
+                    }
                 });
             }
             World::Adopt { vm } => self.adopt(vm, ctx),

@@ -86,15 +86,14 @@ impl Sandbox {
         &mut self,
         why: Why,
         failures: u32,
-        outcome: Result<Warnings, Fault>,
+        unwritten: Warnings,
+        outcome: Result<(), Fault>,
         batch: &mut Batch<Self>,
     ) {
-        self.unwritten.clear();
+        // Of the first attempt, whatever becomes of that.
+        self.unwritten.extend(unwritten);
         let released = match outcome {
-            Ok(unwritten) => {
-                self.unwritten = unwritten;
-                Released::Wholly
-            }
+            Ok(()) => Released::Wholly,
             Err(_) if failures < RELEASE_RETRIES => {
                 return self.tear_down_again(why, failures + 1, RELEASE_RETRY_DELAY, batch);
             }

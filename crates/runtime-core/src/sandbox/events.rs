@@ -124,7 +124,8 @@ pub enum Event {
     /// With what could not be written to disks before.
     TornDown {
         op: OpId,
-        outcome: Result<Warnings, Fault>,
+        unwritten: Warnings,
+        outcome: Result<(), Fault>,
     },
     /// After a rebuild: take up what the record says.
     Resume {

@@ -396,11 +396,14 @@ impl process::Plant for Lent {
         })
     }
 
-    fn exec(&self, exec: agent::Exec) -> Work<Result<Warnings, Fault>> {
+    fn exec(&self, exec: agent::Exec) -> Work<process::Asked> {
         let room = self.linked();
         Box::pin(async move {
-            let room = room.await?.exec;
-            ask(room, exec, "exec in guest", ASK_MAX).await
+            let room = match room.await {
+                Ok(room) => room.exec,
+                Err(why) => return process::Asked::Unsent(why),
+            };
+            process::Asked::Sent(ask(room, exec, "exec in guest", ASK_MAX).await)
         })
     }
 

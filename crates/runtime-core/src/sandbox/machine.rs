@@ -562,11 +562,14 @@ impl Sandbox {
             (_, Event::ShareLossDue { op, why }) if op > self.booted_by => {
                 self.lost(Why::Lost(format!("its share is lost: {why}")), batch);
             }
-            (State::Stopping { op, why, failures }, Event::TornDown { op: done, outcome })
-                if op == done =>
-            {
-                self.torn_down(why, failures, outcome, batch);
-            }
+            (
+                State::Stopping { op, why, failures },
+                Event::TornDown {
+                    op: done,
+                    unwritten,
+                    outcome,
+                },
+            ) if op == done => self.torn_down(why, failures, unwritten, outcome, batch),
             (_, Event::Resume { same_boot }) => self.resume(same_boot, batch),
             // Stale completions.
             (

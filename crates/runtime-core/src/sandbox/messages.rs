@@ -33,8 +33,7 @@ pub struct CreateContainer(pub ContainerSpec);
 pub struct CreateEmpty;
 
 /// Command for the sandbox as a whole. Answered when it is done; asked again under the same key, it is
-/// answered again. With what
-/// went wrong beside it.
+/// answered again. With what went wrong beside it.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<Warnings, Fault>")]
 pub struct Obey {

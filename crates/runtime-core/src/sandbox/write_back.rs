@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 /// As long as one removal may take the guest, scaled as that is: one that hangs must not keep its VM from ending.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(20);
 
-/// A pause that is under way takes a VMM milliseconds.
-const RESUME_AGAIN: Duration = Duration::from_millis(50);
+/// A pause that is under way takes a VMM milliseconds, as a link that is being opened again takes its room.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Whether there is a VM; then it is not paused.
 async fn goes_on(lent: &Lent) -> Result<bool, Fault> {
@@ -35,17 +35,21 @@ async fn goes_on(lent: &Lent) -> Result<bool, Fault> {
         if !matches!(room.status.send(hypervisor::GetStatus).await, Ok(Some(_))) {
             return Ok(false);
         }
-        sleep(RESUME_AGAIN).await;
+        sleep(AGAIN).await;
     }
 }
 
-/// It was removed, or was not there any more.
+/// It was removed, or was not there any more. A link that breaks, or just did, is opened again by its own room: whoever
+/// waits for this has a bound.
 async fn remove(lent: &Lent, container: ContainerNumber) -> Result<(), Fault> {
-    let room = lent.agent()?.remove_container;
-    let command = agent::RemoveContainer { container };
-    match ask(room, command, "remove from guest", ASK_MAX).await {
-        Err(why) if why.kind() == Kind::NotFound => Ok(()),
-        outcome => outcome,
+    loop {
+        let room = lent.agent()?.remove_container;
+        let command = agent::RemoveContainer { container };
+        match ask(room, command, "remove from guest", ASK_MAX).await {
+            Err(why) if why.kind() == Kind::NotFound => return Ok(()),
+            Err(why) if why.kind() == Kind::Unavailable => sleep(AGAIN).await,
+            outcome => return outcome,
+        }
     }
 }
 

@@ -592,8 +592,12 @@ impl Story {
                 if let (true, Doing::Release { tries }) = (now, self.model.doing) {
                     self.model.released(tries, came);
                 }
-                let outcome = done(came).map(|()| Warnings::new());
-                self.hears(Event::TornDown { op, outcome }, Ok(()));
+                let event = Event::TornDown {
+                    op,
+                    unwritten: Warnings::new(),
+                    outcome: done(came),
+                };
+                self.hears(event, Ok(()));
             }
             step => self.booted(step, came, now),
         }
